@@ -1,0 +1,38 @@
+# The only entry for people and for CI. `make help` lists the targets.
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+CNI_BIN := /opt/cni/bin
+UNITDIR := $(PREFIX)/lib/systemd/system
+SHARE   := $(PREFIX)/share/macvlan-vip
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+OURS     := macvlan-vip hairpin-route
+IPAM     := static host-local dhcp
+TOOLS    := cnitool $(IPAM)
+BINARIES := $(addprefix bin/,$(OURS) $(TOOLS))
+
+BUILDVERSION := github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion
+UPSTREAM      = $(shell $(GO) list -m -f '{{.Version}}' github.com/containernetworking/plugins)
+GOBUILD       = CGO_ENABLED=0 $(GO) build -trimpath
+
+GOSOURCES := $(shell find plugins -name '*.go' -not -name '*_test.go') go.mod go.sum
+
+.PHONY: help build
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: $(BINARIES) ## Build the plugins, cnitool and the IPAM plugins into bin/
+
+$(addprefix bin/,$(OURS)): bin/%: $(GOSOURCES)
+	$(GOBUILD) -ldflags '-s -w -X $(BUILDVERSION)=$(VERSION)' -o $@ ./plugins/$*
+
+$(addprefix bin/,$(IPAM)): bin/%: go.mod go.sum
+	$(GOBUILD) -ldflags '-s -w -X $(BUILDVERSION)=$(UPSTREAM)' -o $@ github.com/containernetworking/plugins/plugins/ipam/$*
+
+bin/cnitool: go.mod go.sum
+	$(GOBUILD) -ldflags '-s -w' -o $@ github.com/containernetworking/cni/cnitool
+
+include $(wildcard systemd/*.mk tests/*.mk)
