@@ -1,0 +1,196 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+
+	"macvlan-vip/plugins/internal/cnierr"
+	"macvlan-vip/plugins/internal/config"
+	"macvlan-vip/plugins/internal/plan"
+)
+
+// findFacts finds out, without changing anything, between whom the way goes.
+func (a *attachment) findFacts() error {
+	a.facts = plan.Hairpin{Conf: a.conf}
+	for _, step := range []func() error{a.findHostLink, a.findServiceLink, a.findVIPs, a.findHostAddresses} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// findHostLink takes the name from the configuration, or else from prevResult;
+// results before CNI 0.3.0 cannot hold it, so there the default stands.
+func (a *attachment) findHostLink() error {
+	name := a.conf.HostInterface
+	if name == "" {
+		name = hostSide(a.prev)
+	}
+	if name == "" && len(a.prev.Interfaces) == 0 {
+		name = config.DefaultHostInterface
+	}
+	if name == "" {
+		return cnierr.Config("hostInterface", "", "not set, and prevResult lists no interface on the host", "set hostInterface to a macvlan on the host, on the same master as the service's")
+	}
+	f, found, err := a.k.Host.Link(name)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return cnierr.Config("hostInterface", name, "no such link on the host", "chain hairpin-route behind macvlan-vip, which makes it, or make it with `ip link add "+name+" link MASTER type macvlan mode bridge`")
+	}
+	if f.Kind != plan.KindMacvlan {
+		return cnierr.Config("hostInterface", name, "a link of type "+f.Kind, "name a macvlan on the same master as the service's")
+	}
+	if !f.Up {
+		return cnierr.Transient("bring it up with `ip link set "+name+" up`", "hostInterface: %q: the link is down", name)
+	}
+	a.facts.HostLink = f
+	return nil
+}
+
+// hostSide is the interface of a result that is in no sandbox.
+func hostSide(prev *current.Result) string {
+	for _, iface := range prev.Interfaces {
+		if iface.Sandbox == "" {
+			return iface.Name
+		}
+	}
+	return ""
+}
+
+func (a *attachment) findServiceLink() error {
+	f, found, err := a.k.Service.Link(a.args.IfName)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return cnierr.New(types.ErrInvalidEnvironmentVariables, "pass the name of the link that the plugin before this one made", "CNI_IFNAME: %q: no such link in the netns %s", a.args.IfName, a.args.Netns)
+	}
+	if f.Kind == plan.KindMacvlan && f.Lower != a.facts.HostLink.Lower {
+		return cnierr.Config("hostInterface", a.facts.HostLink.Name, fmt.Sprintf("lies on another master than the service's %q", a.args.IfName), "name a macvlan on the same master as the service's")
+	}
+	a.facts.ServiceLink = f
+	return nil
+}
+
+// findVIPs takes the addresses that are on the service's link.
+func (a *attachment) findVIPs() error {
+	for _, ip := range a.prev.IPs {
+		if n := ip.Interface; n != nil {
+			if iface := a.prev.Interfaces[*n]; iface.Sandbox == "" || iface.Name != a.args.IfName {
+				continue
+			}
+		}
+		vip, ok := config.PrefixOf(ip.Address)
+		if !ok {
+			continue
+		}
+		a.facts.VIPs = append(a.facts.VIPs, vip.Addr())
+	}
+	if len(a.facts.VIPs) == 0 {
+		return cnierr.New(types.ErrInvalidNetworkConfig, "give the plugin before this one an ipam section with at least one address", "prevResult.ips: no address on %q", a.args.IfName)
+	}
+	return nil
+}
+
+// findHostAddresses finds the host's addresses, and which of them a LAN peer
+// at each VIP would see: what the kernel would take out of the master.
+func (a *attachment) findHostAddresses() error {
+	addrs, err := a.k.Host.Addresses()
+	if err != nil {
+		return err
+	}
+	for _, h := range addrs {
+		if h.Stable && h.Neighbourly {
+			a.facts.HostAddresses = append(a.facts.HostAddresses, h.Prefix.Addr())
+		}
+	}
+	if err := a.checkVIPs(addrs); err != nil {
+		return err
+	}
+	if err := a.checkSource(addrs); err != nil {
+		return err
+	}
+	a.facts.Sources = make(map[netip.Addr]netip.Addr, len(a.facts.VIPs))
+	master := plan.LinkFacts{Index: a.facts.HostLink.Lower, Name: "the master"}
+	for _, vip := range a.facts.VIPs {
+		src, err := a.source(vip, master, addrs)
+		if err != nil {
+			return err
+		}
+		if src.IsValid() {
+			a.facts.Sources[vip] = src
+		}
+	}
+	return nil
+}
+
+// checkVIPs refuses a VIP that is the host's own: the kernel's route to it in
+// table local would win over ours, silently.
+func (a *attachment) checkVIPs(addrs []plan.AddrFacts) error {
+	own := map[netip.Addr]bool{}
+	for _, h := range addrs {
+		own[h.Prefix.Addr()] = true
+	}
+	for _, vip := range a.facts.VIPs {
+		if own[vip] {
+			return cnierr.New(cnierr.AddressConflict, "use an address that nobody has, or take it off the host", "VIP %s: the host itself has it", vip)
+		}
+	}
+	return nil
+}
+
+func (a *attachment) checkSource(addrs []plan.AddrFacts) error {
+	for _, src := range a.conf.Source {
+		found := src.IsLoopback()
+		for _, h := range addrs {
+			found = found || h.Prefix.Addr() == src
+		}
+		if !found {
+			return cnierr.Config("source", src.String(), "not an address of this host", "use one that `ip address` shows on the host, or leave it out")
+		}
+	}
+	return nil
+}
+
+func (a *attachment) source(vip netip.Addr, master plan.LinkFacts, addrs []plan.AddrFacts) (netip.Addr, error) {
+	for _, src := range a.conf.Source {
+		if src.Is4() == vip.Is4() {
+			return src, nil
+		}
+	}
+	src, err := a.k.Host.SourceTo(vip, master)
+	if err != nil || !src.IsValid() {
+		return netip.Addr{}, err
+	}
+	return settled(src, addrs), nil
+}
+
+// settled replaces a source that will not last, such as a temporary IPv6
+// address, by one of the same network that will. A link-local one is none: it
+// belongs to the master, and the kernel takes the host-side link's own.
+func settled(src netip.Addr, addrs []plan.AddrFacts) netip.Addr {
+	if src.IsLinkLocalUnicast() && src.Is6() {
+		return netip.Addr{}
+	}
+	var network netip.Prefix
+	for _, h := range addrs {
+		if h.Prefix.Addr() == src {
+			if h.Stable {
+				return src
+			}
+			network = h.Prefix.Masked()
+		}
+	}
+	for _, h := range addrs {
+		if h.Stable && network.IsValid() && network.Contains(h.Prefix.Addr()) {
+			return h.Prefix.Addr()
+		}
+	}
+	return src
+}

@@ -1,0 +1,231 @@
+// hairpin-route is a chained CNI plugin: it programs the way between a host
+// and the virtual IPs that the host itself serves on macvlans, which cannot
+// talk to the link below them.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"runtime"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+	bv "github.com/containernetworking/plugins/pkg/utils/buildversion"
+
+	"macvlan-vip/plugins/internal/cnierr"
+	"macvlan-vip/plugins/internal/config"
+	"macvlan-vip/plugins/internal/journal"
+	"macvlan-vip/plugins/internal/kernel"
+	"macvlan-vip/plugins/internal/plan"
+	"macvlan-vip/plugins/internal/reconcile"
+	"macvlan-vip/plugins/internal/verb"
+)
+
+const name = "hairpin-route"
+
+func init() {
+	// Namespaces are a thread's, so the main goroutine must keep its own.
+	runtime.LockOSThread()
+}
+
+func main() {
+	verb.Main(skel.CNIFuncs{Add: cmdAdd, Del: cmdDel, Check: cmdCheck, GC: cmdGC, Status: cmdStatus}, bv.BuildString(name), help)
+}
+
+// attachment is one service's way to and from its host, as a verb works on it.
+type attachment struct {
+	args  *skel.CmdArgs
+	conf  *config.Hairpin
+	prev  *current.Result
+	key   journal.Key
+	store *journal.Store
+	k     *kernel.Kernel
+	undo  reconcile.Undo
+	facts plan.Hairpin
+	want  plan.Desired
+}
+
+// open does what ADD and CHECK begin with: it reads the configuration and
+// prevResult, and plans the way as the host's addresses are now.
+func open(args *skel.CmdArgs) (*attachment, error) {
+	conf, err := config.ParseHairpin(args.StdinData)
+	if err != nil {
+		return nil, err
+	}
+	prev, err := config.ParsePrevResult(&conf.NetConf)
+	if err != nil {
+		return nil, err
+	}
+	if prev == nil {
+		return nil, cnierr.New(types.ErrInvalidNetworkConfig, "list hairpin-route after macvlan-vip or macvlan in a conflist's plugins", "prevResult: missing: hairpin-route is a chained plugin")
+	}
+	store, err := verb.OpenJournal(name)
+	if err != nil {
+		return nil, err
+	}
+	k, err := verb.OpenKernel(args.Netns)
+	if err != nil {
+		return nil, err
+	}
+	a := &attachment{
+		args: args, conf: conf, prev: prev, store: store, k: k,
+		key: journal.Key{Network: conf.Name, ContainerID: args.ContainerID, IfName: args.IfName},
+	}
+	if err := a.findFacts(); err != nil {
+		k.Close()
+		return nil, err
+	}
+	a.want = a.facts.Plan()
+	return a, nil
+}
+
+func cmdAdd(args *skel.CmdArgs) error {
+	a, err := open(args)
+	if err != nil {
+		return err
+	}
+	defer a.k.Close()
+	if err := a.add(); err != nil {
+		if undone := a.undo.Run(); undone != nil {
+			err = fmt.Errorf("%w (and while undoing it: %v)", err, undone)
+		}
+		return err
+	}
+	return types.PrintResult(a.conf.PrevResult, a.conf.CNIVersion)
+}
+
+// add makes the way, or puts right what is missing of it.
+func (a *attachment) add() error {
+	before, err := a.record()
+	if err != nil {
+		return err
+	}
+	if err := a.claim(); err != nil {
+		return err
+	}
+	if err := reconcile.Apply(a.k, a.want, &a.undo); err != nil {
+		return err
+	}
+	if before == nil {
+		return nil
+	}
+	return reconcile.Remove(a.k, before.Desired.Minus(a.want))
+}
+
+// record writes what is about to be made; it returns what was made before.
+func (a *attachment) record() (before *journal.Record, err error) {
+	before, err = a.store.Load(a.key)
+	if err != nil {
+		return nil, err
+	}
+	rec := &journal.Record{
+		Key: a.key, Netns: a.args.Netns, HostInterface: a.facts.HostLink.Name,
+		ClaimScope: a.claimScope(), Desired: a.want,
+	}
+	for _, vip := range a.facts.VIPs {
+		rec.Claims = append(rec.Claims, vip.String())
+	}
+	if before == nil {
+		a.undo.Push(func() error { return a.store.Remove(a.key) })
+		a.undo.Push(func() error { return a.store.UnclaimAll(rec) })
+	} else {
+		// Until this ADD is through, what was made before is there as well.
+		rec.Desired.Add(before.Desired.Minus(a.want))
+		a.undo.Push(func() error { return a.store.Save(before) })
+	}
+	return before, a.store.Save(rec)
+}
+
+// claimScope is the routing table: a VIP has one route of a metric in it.
+func (a *attachment) claimScope() string {
+	return fmt.Sprintf("table-%d-metric-%d", a.conf.Table, a.conf.Metric)
+}
+
+// claim makes sure that the routes in the way of ours, if any, are this
+// attachment's own, from an earlier ADD.
+func (a *attachment) claim() error {
+	for _, vip := range a.facts.VIPs {
+		owner, err := a.store.Claim(a.claimScope(), vip, a.key)
+		if err != nil {
+			return err
+		}
+		if owner != a.key {
+			return cnierr.New(cnierr.AddressConflict, "give each service VIPs of its own, or take that attachment down first",
+				"VIP %s: the host's route to it belongs to attachment %s of network %q", vip, owner, owner.Network)
+		}
+	}
+	return nil
+}
+
+func cmdCheck(args *skel.CmdArgs) error {
+	a, err := open(args)
+	if err != nil {
+		return err
+	}
+	defer a.k.Close()
+	drift, err := reconcile.Verify(a.k, a.want)
+	if err != nil {
+		return err
+	}
+	return verb.DriftError(drift)
+}
+
+// cmdDel needs neither a valid configuration nor prevResult: the record says
+// what there is to remove.
+func cmdDel(args *skel.CmdArgs) error {
+	var conf types.NetConf
+	if err := json.Unmarshal(args.StdinData, &conf); err != nil {
+		return cnierr.New(types.ErrDecodingFailure, "correct the JSON", "network configuration: %v", err)
+	}
+	store, err := verb.OpenJournal(name)
+	if err != nil {
+		return err
+	}
+	key := journal.Key{Network: conf.Name, ContainerID: args.ContainerID, IfName: args.IfName}
+	rec, err := store.Load(key)
+	if err != nil || rec == nil {
+		return err
+	}
+	netns := args.Netns
+	if netns == "" {
+		netns = rec.Netns
+	}
+	return remove(store, rec, netns)
+}
+
+func remove(store *journal.Store, rec *journal.Record, netns string) error {
+	k, err := verb.OpenKernelLeniently(netns)
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	if err := reconcile.Remove(k, rec.Desired); err != nil {
+		return err
+	}
+	if err := store.UnclaimAll(rec); err != nil {
+		return err
+	}
+	return store.Remove(rec.Key)
+}
+
+func cmdGC(args *skel.CmdArgs) error {
+	var conf types.NetConf
+	if err := json.Unmarshal(args.StdinData, &conf); err != nil {
+		return cnierr.New(types.ErrDecodingFailure, "correct the JSON", "network configuration: %v", err)
+	}
+	store, err := verb.OpenJournal(name)
+	if err != nil {
+		return err
+	}
+	return verb.Collect(args.StdinData, conf.Name, store, func(_ journal.Key, rec *journal.Record) error {
+		return remove(store, rec, rec.Netns)
+	})
+}
+
+// cmdStatus has nothing to wait for: the host-side link comes with the plugin
+// before this one.
+func cmdStatus(args *skel.CmdArgs) error {
+	_, err := config.ParseHairpin(args.StdinData)
+	return err
+}

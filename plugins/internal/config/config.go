@@ -1,0 +1,133 @@
+// Package config turns what a runtime hands to a plugin (the network
+// configuration on stdin and CNI_ARGS) into validated, typed values. It does
+// no I/O, so that every verb can share it.
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/utils"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"macvlan-vip/plugins/internal/cnierr"
+)
+
+// DefaultHostInterface is the host-side macvlan's name where none is given.
+const DefaultHostInterface = "mv-int"
+
+// maxMillis bounds every time that a configuration can ask for: a minute, so
+// that a slip of the pen does not hang a service's start.
+const maxMillis = 60_000
+
+// decode reads JSON and names the key of a value of the wrong type (code 6).
+func decode(data []byte, into any) error {
+	err := json.Unmarshal(data, into)
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) {
+		return cnierr.New(types.ErrDecodingFailure,
+			fmt.Sprintf("make %q a %s", wrong.Field, jsonName(wrong.Type.Kind().String())),
+			"%s: a JSON %s is not what this key takes", wrong.Field, wrong.Value)
+	}
+	if err != nil {
+		return cnierr.New(types.ErrDecodingFailure, "correct the JSON", "network configuration: %v", err)
+	}
+	return nil
+}
+
+// decodeStrict is decode for objects that are ours alone: an unknown key in
+// them can only be a mistake.
+func decodeStrict(key string, data []byte, into any) error {
+	if len(data) == 0 {
+		return nil
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return cnierr.New(types.ErrDecodingFailure, fmt.Sprintf("correct the object under %q", key), "%s: %v", key, err)
+	}
+	return nil
+}
+
+func jsonName(goKind string) string {
+	switch {
+	case strings.HasPrefix(goKind, "int"), strings.HasPrefix(goKind, "uint"):
+		return "whole number that is not negative"
+	case goKind == "map", goKind == "struct":
+		return "object"
+	case goKind == "bool":
+		return "true or false"
+	}
+	return goKind
+}
+
+func checkInterfaceName(key, name string) error {
+	if err := utils.ValidateInterfaceName(name); err != nil {
+		return cnierr.Config(key, name, err.Msg+" ("+err.Details+")", "use a link name of 1 to 15 characters without '/', ':' or spaces")
+	}
+	return nil
+}
+
+func checkRange(key string, value, low, high int, unit string) error {
+	if value < low || value > high {
+		return cnierr.Config(key, value, fmt.Sprintf("out of range (%s)", unit), fmt.Sprintf("use a value from %d to %d", low, high))
+	}
+	return nil
+}
+
+// ParsePrevResult gives the result of the plugin before this one as the
+// current type, or nil where there is none.
+func ParsePrevResult(conf *types.NetConf) (*current.Result, error) {
+	if conf.RawPrevResult == nil {
+		return nil, nil
+	}
+	if err := version.ParsePrevResult(conf); err != nil {
+		return nil, cnierr.New(types.ErrDecodingFailure, "chain this plugin behind one that prints a valid result", "prevResult: %v", err)
+	}
+	result, err := current.NewResultFromResult(conf.PrevResult)
+	if err != nil {
+		return nil, cnierr.New(types.ErrDecodingFailure, "chain this plugin behind one that prints a valid result", "prevResult: %v", err)
+	}
+	if err := checkResult(result); err != nil {
+		return nil, err
+	}
+	return result, nil
+}
+
+// checkResult refuses what a foreign plugin's JSON can hold and no code
+// behind this should have to expect.
+func checkResult(r *current.Result) error {
+	bad := func(key string, value any, problem string) error {
+		return cnierr.New(types.ErrDecodingFailure, "chain this plugin behind one that prints a valid result", "prevResult.%s: %v: %s", key, value, problem)
+	}
+	for i, iface := range r.Interfaces {
+		if iface == nil {
+			return bad(fmt.Sprintf("interfaces[%d]", i), "null", "not an interface")
+		}
+	}
+	for i, ip := range r.IPs {
+		if ip == nil {
+			return bad(fmt.Sprintf("ips[%d]", i), "null", "not an address")
+		}
+		if _, ok := PrefixOf(ip.Address); !ok {
+			return bad(fmt.Sprintf("ips[%d].address", i), ip.Address.String(), "not an address with a prefix length")
+		}
+		if n := ip.Interface; n != nil && (*n < 0 || *n >= len(r.Interfaces)) {
+			return bad(fmt.Sprintf("ips[%d].interface", i), *n, "no such interface in the result")
+		}
+	}
+	for i, route := range r.Routes {
+		if route == nil {
+			return bad(fmt.Sprintf("routes[%d]", i), "null", "not a route")
+		}
+		if _, ok := PrefixOf(route.Dst); !ok {
+			return bad(fmt.Sprintf("routes[%d].dst", i), route.Dst.String(), "not a prefix")
+		}
+	}
+	return nil
+}

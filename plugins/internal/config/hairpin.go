@@ -1,0 +1,124 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strconv"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
+
+	"macvlan-vip/plugins/internal/cnierr"
+)
+
+// Hairpin is hairpin-route's configuration, validated, with defaults filled in.
+type Hairpin struct {
+	types.NetConf
+
+	// HostInterface is the host-side macvlan's name; empty for prevResult's.
+	HostInterface string
+	Table         int
+	Metric        int
+	// Source holds at most one address of each family; where a family has
+	// none, the address that a LAN peer would see is found out.
+	Source []netip.Addr
+	// ReturnPath says whether the service's netns gets a way to the host.
+	ReturnPath bool
+}
+
+type hairpinJSON struct {
+	types.NetConf
+	HostInterface string          `json:"hostInterface"`
+	Table         json.RawMessage `json:"table"`
+	Metric        *int            `json:"metric"`
+	Source        json.RawMessage `json:"source"`
+	ReturnPath    *bool           `json:"returnPath"`
+}
+
+// ParseHairpin reads hairpin-route's configuration.
+func ParseHairpin(stdin []byte) (*Hairpin, error) {
+	var raw hairpinJSON
+	if err := decode(stdin, &raw); err != nil {
+		return nil, err
+	}
+	conf := &Hairpin{NetConf: raw.NetConf, HostInterface: raw.HostInterface, Metric: 100, ReturnPath: true}
+	if raw.HostInterface != "" {
+		if err := checkInterfaceName("hostInterface", raw.HostInterface); err != nil {
+			return nil, err
+		}
+	}
+	if raw.Metric != nil {
+		// IPv6 reads 0 as 1024, and two families with unlike metrics would surprise.
+		if err := checkRange("metric", *raw.Metric, 1, 1<<31-1, "route metric"); err != nil {
+			return nil, err
+		}
+		conf.Metric = *raw.Metric
+	}
+	if raw.ReturnPath != nil {
+		conf.ReturnPath = *raw.ReturnPath
+	}
+	var err error
+	if conf.Table, err = parseTable(raw.Table); err != nil {
+		return nil, err
+	}
+	conf.Source, err = parseSource(raw.Source)
+	return conf, err
+}
+
+// parseTable takes a number, or one of the names that the kernel itself fixes.
+func parseTable(data json.RawMessage) (int, error) {
+	if len(data) == 0 || string(data) == "null" {
+		return unix.RT_TABLE_LOCAL, nil
+	}
+	var value any
+	if err := json.Unmarshal(data, &value); err != nil {
+		return 0, cnierr.New(types.ErrDecodingFailure, "correct the JSON", "table: %v", err)
+	}
+	text := fmt.Sprint(value)
+	if n, ok := value.(float64); ok {
+		text = strconv.FormatFloat(n, 'f', -1, 64)
+	}
+	switch text {
+	case "local":
+		return unix.RT_TABLE_LOCAL, nil
+	case "main":
+		return unix.RT_TABLE_MAIN, nil
+	case "default":
+		return unix.RT_TABLE_DEFAULT, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 31)
+	if err != nil || n == 0 {
+		return 0, cnierr.Config("table", text, "not a routing table", "use local, main, default or a number from 1 to 2147483647")
+	}
+	return int(n), nil
+}
+
+// parseSource takes one address, or a list with at most one of each family.
+func parseSource(data json.RawMessage) ([]netip.Addr, error) {
+	if len(data) == 0 || string(data) == "null" {
+		return nil, nil
+	}
+	var texts []string
+	var one string
+	if err := json.Unmarshal(data, &one); err == nil {
+		texts = []string{one}
+	} else if err := json.Unmarshal(data, &texts); err != nil {
+		return nil, cnierr.Config("source", string(data), "neither an address nor a list of addresses", `use "192.0.2.1" or ["192.0.2.1", "2001:db8::1"]`)
+	}
+	var sources []netip.Addr
+	seen := map[bool]bool{}
+	for _, text := range texts {
+		addr, err := netip.ParseAddr(text)
+		if err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast() {
+			return nil, cnierr.Config("source", text, "not a host address", "use an address of this host, without a prefix length")
+		}
+		addr = addr.Unmap()
+		if seen[addr.Is4()] {
+			return nil, cnierr.Config("source", text, "a second address of its family", "give at most one IPv4 and one IPv6 address")
+		}
+		seen[addr.Is4()] = true
+		sources = append(sources, addr)
+	}
+	return sources, nil
+}

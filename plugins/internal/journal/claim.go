@@ -1,0 +1,105 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// A claim is a symbolic link from the address to the owner's key: made by one
+// system call that fails when it exists, and found without reading the other
+// attachments' records, so that the 500th service costs what the first does.
+
+func (s *Store) claim(scope string, addr netip.Addr) string {
+	return filepath.Join(s.dir, "claims", scope, addr.String())
+}
+
+// Claim makes an attachment the owner of an address within a scope (a layer 2
+// domain). It returns the owner: key itself, or whoever was there first. A
+// claim whose owner has no record any more is taken over.
+func (s *Store) Claim(scope string, addr netip.Addr, key Key) (owner Key, err error) {
+	path := s.claim(scope, addr)
+	err = s.inFolder(filepath.Dir(path), func() error { return os.Symlink(key.String(), path) })
+	if err == nil {
+		return key, nil
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return Key{}, fmt.Errorf("claim %s: %w", addr, err)
+	}
+	owner, err = s.Owner(scope, addr)
+	if err != nil || owner == key {
+		return owner, err
+	}
+	if rec, err := s.Load(owner); rec != nil || err != nil {
+		return owner, err
+	}
+	return s.takeOver(scope, addr, key)
+}
+
+// takeOver replaces a stale claim, under a lock: of two that see the same
+// stale claim only one may win.
+func (s *Store) takeOver(scope string, addr netip.Addr, key Key) (Key, error) {
+	lock, err := s.Lock("claims")
+	if err != nil {
+		return Key{}, err
+	}
+	defer lock.Unlock()
+	owner, err := s.Owner(scope, addr)
+	if err != nil {
+		return Key{}, err
+	}
+	if rec, err := s.Load(owner); rec != nil || err != nil {
+		return owner, err
+	}
+	path := s.claim(scope, addr)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Key{}, fmt.Errorf("claim %s: %w", addr, err)
+	}
+	if err := os.Symlink(key.String(), path); err != nil {
+		return Key{}, fmt.Errorf("claim %s: %w", addr, err)
+	}
+	return key, nil
+}
+
+// Owner tells who owns an address; the zero Key where nobody does.
+func (s *Store) Owner(scope string, addr netip.Addr) (Key, error) {
+	target, err := os.Readlink(s.claim(scope, addr))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EINVAL) {
+		return Key{}, nil
+	}
+	if err != nil {
+		return Key{}, fmt.Errorf("owner of %s: %w", addr, err)
+	}
+	key, _ := parseKey(target)
+	return key, nil
+}
+
+// Unclaim gives up an address, if the attachment owns it.
+func (s *Store) Unclaim(scope string, addr netip.Addr, key Key) error {
+	owner, err := s.Owner(scope, addr)
+	if err != nil || owner != key {
+		return err
+	}
+	if err := os.Remove(s.claim(scope, addr)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("give up %s: %w", addr, err)
+	}
+	return nil
+}
+
+// UnclaimAll gives up all that a record claims.
+func (s *Store) UnclaimAll(rec *Record) error {
+	var errs []error
+	for _, text := range rec.Claims {
+		addr, err := netip.ParseAddr(text)
+		if err == nil {
+			err = s.Unclaim(rec.ClaimScope, addr, rec.Key)
+		}
+		errs = append(errs, err)
+	}
+	s.prune(filepath.Join("claims", rec.ClaimScope))
+	return errors.Join(errs...)
+}

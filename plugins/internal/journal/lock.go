@@ -1,0 +1,139 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"macvlan-vip/plugins/internal/cnierr"
+)
+
+// lockTimeout bounds the wait for a lock. It is held for milliseconds, so one
+// that takes this long hangs.
+const lockTimeout = 10 * time.Second
+
+// Lock is held by one process at a time, until Unlock or the process's end.
+type Lock struct{ file *os.File }
+
+// Lock takes a named lock of the journal. One that is held for more than ten
+// seconds is a CNI error 11 that names the holder's process.
+func (s *Store) Lock(name string) (*Lock, error) { return s.lock(name, lockTimeout) }
+
+func (s *Store) lock(name string, timeout time.Duration) (*Lock, error) {
+	path := filepath.Join(s.dir, name+".lock")
+	deadline := time.Now().Add(timeout)
+	for {
+		file, err := s.openLock(path)
+		if err != nil {
+			return nil, err
+		}
+		if err := flock(file, time.Until(deadline)); err != nil {
+			return nil, holderError(file, path, timeout, err)
+		}
+		// The file can have been removed by the one that held it before.
+		if sameFile(file, path) {
+			_ = file.Truncate(0)
+			_, _ = file.WriteAt([]byte(fmt.Sprintf("%d\n", os.Getpid())), 0)
+			return &Lock{file}, nil
+		}
+		file.Close()
+	}
+}
+
+func (s *Store) openLock(path string) (*os.File, error) {
+	var file *os.File
+	err := s.inFolder(s.dir, func() (err error) {
+		file, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	return file, nil
+}
+
+// flock waits in the kernel, which hands a lock on at once and in turn, and
+// gives up waiting after the timeout. The waiting goroutine then outlives the
+// call; the process is about to end with an error.
+func flock(file *os.File, timeout time.Duration) error {
+	err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		for {
+			err := unix.Flock(int(file.Fd()), unix.LOCK_EX)
+			if !errors.Is(err, unix.EINTR) {
+				done <- err
+				return
+			}
+		}
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(timeout):
+		return os.ErrDeadlineExceeded
+	}
+}
+
+func holderError(file *os.File, path string, timeout time.Duration, err error) error {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		file.Close()
+		return fmt.Errorf("lock %s: %w", path, err)
+	}
+	holder, _ := os.ReadFile(path)
+	return cnierr.Transient("look at what process "+strings.TrimSpace(string(holder))+" waits for, and end it if it hangs",
+		"lock %s: held for more than %s by process %s", path, timeout, strings.TrimSpace(string(holder)))
+}
+
+func sameFile(file *os.File, path string) bool {
+	held, err1 := file.Stat()
+	named, err2 := os.Stat(path)
+	return err1 == nil && err2 == nil && os.SameFile(held, named)
+}
+
+// Unlock gives the lock to the next one.
+func (l *Lock) Unlock() { l.file.Close() }
+
+// Join notes that an attachment uses a host-side link. The lock of that link
+// must be held.
+func (s *Store) Join(hostInterface string, key Key) error {
+	dir := filepath.Join(s.dir, "users", hostInterface)
+	err := s.inFolder(dir, func() error { return os.WriteFile(filepath.Join(dir, key.String()), nil, 0o600) })
+	if err != nil {
+		return fmt.Errorf("join %s: %w", hostInterface, err)
+	}
+	return nil
+}
+
+// Leave notes that an attachment uses a host-side link no more, and tells
+// whether nobody does now. The lock of that link must be held.
+func (s *Store) Leave(hostInterface string, key Key) (unused bool, err error) {
+	dir := filepath.Join(s.dir, "users", hostInterface)
+	if err := os.Remove(filepath.Join(dir, key.String())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("leave %s: %w", hostInterface, err)
+	}
+	users, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("users of %s: %w", hostInterface, err)
+	}
+	if len(users) == 0 {
+		s.prune(filepath.Join("users", hostInterface))
+	}
+	return len(users) == 0, nil
+}
+
+// Forget removes the lock's file while the lock is held, once nobody uses
+// what it guards. Those who wait for it notice and start again.
+func (s *Store) Forget(l *Lock) {
+	os.Remove(l.file.Name())
+	s.prune("")
+}

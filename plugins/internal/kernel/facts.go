@@ -1,0 +1,230 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"macvlan-vip/plugins/internal/cnierr"
+	"macvlan-vip/plugins/internal/config"
+	"macvlan-vip/plugins/internal/plan"
+)
+
+func factsOf(l netlink.Link) plan.LinkFacts {
+	a := l.Attrs()
+	f := plan.LinkFacts{
+		Name: a.Name, Index: a.Index, Lower: a.ParentIndex, Kind: l.Type(),
+		MAC: a.HardwareAddr.String(), MTU: a.MTU, Alias: a.Alias,
+		Up: a.RawFlags&unix.IFF_UP != 0,
+	}
+	if mv, ok := l.(*netlink.Macvlan); ok {
+		f.Mode = modeName(mv.Mode)
+	}
+	return f
+}
+
+// Link tells of a link by name; found is false where there is none.
+func (n *Namespace) Link(name string) (f plan.LinkFacts, found bool, err error) {
+	l, err := n.link(name)
+	if isNotFound(err) {
+		return plan.LinkFacts{}, false, nil
+	}
+	if err != nil {
+		return plan.LinkFacts{}, false, err
+	}
+	return factsOf(l), true, nil
+}
+
+// Master finds the link that macvlans are made on, and says why one cannot
+// carry them. An empty name stands for the link of the default route.
+func (n *Namespace) Master(name string) (plan.LinkFacts, error) {
+	if name == "" {
+		var err error
+		if name, err = n.defaultRouteLink(); err != nil {
+			return plan.LinkFacts{}, err
+		}
+	}
+	f, found, err := n.Link(name)
+	if err != nil {
+		return plan.LinkFacts{}, err
+	}
+	if !found {
+		return plan.LinkFacts{}, n.noMaster(name)
+	}
+	return f, n.checkMaster(f)
+}
+
+func (n *Namespace) noMaster(name string) error {
+	remedy := "set master to the uplink's name"
+	if names := n.candidates(); len(names) > 0 {
+		remedy = "set master to one of " + strings.Join(names, ", ")
+	}
+	return cnierr.Config("master", name, "no such link", remedy+"; or, if it is still to come, "+cnierr.TryAgain+" later")
+}
+
+// candidates are the links that a user could have meant.
+func (n *Namespace) candidates() []string {
+	links, err := n.handle.LinkList()
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, l := range links {
+		a := l.Attrs()
+		if a.RawFlags&unix.IFF_LOOPBACK == 0 && len(a.HardwareAddr) == 6 && l.Type() != "macvlan" && a.RawFlags&unix.IFF_UP != 0 {
+			names = append(names, a.Name)
+		}
+	}
+	return names
+}
+
+func (n *Namespace) checkMaster(f plan.LinkFacts) error {
+	if f.Kind == "ipvlan" || len(f.MAC) != len("00:00:00:00:00:00") || n.isLoopback(f.Name) {
+		return cnierr.Config("master", f.Name, fmt.Sprintf("a link of type %s cannot carry a macvlan", f.Kind), "set master to an Ethernet link, a bond, a bridge or a VLAN")
+	}
+	if n.isWireless(f.Name) {
+		return cnierr.Config("master", f.Name, "a wireless link", "use a wired uplink: an access point drops frames from any MAC that has not joined it")
+	}
+	if upper := n.upper(f.Name); upper != "" {
+		return cnierr.Config("master", f.Name, "enslaved to "+upper, "set master to "+upper)
+	}
+	if !f.Up {
+		return cnierr.Transient("bring it up with `ip link set "+f.Name+" up`", "master: %q: the link is down", f.Name)
+	}
+	return nil
+}
+
+func (n *Namespace) isLoopback(name string) bool {
+	l, err := n.link(name)
+	return err == nil && l.Attrs().RawFlags&unix.IFF_LOOPBACK != 0
+}
+
+// upper names the bridge, bond or team that a link is a port of.
+func (n *Namespace) upper(name string) string {
+	l, err := n.link(name)
+	if err != nil || l.Attrs().MasterIndex == 0 {
+		return ""
+	}
+	upper, err := n.handle.LinkByIndex(l.Attrs().MasterIndex)
+	// A VRF's ports may carry macvlans.
+	if err != nil || upper.Type() == "vrf" {
+		return ""
+	}
+	return upper.Attrs().Name
+}
+
+// isWireless looks where cfg80211 and the wireless extensions show themselves
+// (Documentation/ABI/testing/sysfs-class-net). /sys shows the links of the
+// namespace that it was mounted in, which is the host's.
+func (n *Namespace) isWireless(name string) bool {
+	return wirelessAt("/sys/class/net", name)
+}
+
+func wirelessAt(sys, name string) bool {
+	for _, mark := range []string{"phy80211", "wireless"} {
+		if _, err := os.Stat(filepath.Join(sys, name, mark)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// defaultRouteLink finds the link of the default route of the best metric,
+// IPv4 before IPv6.
+func (n *Namespace) defaultRouteLink() (string, error) {
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		routes, err := n.handle.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		if err != nil {
+			return "", fmt.Errorf("find the default route: %w", err)
+		}
+		slices.SortStableFunc(routes, func(a, b netlink.Route) int { return a.Priority - b.Priority })
+		for _, r := range routes {
+			if r.LinkIndex == 0 && len(r.MultiPath) > 0 {
+				r.LinkIndex = r.MultiPath[0].LinkIndex
+			}
+			if l, err := n.handle.LinkByIndex(r.LinkIndex); err == nil {
+				return l.Attrs().Name, nil
+			}
+		}
+	}
+	return "", cnierr.Config("master", "", "not set, and the host has no default route to take it from", "set master to the uplink's name; or, if the route is still to come, "+cnierr.TryAgain+" later")
+}
+
+// Addresses lists the namespace's addresses, loopback's left out.
+func (n *Namespace) Addresses() ([]plan.AddrFacts, error) {
+	links, err := n.handle.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("%s: list links: %w", n.side, err)
+	}
+	flags := make(map[int]uint32, len(links))
+	for _, l := range links {
+		flags[l.Attrs().Index] = l.Attrs().RawFlags
+	}
+	addrs, err := n.addrList(nil, unix.AF_UNSPEC)
+	if err != nil {
+		return nil, err
+	}
+	var facts []plan.AddrFacts
+	for _, a := range addrs {
+		prefix, ok := config.PrefixOf(*a.IPNet)
+		link := flags[a.LinkIndex]
+		if !ok || prefix.Addr().IsLoopback() {
+			continue
+		}
+		const passing = unix.IFA_F_TEMPORARY | unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+		facts = append(facts, plan.AddrFacts{
+			Prefix:      prefix,
+			Link:        a.LinkIndex,
+			Stable:      a.Scope == unix.RT_SCOPE_UNIVERSE && a.Flags&passing == 0 && prefix.Addr().IsGlobalUnicast(),
+			Neighbourly: link&(unix.IFF_LOOPBACK|unix.IFF_NOARP|unix.IFF_POINTOPOINT) == 0,
+		})
+	}
+	return facts, nil
+}
+
+// addrList lists addresses until a dump was not interrupted by a change.
+func (n *Namespace) addrList(link netlink.Link, family int) ([]netlink.Addr, error) {
+	for try := 0; ; try++ {
+		addrs, err := n.handle.AddrList(link, family)
+		if errors.Is(err, netlink.ErrDumpInterrupted) && try < 5 {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: list addresses: %w", n.side, err)
+		}
+		return addrs, nil
+	}
+}
+
+// SourceTo asks the kernel which source address it would use to reach dst out
+// of a link: what a LAN peer at dst would see. The zero Addr means none.
+func (n *Namespace) SourceTo(dst netip.Addr, out plan.LinkFacts) (netip.Addr, error) {
+	routes, err := n.handle.RouteGetWithOptions(dst.AsSlice(), &netlink.RouteGetOptions{OifIndex: out.Index})
+	switch {
+	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH):
+		return netip.Addr{}, nil
+	case err != nil:
+		return netip.Addr{}, cnierr.New(types.ErrInternal, "", "host: route to %s out of %s: %v", dst, out.Name, err)
+	case len(routes) == 0:
+		return netip.Addr{}, nil
+	}
+	src, _ := config.AddrOf(routes[0].Src)
+	return src, nil
+}
+
+// LinkByIndex tells of a link by index.
+func (n *Namespace) LinkByIndex(index int) (plan.LinkFacts, error) {
+	l, err := n.handle.LinkByIndex(index)
+	if err != nil {
+		return plan.LinkFacts{}, fmt.Errorf("%s: link of index %d: %w", n.side, index, err)
+	}
+	return factsOf(l), nil
+}

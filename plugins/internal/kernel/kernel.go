@@ -1,0 +1,188 @@
+// Package kernel observes and changes the kernel's network state in the two
+// namespaces that an attachment spans. It is the only package that speaks
+// rtnetlink (rtnetlink(7)) and writes below /proc/sys.
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"macvlan-vip/plugins/internal/cnierr"
+	"macvlan-vip/plugins/internal/plan"
+)
+
+func init() {
+	// The kernel's own words for an EINVAL are worth more than the number.
+	nl.EnableErrorMessageReporting = true
+}
+
+// Namespace is one network namespace: a netlink socket in it, and a way to
+// run code in it.
+type Namespace struct {
+	side   plan.Side
+	handle netlinksafe.Handle
+	netns  ns.NetNS
+	links  map[string]netlink.Link
+}
+
+// Kernel is the host's namespace and the service's.
+type Kernel struct {
+	Host *Namespace
+	// Service is nil where the service's namespace is gone, as it can be at DEL.
+	Service *Namespace
+}
+
+// OpenHost opens the namespace that the process is in.
+func OpenHost() (*Namespace, error) {
+	current, err := ns.GetCurrentNS()
+	if err != nil {
+		return nil, fmt.Errorf("open the host's netns: %w", err)
+	}
+	return open(plan.Host, current)
+}
+
+// OpenService opens the namespace at a path. A path that is not there, or is
+// no namespace, is a CNI error 8 (CNI_NETNS is no valid namespace).
+func OpenService(path string) (*Namespace, error) {
+	target, err := ns.GetNS(path)
+	if err != nil {
+		return nil, netnsError(path, err)
+	}
+	return open(plan.Service, target)
+}
+
+// IsGone tells whether OpenService failed because there is no namespace at
+// the path (any more), which is no failure for DEL.
+func IsGone(err error) bool {
+	var missing ns.NSPathNotExistErr
+	var other ns.NSPathNotNSErr
+	return errors.As(err, &missing) || errors.As(err, &other)
+}
+
+func netnsError(path string, err error) error {
+	problem := "cannot be opened"
+	var other ns.NSPathNotNSErr
+	var missing ns.NSPathNotExistErr
+	switch {
+	case errors.As(err, &missing):
+		problem = "does not exist"
+	case errors.As(err, &other):
+		problem = "is not a network namespace"
+	}
+	return &cnierr.Error{
+		Code:   types.ErrInvalidNetNS,
+		Text:   fmt.Sprintf("CNI_NETNS: %q %s", path, problem),
+		Remedy: "create it with `ip netns add`, and pass its path under /run/netns",
+		Cause:  err,
+	}
+}
+
+func open(side plan.Side, target ns.NetNS) (*Namespace, error) {
+	handle, err := netlinksafe.NewHandleAt(netns.NsHandle(target.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		target.Close()
+		return nil, fmt.Errorf("open netlink in the %s's netns: %w", side, err)
+	}
+	// Best effort: without it dumps are filtered here instead of by the kernel.
+	_ = handle.SetStrictCheck(true)
+	return &Namespace{side: side, handle: handle, netns: target, links: map[string]netlink.Link{}}, nil
+}
+
+// Close releases the namespace.
+func (n *Namespace) Close() {
+	if n == nil {
+		return
+	}
+	n.handle.Close()
+	n.netns.Close()
+}
+
+// Do runs a function on a thread that is in the namespace.
+func (n *Namespace) Do(f func() error) error {
+	return n.netns.Do(func(ns.NetNS) error { return f() })
+}
+
+// Same tells whether two namespaces are one.
+func (n *Namespace) Same(o *Namespace) bool {
+	var a, b unix.Stat_t
+	if unix.Fstat(int(n.netns.Fd()), &a) != nil || unix.Fstat(int(o.netns.Fd()), &b) != nil {
+		return false
+	}
+	return a.Dev == b.Dev && a.Ino == b.Ino
+}
+
+// HostScope names the network namespace that the process is in by a number
+// that no other namespace gets until the next boot (SO_NETNS_COOKIE, since
+// Linux 5.14; before that, the inode's, which can be used again).
+func HostScope() (string, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("identify the host's netns: %w", err)
+	}
+	defer unix.Close(fd)
+	if cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err == nil {
+		return fmt.Sprintf("netns-%d", cookie), nil
+	}
+	var stat unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), &stat); err != nil {
+		return "", fmt.Errorf("identify the host's netns: %w", err)
+	}
+	return fmt.Sprintf("netns-inode-%d", stat.Ino), nil
+}
+
+// On gives the namespace of a side, or an error where that namespace is gone.
+func (k *Kernel) On(side plan.Side) (*Namespace, error) {
+	switch {
+	case side == plan.Host:
+		return k.Host, nil
+	case k.Service != nil:
+		return k.Service, nil
+	}
+	return nil, errGone
+}
+
+var errGone = errors.New("the service's netns is gone")
+
+// Close releases both namespaces.
+func (k *Kernel) Close() {
+	k.Host.Close()
+	k.Service.Close()
+}
+
+// link looks a link up by name, once a process.
+func (n *Namespace) link(name string) (netlink.Link, error) {
+	if l, ok := n.links[name]; ok {
+		return l, nil
+	}
+	l, err := n.handle.LinkByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("%s: link %s: %w", n.side, name, err)
+	}
+	n.links[name] = l
+	return l, nil
+}
+
+// Refresh forgets what was looked up.
+func (n *Namespace) Refresh() { clear(n.links) }
+
+func isNotFound(err error) bool {
+	var missing netlink.LinkNotFoundError
+	return errors.As(err, &missing) || errors.Is(err, unix.ENODEV) || errors.Is(err, os.ErrNotExist)
+}
+
+// isAbsent tells whether what was to be removed is not there.
+func isAbsent(err error) bool {
+	return isNotFound(err) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EADDRNOTAVAIL)
+}

@@ -1,0 +1,317 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/plugins/pkg/ip"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"macvlan-vip/plugins/internal/cnierr"
+	"macvlan-vip/plugins/internal/plan"
+)
+
+// A MAC is busy while the link that had it is being taken down, which takes
+// the kernel some tens of milliseconds.
+const (
+	busyRetry   = 20 * time.Millisecond
+	busyTimeout = time.Second
+)
+
+var modes = map[string]netlink.MacvlanMode{
+	"bridge":   netlink.MACVLAN_MODE_BRIDGE,
+	"private":  netlink.MACVLAN_MODE_PRIVATE,
+	"vepa":     netlink.MACVLAN_MODE_VEPA,
+	"passthru": netlink.MACVLAN_MODE_PASSTHRU,
+}
+
+func modeName(mode netlink.MacvlanMode) string {
+	for name, m := range modes {
+		if m == mode {
+			return name
+		}
+	}
+	return fmt.Sprintf("mode %d", mode)
+}
+
+// CreateLink makes a link that is not there, down. made is false where the
+// link is there already and is the one that is wanted; another link of that
+// name is an error.
+func (k *Kernel) CreateLink(l plan.Link) (made bool, err error) {
+	n, err := k.On(l.Side)
+	if err != nil {
+		return false, err
+	}
+	if l.Kind == plan.KindLoopback {
+		return false, nil
+	}
+	if l.Shared {
+		// Nearly always there already, so looking is cheaper than trying.
+		if found, err := k.adopt(n, l); found || err != nil {
+			return false, err
+		}
+	}
+	err = k.createMacvlan(n, l)
+	if errors.Is(err, unix.EEXIST) {
+		found, err := k.adopt(n, l)
+		if found || err != nil {
+			return false, err
+		}
+		if err := k.createRenamed(n, l); err != nil {
+			return false, createError(l, err)
+		}
+	} else if err != nil {
+		return false, createError(l, err)
+	}
+	return true, k.nameOwner(n, l)
+}
+
+// nameOwner sets the alias, which the create call does not take.
+func (k *Kernel) nameOwner(n *Namespace, l plan.Link) error {
+	delete(n.links, l.Name)
+	made, err := n.link(l.Name)
+	if err != nil {
+		return fmt.Errorf("look at the new %s: %w", l, err)
+	}
+	if err := n.handle.LinkSetAlias(made, l.Alias); err != nil {
+		return fmt.Errorf("set the alias of %s: %w", l, err)
+	}
+	made.Attrs().Alias = l.Alias
+	return nil
+}
+
+// createMacvlan makes the link in its own namespace at once: moving it there
+// afterwards waits for an RCU grace period, and could clash with a link of the
+// same name on the host.
+func (k *Kernel) createMacvlan(n *Namespace, l plan.Link) error {
+	at, err := k.On(l.MasterSide)
+	if err != nil {
+		return err
+	}
+	master, err := at.link(l.Master)
+	if err != nil {
+		return err
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = l.Name
+	attrs.ParentIndex = master.Attrs().Index
+	attrs.MTU = l.MTU
+	if attrs.HardwareAddr, err = net.ParseMAC(l.MAC); err != nil {
+		return fmt.Errorf("MAC of %s: %w", l, err)
+	}
+	if l.Side != l.MasterSide {
+		attrs.Namespace = netlink.NsFd(int(n.netns.Fd()))
+	}
+	return at.handle.LinkAdd(&netlink.Macvlan{LinkAttrs: attrs, Mode: modes[l.Mode], BCQueueLen: l.BCQueueLen})
+}
+
+// createRenamed gets round kernels before 6.14, which look for a link of the
+// new one's name in the master's namespace instead of the new link's.
+func (k *Kernel) createRenamed(n *Namespace, l plan.Link) error {
+	name, err := ip.RandomVethName()
+	if err != nil {
+		return err
+	}
+	passing := l
+	passing.Name = name
+	if err := k.createMacvlan(n, passing); err != nil {
+		return err
+	}
+	made, err := n.link(name)
+	if err != nil {
+		return err
+	}
+	delete(n.links, name)
+	if err := n.handle.LinkSetName(made, l.Name); err != nil {
+		return errors.Join(err, n.handle.LinkDel(made))
+	}
+	return nil
+}
+
+func createError(l plan.Link, err error) error {
+	e := &cnierr.Error{Code: types.ErrInternal, Text: "create " + l.String(), Cause: err}
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		e.Code = types.ErrInvalidNetworkConfig
+		e.Remedy = fmt.Sprintf("%s is a port of a bridge or a bond, or carries an ipvlan or a macvlan in passthru mode: set master to another link", l.Master)
+	case errors.Is(err, unix.EINVAL) && l.Mode == "passthru":
+		e.Code = types.ErrInvalidNetworkConfig
+		e.Remedy = fmt.Sprintf("%s carries another macvlan already, beside which there is no room for one in passthru mode", l.Master)
+	case isNotFound(err):
+		return cnierr.Transient("look what removed it", "create %s: %v", l, err)
+	}
+	return e
+}
+
+// adopt tells whether a link of the name is there, and whether it is the one
+// that is wanted.
+func (k *Kernel) adopt(n *Namespace, l plan.Link) (found bool, err error) {
+	f, found, err := n.Link(l.Name)
+	if !found || err != nil {
+		return false, err
+	}
+	if l.Shared {
+		return true, k.checkShared(f, l)
+	}
+	if !isOurs(f, l) {
+		return true, cnierr.New(types.ErrInvalidEnvironmentVariables, "pass another name as CNI_IFNAME, or remove that link",
+			"CNI_IFNAME: %q: a link of that name and of type %s is in the netns already", l.Name, f.Kind)
+	}
+	return true, nil
+}
+
+// isOurs goes by the alias, or by the MAC where the process was killed before
+// it could set the alias.
+func isOurs(f plan.LinkFacts, l plan.Link) bool {
+	return f.Kind == plan.KindMacvlan && (f.Alias == l.Alias || f.Alias == "" && f.MAC == l.MAC)
+}
+
+// checkShared refuses a host-side link that could not reach the service's.
+func (k *Kernel) checkShared(f plan.LinkFacts, l plan.Link) error {
+	if f.Kind != plan.KindMacvlan {
+		return cnierr.Config("hostInterface", l.Name, "a link of type "+f.Kind+" has that name", "choose another name, or remove that link")
+	}
+	master, found, err := k.Host.Link(l.Master)
+	if err != nil || !found {
+		return errors.Join(err, cnierr.Config("master", l.Master, "no such link", "set master to the uplink's name"))
+	}
+	// A macvlan on a macvlan is flattened onto the lower link.
+	if f.Lower != master.Index && f.Lower != master.Lower {
+		lower, _ := k.Host.LinkByIndex(f.Lower)
+		return cnierr.Config("hostInterface", l.Name, fmt.Sprintf("a macvlan on %q, not on the master %q", lower.Name, l.Master), "give each master a hostInterface of its own")
+	}
+	if f.Mode != l.Mode {
+		return cnierr.Config("hostInterface", l.Name, fmt.Sprintf("a macvlan in mode %s, not %s", f.Mode, l.Mode), "use one mode for all services on a master, or another hostInterface")
+	}
+	return nil
+}
+
+// RaiseLink brings a link up; raised is false where it was.
+func (k *Kernel) RaiseLink(l plan.Link) (raised bool, err error) {
+	n, err := k.On(l.Side)
+	if err != nil {
+		return false, err
+	}
+	link, err := n.link(l.Name)
+	if err != nil {
+		return false, err
+	}
+	if link.Attrs().RawFlags&unix.IFF_UP != 0 {
+		return false, nil
+	}
+	for deadline := time.Now().Add(busyTimeout); ; time.Sleep(busyRetry) {
+		err = n.handle.LinkSetUp(link)
+		if !isBusy(err) || time.Now().After(deadline) {
+			break
+		}
+	}
+	if isBusy(err) {
+		return false, cnierr.Transient("make sure that no other macvlan on "+l.Master+" has that MAC",
+			"bring up %s: MAC %s is in use by another macvlan on the same master", l, l.MAC)
+	}
+	if err != nil {
+		return false, fmt.Errorf("bring up %s: %w", l, err)
+	}
+	link.Attrs().RawFlags |= unix.IFF_UP
+	return true, nil
+}
+
+func isBusy(err error) bool {
+	return errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EBUSY)
+}
+
+// LowerLink takes a link down again.
+func (k *Kernel) LowerLink(l plan.Link) error {
+	n, err := k.On(l.Side)
+	if err != nil {
+		return err
+	}
+	link, err := n.link(l.Name)
+	if err == nil {
+		err = n.handle.LinkSetDown(link)
+	}
+	if err != nil && !isAbsent(err) {
+		return fmt.Errorf("take down %s: %w", l, err)
+	}
+	return nil
+}
+
+// RemoveLink removes a link that is ours. One that is not there, or that is
+// somebody else's, is left alone without an error.
+func (k *Kernel) RemoveLink(l plan.Link) error {
+	n, err := k.On(l.Side)
+	if errors.Is(err, errGone) || l.Kind == plan.KindLoopback {
+		return nil
+	}
+	delete(n.links, l.Name)
+	f, found, err := n.Link(l.Name)
+	if err != nil || !found || !isOurs(f, l) {
+		return err
+	}
+	defer delete(n.links, l.Name)
+	if err := n.handle.LinkDel(n.links[l.Name]); err != nil && !isAbsent(err) {
+		return fmt.Errorf("remove %s: %w", l, err)
+	}
+	return nil
+}
+
+// CheckLink says how a link differs from what it should be.
+func (k *Kernel) CheckLink(l plan.Link) (drift []string, err error) {
+	n, err := k.On(l.Side)
+	if err != nil {
+		return nil, err
+	}
+	f, found, err := n.Link(l.Name)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return []string{l.String() + ": missing"}, nil
+	}
+	differs := func(what string, have, want any) {
+		drift = append(drift, fmt.Sprintf("%s: link %s: %s is %v, not %v", l.Side, l.Name, what, have, want))
+	}
+	if f.Kind != l.Kind && l.Kind != plan.KindLoopback {
+		differs("type", f.Kind, l.Kind)
+		return drift, nil
+	}
+	if !f.Up {
+		differs("state", "down", "up")
+	}
+	if l.Kind == plan.KindLoopback {
+		return drift, nil
+	}
+	if f.Mode != l.Mode {
+		differs("mode", f.Mode, l.Mode)
+	}
+	if l.MAC != "" && f.MAC != l.MAC {
+		differs("MAC", f.MAC, l.MAC)
+	}
+	if l.MTU != 0 && f.MTU != l.MTU {
+		differs("MTU", f.MTU, l.MTU)
+	}
+	return append(drift, k.checkLower(f, l)...), nil
+}
+
+func (k *Kernel) checkLower(f plan.LinkFacts, l plan.Link) []string {
+	at, err := k.On(l.MasterSide)
+	if err != nil {
+		return nil
+	}
+	master, found, err := at.Link(l.Master)
+	if err != nil || !found {
+		return []string{fmt.Sprintf("%s: link %s, the master of %s: missing", l.MasterSide, l.Master, l.Name)}
+	}
+	var drift []string
+	if f.Lower != master.Index && f.Lower != master.Lower {
+		drift = append(drift, fmt.Sprintf("%s: link %s: lies on another link than %s", l.Side, l.Name, l.Master))
+	}
+	if !master.Up {
+		drift = append(drift, fmt.Sprintf("%s: link %s, the master of %s: state is down, not up", l.MasterSide, l.Master, l.Name))
+	}
+	return drift
+}

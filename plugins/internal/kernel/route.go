@@ -1,0 +1,258 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"macvlan-vip/plugins/internal/cnierr"
+	"macvlan-vip/plugins/internal/config"
+	"macvlan-vip/plugins/internal/plan"
+)
+
+func familyOf(addr netip.Addr) int {
+	if addr.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// rtnetlinkRoute is the one translation of a planned route, for creation and
+// removal alike.
+func rtnetlinkRoute(r plan.Route, link netlink.Link) *netlink.Route {
+	route := &netlink.Route{
+		LinkIndex: link.Attrs().Index,
+		Dst:       ipNet(r.Dst.Masked()),
+		Table:     r.Table,
+		Priority:  r.Metric,
+		Protocol:  plan.Protocol,
+		MTU:       r.MTU,
+		AdvMSS:    r.AdvMSS,
+		Scope:     netlink.SCOPE_LINK,
+	}
+	if r.Gateway.IsValid() {
+		route.Gw = r.Gateway.AsSlice()
+		route.Scope = netlink.SCOPE_UNIVERSE
+		if r.OnLink {
+			route.Flags = int(netlink.FLAG_ONLINK)
+		}
+	}
+	if r.Scope != nil {
+		route.Scope = netlink.Scope(*r.Scope)
+	}
+	if r.Source.IsValid() {
+		route.Src = r.Source.AsSlice()
+	}
+	return route
+}
+
+// AddRoute adds a route. made is false where it was there; one of our own that
+// differs is replaced. An exclusive route that somebody else has is an error.
+func (k *Kernel) AddRoute(r plan.Route) (made bool, err error) {
+	n, link, err := k.linkOf(r.Side, r.Link)
+	if err != nil {
+		return false, err
+	}
+	route := rtnetlinkRoute(r, link)
+	if r.Exclusive {
+		err = n.handle.RouteAdd(route)
+	} else {
+		err = n.handle.RouteAppend(route)
+	}
+	switch {
+	case errors.Is(err, unix.EEXIST):
+		return false, k.settleRoute(n, link, r)
+	case errors.Is(err, unix.EINVAL) && r.Source.IsValid():
+		return false, cnierr.New(types.ErrInvalidNetworkConfig, "set source to an address of this host, or leave it out", "add %s: the host has no address %s", r, r.Source)
+	case err != nil:
+		return false, &cnierr.Error{Code: types.ErrInternal, Text: "add " + r.String(), Cause: err}
+	}
+	return true, nil
+}
+
+// settleRoute finds out whose the route is that is in the way. The caller owns
+// the destination by claim, so a route of ours is this attachment's.
+func (k *Kernel) settleRoute(n *Namespace, link netlink.Link, r plan.Route) error {
+	rivals, err := n.routes(familyOf(r.Dst.Addr()), &netlink.Route{Table: tableOf(r)})
+	if err != nil {
+		return err
+	}
+	for _, rival := range rivals {
+		if !sameDestination(rival, r) {
+			continue
+		}
+		if rival.Protocol != plan.Protocol {
+			return cnierr.New(cnierr.AddressConflict, fmt.Sprintf("find out who made it (`ip route show table %s %s`), and remove it or use another VIP", plan.TableName(tableOf(r)), r.Dst),
+				"add %s: somebody else's route is there (proto %s, %s)", r, rival.Protocol, n.outOf(rival))
+		}
+		if rival.LinkIndex == link.Attrs().Index && routeProblem(rival, r) == "" {
+			return nil
+		}
+		if r.Exclusive {
+			if err := n.handle.RouteDel(&rival); err != nil && !isAbsent(err) {
+				return fmt.Errorf("replace %s: %w", r, err)
+			}
+		}
+	}
+	if err := n.handle.RouteAppend(rtnetlinkRoute(r, link)); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("replace %s: %w", r, err)
+	}
+	return nil
+}
+
+func (n *Namespace) outOf(r netlink.Route) string {
+	l, err := n.handle.LinkByIndex(r.LinkIndex)
+	if err != nil {
+		return "without a link"
+	}
+	return "dev " + l.Attrs().Name
+}
+
+func tableOf(r plan.Route) int {
+	if r.Table == 0 {
+		return unix.RT_TABLE_MAIN
+	}
+	return r.Table
+}
+
+func sameDestination(have netlink.Route, r plan.Route) bool {
+	dst, ok := destination(have)
+	return ok && dst == r.Dst.Masked() && have.Priority == metricOf(r)
+}
+
+// metricOf fills in what the kernel makes of an IPv6 metric of 0
+// (IP6_RT_PRIO_USER).
+func metricOf(r plan.Route) int {
+	if r.Metric == 0 && r.Dst.Addr().Is6() {
+		return 1024
+	}
+	return r.Metric
+}
+
+func destination(r netlink.Route) (netip.Prefix, bool) {
+	if r.Dst == nil {
+		zero := netip.IPv4Unspecified()
+		if r.Family == unix.AF_INET6 {
+			zero = netip.IPv6Unspecified()
+		}
+		return netip.PrefixFrom(zero, 0), true
+	}
+	return config.PrefixOf(*r.Dst)
+}
+
+// RemoveRoute removes our route; one that is not there is no error.
+func (k *Kernel) RemoveRoute(r plan.Route) error {
+	n, link, err := k.linkOf(r.Side, r.Link)
+	if err == nil {
+		route := rtnetlinkRoute(r, link)
+		// The kernel may have stripped the source since, and needs no more
+		// than destination, metric, table, link and protocol to tell.
+		route.Src, route.MTU, route.AdvMSS = nil, 0, 0
+		err = n.handle.RouteDel(route)
+	}
+	if err != nil && !isAbsent(err) && !errors.Is(err, errGone) {
+		return fmt.Errorf("remove %s: %w", r, err)
+	}
+	return nil
+}
+
+// routes lists routes of a table, until a dump was not interrupted by a change.
+func (n *Namespace) routes(family int, filter *netlink.Route) ([]netlink.Route, error) {
+	mask := netlink.RT_FILTER_TABLE
+	if filter.LinkIndex != 0 {
+		mask |= netlink.RT_FILTER_OIF
+	}
+	routes, err := n.handle.RouteListFiltered(family, filter, mask)
+	// With strict checking a table that was never filled is ENOENT.
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: list routes of table %s: %w", n.side, plan.TableName(filter.Table), err)
+	}
+	return routes, nil
+}
+
+type routeKey struct {
+	table, family, link int
+}
+
+// CheckRoutes says which routes of one side are missing or differ, from one
+// dump a table, family and link.
+func (k *Kernel) CheckRoutes(side plan.Side, all []plan.Route) (drift []string, err error) {
+	n, err := k.On(side)
+	if err != nil {
+		return nil, err
+	}
+	dumps := map[routeKey]map[netip.Prefix][]netlink.Route{}
+	for _, r := range all {
+		link, err := n.link(r.Link)
+		if err != nil {
+			drift = append(drift, r.String()+": missing")
+			continue
+		}
+		key := routeKey{tableOf(r), familyOf(r.Dst.Addr()), link.Attrs().Index}
+		if dumps[key] == nil {
+			routes, err := n.routes(key.family, &netlink.Route{Table: key.table, LinkIndex: key.link})
+			if err != nil {
+				return nil, err
+			}
+			dumps[key] = byDestination(routes)
+		}
+		if problem := bestProblem(dumps[key][r.Dst.Masked()], r); problem != "" {
+			drift = append(drift, r.String()+": "+problem)
+		}
+	}
+	return drift, nil
+}
+
+func byDestination(routes []netlink.Route) map[netip.Prefix][]netlink.Route {
+	index := make(map[netip.Prefix][]netlink.Route, len(routes))
+	for _, r := range routes {
+		if dst, ok := destination(r); ok {
+			index[dst] = append(index[dst], r)
+		}
+	}
+	return index
+}
+
+// bestProblem is empty if any of the candidates is the route.
+func bestProblem(candidates []netlink.Route, r plan.Route) string {
+	problem := "missing"
+	for _, c := range candidates {
+		if c.Protocol != plan.Protocol || c.Priority != metricOf(r) {
+			continue
+		}
+		if problem = routeProblem(c, r); problem == "" {
+			return ""
+		}
+	}
+	return problem
+}
+
+func routeProblem(have netlink.Route, r plan.Route) string {
+	src, _ := config.AddrOf(have.Src)
+	gw, _ := config.AddrOf(have.Gw)
+	switch {
+	case src != r.Source:
+		return fmt.Sprintf("source is %s", orNone(src))
+	case gw != r.Gateway:
+		return fmt.Sprintf("gateway is %s", orNone(gw))
+	case have.MTU != r.MTU:
+		return fmt.Sprintf("MTU is %d", have.MTU)
+	case have.AdvMSS != r.AdvMSS:
+		return fmt.Sprintf("advmss is %d", have.AdvMSS)
+	}
+	return ""
+}
+
+func orNone(a netip.Addr) string {
+	if !a.IsValid() {
+		return "none"
+	}
+	return a.String()
+}

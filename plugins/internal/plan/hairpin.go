@@ -1,0 +1,74 @@
+package plan
+
+import (
+	"net/netip"
+	"slices"
+
+	"macvlan-vip/plugins/internal/config"
+)
+
+// Hairpin is what hairpin-route needs to know to plan the way between a host
+// and the VIPs that it hosts.
+type Hairpin struct {
+	Conf *config.Hairpin
+	// HostLink is the host-side macvlan, ServiceLink the service's.
+	HostLink    LinkFacts
+	ServiceLink LinkFacts
+	VIPs        []netip.Addr
+	// Sources holds the source address towards each VIP; a VIP without one is
+	// reached with whatever source the kernel takes.
+	Sources map[netip.Addr]netip.Addr
+	// HostAddresses are those that the host may use towards a VIP.
+	HostAddresses []netip.Addr
+}
+
+// Plan gives the host a route to every VIP and the service one to every
+// address of the host. Both ways get permanent neighbour entries, because
+// resolving is what goes wrong there: the host's ARP request would teach the
+// LAN the host-side macvlan's MAC for the host's address, arp_ignore and
+// arp_filter on either side keep the answer back, and neighbour discovery
+// answers only for addresses of the link itself.
+func (h Hairpin) Plan() Desired {
+	var d Desired
+	if slices.ContainsFunc(h.VIPs, netip.Addr.Is6) {
+		d.Sysctls = append(d.Sysctls, Sysctl{Side: Host, Key: "net/ipv6/conf/" + h.HostLink.Name + "/disable_ipv6", Value: "0", Kept: true})
+	}
+	for _, vip := range h.VIPs {
+		d.Routes = append(d.Routes, Route{
+			Side: Host, Link: h.HostLink.Name, Dst: single(vip), Source: h.Sources[vip],
+			Table: h.Conf.Table, Metric: h.Conf.Metric, Exclusive: true,
+		})
+		d.Neighbours = append(d.Neighbours, Neighbour{Side: Host, Link: h.HostLink.Name, Addr: vip, MAC: h.ServiceLink.MAC})
+	}
+	if h.Conf.ReturnPath {
+		d.Add(h.returnPath())
+	}
+	return d
+}
+
+func (h Hairpin) returnPath() Desired {
+	var d Desired
+	for _, addr := range h.peers() {
+		d.Routes = append(d.Routes, Route{Side: Service, Link: h.ServiceLink.Name, Dst: single(addr)})
+		d.Neighbours = append(d.Neighbours, Neighbour{Side: Service, Link: h.ServiceLink.Name, Addr: addr, MAC: h.HostLink.MAC})
+	}
+	return d
+}
+
+// peers are the host's addresses, of the families that the VIPs have, once each.
+func (h Hairpin) peers() []netip.Addr {
+	families := map[bool]bool{}
+	for _, vip := range h.VIPs {
+		families[vip.Is4()] = true
+	}
+	candidates := slices.Clone(h.HostAddresses)
+	for _, src := range h.Sources {
+		candidates = append(candidates, src)
+	}
+	slices.SortFunc(candidates, netip.Addr.Compare)
+	return slices.DeleteFunc(slices.Compact(candidates), func(a netip.Addr) bool {
+		return !a.IsValid() || !families[a.Is4()] || slices.Contains(h.VIPs, a)
+	})
+}
+
+func single(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }

@@ -1,0 +1,284 @@
+package plan
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+
+	"macvlan-vip/plugins/internal/cnierr"
+	"macvlan-vip/plugins/internal/config"
+)
+
+// aliasMark begins the alias of every link that is ours.
+const aliasMark = "macvlan-vip"
+
+// Attachment is what macvlan-vip needs to know to plan one.
+type Attachment struct {
+	Conf   *config.Macvlan
+	Master LinkFacts
+	// ContainerID and IfName are CNI_CONTAINERID and CNI_IFNAME.
+	ContainerID string
+	IfName      string
+}
+
+func (a Attachment) masterSide() Side {
+	if a.Conf.LinkInContainer {
+		return Service
+	}
+	return Host
+}
+
+// HostSide plans the host-side macvlan, which all services of a master share.
+// existing is the link that has its name now, or nil. One that somebody else
+// made is used as it is.
+func (a Attachment) HostSide(existing *LinkFacts) Desired {
+	var d Desired
+	if a.Conf.IPForward {
+		d.Sysctls = append(d.Sysctls, Sysctl{Side: Host, Key: "net/ipv4/ip_forward", Value: "1", Kept: true})
+	}
+	if a.Conf.HostInterface == "" {
+		return d
+	}
+	link := Link{
+		Side: Host, Kind: KindMacvlan, Name: a.Conf.HostInterface, Mode: a.Conf.Mode,
+		Master: a.Master.Name, MasterSide: Host, Shared: true,
+		MAC:   StableMAC(a.Master.MAC, a.Conf.HostInterface).String(),
+		Alias: aliasMark + ": host side of " + a.Master.Name,
+	}
+	foreign := existing != nil && existing.Alias != link.Alias && existing.MAC != link.MAC
+	if existing != nil {
+		link.MAC = existing.MAC
+	}
+	d.Links = append(d.Links, link)
+	if !foreign {
+		d.Sysctls = append(d.Sysctls, hostSysctls(link.Name)...)
+	}
+	return d
+}
+
+// hostSysctls keep the host from talking through its macvlan to anybody but
+// the services: it answers no ARP request there for the addresses that it has
+// on the master, and takes no address or route from a router.
+func hostSysctls(link string) []Sysctl {
+	return []Sysctl{
+		{Side: Host, Key: "net/ipv4/conf/" + link + "/arp_ignore", Value: "1"},
+		{Side: Host, Key: "net/ipv6/conf/" + link + "/accept_ra", Value: "0", Optional: true},
+		{Side: Host, Key: "net/ipv6/conf/" + link + "/autoconf", Value: "0", Optional: true},
+		{Side: Host, Key: "net/ipv6/conf/" + link + "/use_tempaddr", Value: "0", Optional: true},
+		// Its link-local address comes from a MAC that no other host has.
+		{Side: Host, Key: "net/ipv6/conf/" + link + "/accept_dad", Value: "0", Optional: true},
+	}
+}
+
+// ServiceSide plans the service's macvlan without its addresses.
+func (a Attachment) ServiceSide() (Desired, error) {
+	if a.Conf.MTU > a.Master.MTU {
+		return Desired{}, cnierr.Config("mtu", a.Conf.MTU, fmt.Sprintf("larger than the %d of the master %q", a.Master.MTU, a.Master.Name),
+			fmt.Sprintf("set mtu to %d or less, or raise the master's", a.Master.MTU))
+	}
+	mac := a.Conf.MAC
+	if mac == nil {
+		mac = StableMAC(a.Master.MAC, a.Conf.Name, a.ContainerID, a.IfName)
+	}
+	return Desired{
+		Links: []Link{
+			{Side: Service, Kind: KindLoopback, Name: "lo"},
+			{
+				Side: Service, Kind: KindMacvlan, Name: a.IfName, Mode: a.Conf.Mode,
+				Master: a.Master.Name, MasterSide: a.masterSide(),
+				MTU: a.Conf.MTU, MAC: mac.String(), BCQueueLen: a.Conf.BCQueueLen,
+				Alias: ServiceAlias(a.Conf.Name, a.ContainerID),
+			},
+		},
+		Sysctls: a.serviceSysctls(),
+	}, nil
+}
+
+// ServiceAlias is the alias of an attachment's link; the kernel takes at most
+// 255 bytes (IFALIASZ).
+func ServiceAlias(network, containerID string) string {
+	alias := fmt.Sprintf("%s: %s %s", aliasMark, network, containerID)
+	return alias[:min(len(alias), 255)]
+}
+
+// serviceSysctls are ours, then the user's, which override ours.
+func (a Attachment) serviceSysctls() []Sysctl {
+	v4, v6 := "net/ipv4/conf/"+a.IfName+"/", "net/ipv6/conf/"+a.IfName+"/"
+	all := []Sysctl{
+		{Side: Service, Key: v4 + "arp_notify", Value: "1"},
+		{Side: Service, Key: v4 + "arp_announce", Value: "2"},
+		{Side: Service, Key: v6 + "ndisc_notify", Value: "1", Optional: true},
+		{Side: Service, Key: v6 + "accept_ra", Value: "0", Optional: true},
+		{Side: Service, Key: v6 + "autoconf", Value: "0", Optional: true},
+		{Side: Service, Key: v6 + "use_tempaddr", Value: "0", Optional: true},
+		{Side: Service, Key: v6 + "keep_addr_on_down", Value: "1", Optional: true},
+	}
+	for _, user := range a.Conf.Sysctl {
+		s := Sysctl{Side: Service, Key: user.Key, Value: user.Value}
+		if i := slices.IndexFunc(all, func(o Sysctl) bool { return o.Key == s.Key }); i >= 0 {
+			all[i] = s
+		} else {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// Addresses plans the VIPs and routes of an IPAM result.
+func (a Attachment) Addresses(result *current.Result) (Desired, error) {
+	vips, err := a.vips(result)
+	if err != nil {
+		return Desired{}, err
+	}
+	var d Desired
+	if slices.ContainsFunc(vips, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+		if mtu := a.mtu(); mtu < 1280 {
+			return Desired{}, cnierr.Config("mtu", mtu, "too small for IPv6", "use 1280 or more, or IPv4 addresses alone")
+		}
+		for _, link := range []string{"lo", a.IfName} {
+			d.Sysctls = append(d.Sysctls, Sysctl{Side: Service, Key: "net/ipv6/conf/" + link + "/disable_ipv6", Value: "0"})
+		}
+	}
+	for _, vip := range vips {
+		d.Addresses = append(d.Addresses, Address{Side: Service, Link: a.IfName, Prefix: vip})
+	}
+	d.Routes, err = a.routes(result, vips)
+	return d, err
+}
+
+func (a Attachment) mtu() int {
+	if a.Conf.MTU != 0 {
+		return a.Conf.MTU
+	}
+	return a.Master.MTU
+}
+
+func (a Attachment) vips(result *current.Result) ([]netip.Prefix, error) {
+	if len(result.IPs) == 0 {
+		return nil, cnierr.Config("ipam", a.Conf.IPAM.Type, "gave no address", `give at least one VIP, such as "addresses": [{"address": "192.0.2.10/24"}] with static`)
+	}
+	vips := make([]netip.Prefix, 0, len(result.IPs))
+	seen := make(map[netip.Addr]bool, len(result.IPs))
+	for _, ip := range result.IPs {
+		vip, ok := config.PrefixOf(ip.Address)
+		if !ok {
+			return nil, vipError(ip.Address.String(), "not an address with a prefix length", "use a form such as 192.0.2.10/24")
+		}
+		if err := checkVIP(vip); err != nil {
+			return nil, err
+		}
+		if seen[vip.Addr()] {
+			return nil, vipError(vip.String(), "given twice", "give each VIP once")
+		}
+		seen[vip.Addr()] = true
+		vips = append(vips, vip)
+	}
+	return vips, nil
+}
+
+func vipError(vip, problem, remedy string) error {
+	return cnierr.Config("ipam address", vip, problem, remedy)
+}
+
+// checkVIP refuses what the kernel would take and no LAN peer could reach.
+func checkVIP(vip netip.Prefix) error {
+	addr := vip.Addr()
+	const remedy = "use a host address of the LAN"
+	switch {
+	case addr.IsUnspecified():
+		return vipError(vip.String(), "the unspecified address", remedy)
+	case addr.IsMulticast():
+		return vipError(vip.String(), "a multicast address", remedy)
+	case addr.IsLoopback():
+		return vipError(vip.String(), "a loopback address", remedy)
+	case addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return vipError(vip.String(), "the broadcast address", remedy)
+	case !addr.Is4() || vip.Bits() > 30:
+		return nil
+	case addr == vip.Masked().Addr():
+		return vipError(vip.String(), "the network's own address", remedy)
+	case addr == broadcast(vip):
+		return vipError(vip.String(), "the network's broadcast address", remedy)
+	}
+	return nil
+}
+
+func broadcast(p netip.Prefix) netip.Addr {
+	b := p.Addr().As4()
+	mask := net.CIDRMask(p.Bits(), 32)
+	for i := range b {
+		b[i] |= ^mask[i]
+	}
+	return netip.AddrFrom4(b)
+}
+
+// routes gives each route the gateway of its family where it names none, as
+// upstream's plugins do, and lets a gateway outside every VIP's prefix be
+// reached on the link.
+func (a Attachment) routes(result *current.Result, vips []netip.Prefix) ([]Route, error) {
+	gateways := map[bool]netip.Addr{}
+	for _, ip := range result.IPs {
+		if gw, ok := config.AddrOf(ip.Gateway); ok && !gateways[gw.Is4()].IsValid() {
+			gateways[gw.Is4()] = gw
+		}
+	}
+	var routes []Route
+	for _, r := range result.Routes {
+		dst, ok := config.PrefixOf(r.Dst)
+		if !ok {
+			return nil, cnierr.Config("ipam route", r.Dst.String(), "not a prefix", "use a form such as 0.0.0.0/0")
+		}
+		gw, ok := config.AddrOf(r.GW)
+		if !ok {
+			gw = gateways[dst.Addr().Is4()]
+		}
+		if gw.IsValid() && gw.Is4() != dst.Addr().Is4() {
+			return nil, cnierr.Config("ipam route", dst.String(), "has a gateway of the other family, "+gw.String(), "use a gateway of the route's own family")
+		}
+		routes = append(routes, a.route(r, dst, gw, vips))
+	}
+	return routes, nil
+}
+
+func (a Attachment) route(r *types.Route, dst netip.Prefix, gw netip.Addr, vips []netip.Prefix) Route {
+	route := Route{
+		Side: Service, Link: a.IfName, Dst: dst.Masked(), Gateway: gw,
+		Metric: r.Priority, Scope: r.Scope, MTU: r.MTU, AdvMSS: r.AdvMSS,
+	}
+	if r.Table != nil {
+		route.Table = *r.Table
+	}
+	covers := func(p netip.Prefix) bool { return p.Masked().Contains(gw) }
+	route.OnLink = gw.IsValid() && !gw.IsLinkLocalUnicast() && !slices.ContainsFunc(vips, covers)
+	return route
+}
+
+// Result is what ADD prints: the host-side link, the service's, and every
+// address on the latter (CNI specification, "ADD Success").
+func (a Attachment) Result(host, service Desired, ipam *current.Result, sandbox string) *current.Result {
+	result := &current.Result{CNIVersion: current.ImplementedSpecVersion, DNS: a.Conf.DNS}
+	for _, l := range host.Links {
+		result.Interfaces = append(result.Interfaces, &current.Interface{Name: l.Name, Mac: l.MAC})
+	}
+	for _, l := range service.Links {
+		if l.Kind == KindMacvlan {
+			result.Interfaces = append(result.Interfaces, &current.Interface{Name: l.Name, Mac: l.MAC, Mtu: l.MTU, Sandbox: sandbox})
+		}
+	}
+	if ipam == nil {
+		return result
+	}
+	last := len(result.Interfaces) - 1
+	for _, ip := range ipam.IPs {
+		ip.Interface = current.Int(last)
+	}
+	result.IPs, result.Routes = ipam.IPs, ipam.Routes
+	if result.DNS.IsEmpty() {
+		result.DNS = ipam.DNS
+	}
+	return result
+}

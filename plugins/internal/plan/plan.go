@@ -1,0 +1,212 @@
+// Package plan describes what an attachment needs in the kernel, as plain
+// values: one description from which ADD creates, CHECK compares, DEL removes
+// and GC sweeps. It does no I/O.
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Side names the network namespace that an item lives in.
+type Side string
+
+const (
+	// Host is the namespace that the plugin was started in.
+	Host Side = "host"
+	// Service is the namespace that CNI_NETNS names.
+	Service Side = "service"
+)
+
+// Protocol marks our routes (rtm_protocol, rtnetlink(7)), so that a person
+// sees whose they are and nobody else's are removed:
+// `ip route show table local proto 118`.
+const Protocol = 118
+
+// Kinds of link that a plan can hold.
+const (
+	KindMacvlan  = "macvlan"
+	KindLoopback = "loopback"
+)
+
+// Link is a link that must exist and be up.
+type Link struct {
+	Side Side   `json:"side"`
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+	// Master is the lower link's name, on MasterSide.
+	Master     string `json:"master,omitempty"`
+	MasterSide Side   `json:"masterSide,omitempty"`
+	Mode       string `json:"mode,omitempty"`
+	// MTU in bytes; 0 takes the master's.
+	MTU int `json:"mtu,omitempty"`
+	// MAC in the colon form; set in the create call, since a MAC set later
+	// can be overwritten by udev's MACAddressPolicy.
+	MAC        string `json:"mac,omitempty"`
+	BCQueueLen uint32 `json:"bcqueuelen,omitempty"`
+	// Alias is the ifalias, by which a person sees whose the link is.
+	Alias string `json:"alias,omitempty"`
+	// Shared links serve several attachments: one that exists already is
+	// used, and it is not removed with a single attachment.
+	Shared bool `json:"shared,omitempty"`
+}
+
+// Sysctl is a key below /proc/sys with slashes, and its value.
+type Sysctl struct {
+	Side  Side   `json:"side"`
+	Key   string `json:"key"`
+	Value string `json:"value"`
+	// Optional keys are skipped where the kernel lacks them (IPv6 turned off).
+	Optional bool `json:"optional,omitempty"`
+	// Kept values stay after a roll-back or DEL: somebody else may rely on them.
+	Kept bool `json:"kept,omitempty"`
+}
+
+// Address is an address with its prefix length on a link.
+type Address struct {
+	Side   Side         `json:"side"`
+	Link   string       `json:"link"`
+	Prefix netip.Prefix `json:"prefix"`
+}
+
+// Route is a unicast route out of a link.
+type Route struct {
+	Side    Side         `json:"side"`
+	Link    string       `json:"link"`
+	Dst     netip.Prefix `json:"dst"`
+	Gateway netip.Addr   `json:"gateway,omitzero"`
+	// OnLink says that the gateway is reached without a route to it.
+	OnLink bool `json:"onlink,omitempty"`
+	// Source is the preferred source address.
+	Source netip.Addr `json:"source,omitzero"`
+	Table  int        `json:"table,omitempty"`
+	Metric int        `json:"metric,omitempty"`
+	// Scope is rtm_scope; nil lets the presence of a gateway decide.
+	Scope  *int `json:"scope,omitempty"`
+	MTU    int  `json:"mtu,omitempty"`
+	AdvMSS int  `json:"advmss,omitempty"`
+	// Exclusive routes must be the only ones of their destination, table and
+	// metric: another's is a conflict. The rest stand beside others.
+	Exclusive bool `json:"exclusive,omitempty"`
+}
+
+// Neighbour is a permanent neighbour entry.
+type Neighbour struct {
+	Side Side       `json:"side"`
+	Link string     `json:"link"`
+	Addr netip.Addr `json:"addr"`
+	MAC  string     `json:"mac"`
+}
+
+// Desired is the whole of what an attachment needs. The order of creation is
+// that of the fields, with links brought up after the sysctls; that of removal
+// the reverse.
+type Desired struct {
+	Links      []Link      `json:"links,omitempty"`
+	Sysctls    []Sysctl    `json:"sysctls,omitempty"`
+	Addresses  []Address   `json:"addresses,omitempty"`
+	Routes     []Route     `json:"routes,omitempty"`
+	Neighbours []Neighbour `json:"neighbours,omitempty"`
+}
+
+// Add appends another description to this one.
+func (d *Desired) Add(o Desired) {
+	d.Links = append(d.Links, o.Links...)
+	d.Sysctls = append(d.Sysctls, o.Sysctls...)
+	d.Addresses = append(d.Addresses, o.Addresses...)
+	d.Routes = append(d.Routes, o.Routes...)
+	d.Neighbours = append(d.Neighbours, o.Neighbours...)
+}
+
+// Minus returns the addresses, routes and neighbours of d that are not in o:
+// what has to go when o replaces d. Links and sysctls are not compared, since
+// a configuration's change of these needs a new attachment.
+func (d Desired) Minus(o Desired) Desired {
+	return Desired{
+		Addresses:  minus(d.Addresses, o.Addresses, func(a Address) string { return a.String() }),
+		Routes:     minus(d.Routes, o.Routes, Route.identity),
+		Neighbours: minus(d.Neighbours, o.Neighbours, Neighbour.identity),
+	}
+}
+
+func minus[T any](have, want []T, identity func(T) string) []T {
+	keep := make(map[string]bool, len(want))
+	for _, w := range want {
+		keep[identity(w)] = true
+	}
+	var gone []T
+	for _, h := range have {
+		if !keep[identity(h)] {
+			gone = append(gone, h)
+		}
+	}
+	return gone
+}
+
+// identity is what makes two routes the same one for the kernel; the rest can
+// be changed in place.
+func (r Route) identity() string {
+	return fmt.Sprintf("%s %s %s %d %d %s", r.Side, r.Link, r.Dst, r.Table, r.Metric, r.Gateway)
+}
+
+func (n Neighbour) identity() string {
+	return fmt.Sprintf("%s %s %s", n.Side, n.Link, n.Addr)
+}
+
+// The texts below are those of iproute2, so that they can be pasted after
+// `ip link`, `ip address` and so on.
+
+func (l Link) String() string {
+	s := fmt.Sprintf("%s: link %s", l.Side, l.Name)
+	if l.Kind == KindMacvlan {
+		s += fmt.Sprintf(" type macvlan mode %s on %s", l.Mode, l.Master)
+	}
+	return s
+}
+
+func (s Sysctl) String() string {
+	return fmt.Sprintf("%s: sysctl %s = %s", s.Side, s.Key, s.Value)
+}
+
+func (a Address) String() string {
+	return fmt.Sprintf("%s: address %s dev %s", a.Side, a.Prefix, a.Link)
+}
+
+func (r Route) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: route %s", r.Side, r.Dst)
+	if r.Gateway.IsValid() {
+		fmt.Fprintf(&b, " via %s", r.Gateway)
+	}
+	fmt.Fprintf(&b, " dev %s", r.Link)
+	if r.Table != 0 {
+		fmt.Fprintf(&b, " table %s", TableName(r.Table))
+	}
+	if r.Metric != 0 {
+		fmt.Fprintf(&b, " metric %d", r.Metric)
+	}
+	if r.Source.IsValid() {
+		fmt.Fprintf(&b, " src %s", r.Source)
+	}
+	return b.String()
+}
+
+func (n Neighbour) String() string {
+	return fmt.Sprintf("%s: neighbour %s lladdr %s dev %s", n.Side, n.Addr, n.MAC, n.Link)
+}
+
+// TableName gives the kernel's fixed tables their names (rt_tables, ip-route(8)).
+func TableName(table int) string {
+	switch table {
+	case unix.RT_TABLE_LOCAL:
+		return "local"
+	case unix.RT_TABLE_MAIN:
+		return "main"
+	case unix.RT_TABLE_DEFAULT:
+		return "default"
+	}
+	return fmt.Sprint(table)
+}

@@ -1,0 +1,146 @@
+// Package verb is what the verbs of both plugins share: how they start, which
+// namespaces they open, how they print errors and help.
+package verb
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"macvlan-vip/plugins/internal/cnierr"
+	"macvlan-vip/plugins/internal/config"
+	"macvlan-vip/plugins/internal/journal"
+	"macvlan-vip/plugins/internal/kernel"
+)
+
+// Main runs a plugin: one CNI verb, as the environment asks for.
+func Main(f skel.CNIFuncs, about, help string) {
+	if len(os.Args) > 1 {
+		answer(os.Args[1], about, help)
+		return
+	}
+	skel.PluginMainFuncs(skel.CNIFuncs{
+		Add:    withCode(f.Add),
+		Del:    withCode(f.Del),
+		Check:  withCode(f.Check),
+		GC:     withCode(f.GC),
+		Status: withCode(f.Status),
+	}, version.All, about)
+}
+
+// answer serves a person at a terminal; runtimes pass no arguments.
+func answer(arg, about, help string) {
+	switch arg {
+	case "-h", "--help", "help":
+		fmt.Printf("%s\n\n%s\nCNI versions: %s\n", about, help, strings.Join(version.All.SupportedVersions(), ", "))
+	case "-v", "--version", "version":
+		fmt.Println(about)
+	default:
+		fmt.Fprintf(os.Stderr, "%s: unknown argument %q: a CNI plugin takes its orders from the environment; see --help\n", os.Args[0], arg)
+		os.Exit(2)
+	}
+}
+
+func withCode(f func(*skel.CmdArgs) error) func(*skel.CmdArgs) error {
+	return func(args *skel.CmdArgs) error {
+		if err := f(args); err != nil {
+			return cnierr.ToCNI(err)
+		}
+		return nil
+	}
+}
+
+// OpenKernel opens both namespaces for ADD and CHECK, in which the service's
+// must be there, and another than the host's.
+func OpenKernel(netns string) (*kernel.Kernel, error) {
+	host, err := kernel.OpenHost()
+	if err != nil {
+		return nil, err
+	}
+	service, err := kernel.OpenService(netns)
+	if err != nil {
+		host.Close()
+		return nil, err
+	}
+	k := &kernel.Kernel{Host: host, Service: service}
+	if host.Same(service) {
+		k.Close()
+		return nil, cnierr.New(types.ErrInvalidNetNS, "pass the path of the service's own netns", "CNI_NETNS: %q is the netns that the plugin itself is in", netns)
+	}
+	return k, nil
+}
+
+// OpenKernelLeniently opens them for DEL and GC, in which the service's may be
+// gone, or its name be given to something else.
+func OpenKernelLeniently(netns string) (*kernel.Kernel, error) {
+	host, err := kernel.OpenHost()
+	if err != nil {
+		return nil, err
+	}
+	k := &kernel.Kernel{Host: host}
+	if netns == "" {
+		return k, nil
+	}
+	service, err := kernel.OpenService(netns)
+	switch {
+	case kernel.IsGone(err):
+	case err != nil:
+		host.Close()
+		return nil, err
+	case host.Same(service):
+		service.Close()
+	default:
+		k.Service = service
+	}
+	return k, nil
+}
+
+// OpenJournal opens a plugin's journal of the namespace that it runs in.
+func OpenJournal(plugin string) (*journal.Store, error) {
+	scope, err := kernel.HostScope()
+	if err != nil {
+		return nil, err
+	}
+	return journal.Open(plugin, scope)
+}
+
+// Collect runs a plugin's own DEL for every attachment of a network that the
+// runtime does not list as valid (CNI specification, "GC"). Without a list it
+// does nothing: cnitool's gc sends none, and none is not an empty one.
+func Collect(stdin []byte, network string, store *journal.Store, del func(journal.Key, *journal.Record) error) error {
+	valid, known, err := config.ValidAttachments(stdin)
+	if err != nil || !known {
+		return err
+	}
+	keep := map[journal.Key]bool{}
+	for _, a := range valid {
+		keep[journal.Key{Network: network, ContainerID: a.ContainerID, IfName: a.IfName}] = true
+	}
+	keys, err := store.List(network)
+	errs := []error{err}
+	for _, key := range keys {
+		if keep[key] {
+			continue
+		}
+		rec, err := store.Load(key)
+		if err == nil && rec != nil {
+			err = del(key, rec)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// DriftError is CHECK's answer: every difference, one a line.
+func DriftError(drift []string) error {
+	if len(drift) == 0 {
+		return nil
+	}
+	return cnierr.New(cnierr.Drift, "add it again to put it right (systemctl reload systemd-netns@NAME)",
+		"the kernel's state is not what ADD made:\n  %s\n", strings.Join(drift, "\n  "))
+}

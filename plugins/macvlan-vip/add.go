@@ -1,0 +1,250 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+
+	"macvlan-vip/plugins/internal/cnierr"
+	"macvlan-vip/plugins/internal/journal"
+	"macvlan-vip/plugins/internal/kernel"
+	"macvlan-vip/plugins/internal/plan"
+	"macvlan-vip/plugins/internal/reconcile"
+)
+
+// add makes the attachment, or puts right what is missing of one that an
+// earlier ADD of the same configuration made.
+func (a *attachment) add() (*current.Result, error) {
+	if err := a.recall(); err != nil {
+		return nil, err
+	}
+	for _, step := range []func() error{a.record, a.joinHost, a.makeLink} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	var ipam *current.Result
+	if a.conf.IPAM.Type != "" {
+		var err error
+		if ipam, err = a.addresses(); err != nil {
+			return nil, err
+		}
+	}
+	return a.plan.Result(a.host, a.service, ipam, a.args.Netns), nil
+}
+
+// recall looks whether this attachment has been added before. What an earlier
+// ADD that did not finish has left, or one in a netns that is gone, is cleared
+// away first; one that stands is kept, for this ADD to repair.
+func (a *attachment) recall() error {
+	rec, err := a.store.Load(a.key)
+	if err != nil || rec == nil {
+		return err
+	}
+	f, found, err := a.k.Service.Link(a.args.IfName)
+	if err != nil {
+		return err
+	}
+	finished := rec.IPAM != nil || a.conf.IPAM.Type == ""
+	stands := found && finished && f.Alias == a.service.Links[1].Alias
+	switch {
+	case !stands:
+		logf("clearing away what an ADD of %s that did not finish has left", a.key)
+		d := remover{store: a.store, ipam: a.conf.IPAM.Type, stdin: a.args.StdinData, path: a.args.Path, args: a.args.Args}
+		a.k.Service.Refresh()
+		return d.remove(a.key, rec, a.args.Netns)
+	case rec.Config != a.digest():
+		return cnierr.New(types.ErrInvalidNetworkConfig, "DEL it first (systemctl restart systemd-netns@NAME)",
+			"attachment %s is there already, made from another configuration", a.key)
+	}
+	a.rec = rec
+	return nil
+}
+
+// digest tells configurations apart.
+func (a *attachment) digest() string {
+	sum := sha256.New()
+	sum.Write(a.args.StdinData)
+	fmt.Fprintf(sum, "\x00%s", a.args.Args)
+	return fmt.Sprintf("%x", sum.Sum(nil)[:16])
+}
+
+// record writes what is about to be made, so that whatever happens from here
+// on can be cleaned up.
+func (a *attachment) record() error {
+	if err := a.planHost(); err != nil {
+		return err
+	}
+	if a.rec != nil {
+		return nil
+	}
+	a.rec = &journal.Record{Key: a.key, Netns: a.args.Netns, Config: a.digest(), HostInterface: a.conf.HostInterface, ClaimScope: a.claimScope()}
+	a.rec.Desired.Add(a.host)
+	a.rec.Desired.Add(a.service)
+	a.undo.Push(func() error { return a.store.Remove(a.key) })
+	return a.store.Save(a.rec)
+}
+
+// claimScope names the layer 2 domain: the link that every macvlan of the
+// master really lies on. A VIP may exist once in it.
+func (a *attachment) claimScope() string {
+	m := a.plan.Master
+	lower := m.Index
+	if m.Kind == plan.KindMacvlan {
+		lower = m.Lower
+	}
+	scope := fmt.Sprintf("link-%d", lower)
+	if a.conf.LinkInContainer {
+		scope += "-in-" + filepath.Base(a.args.Netns)
+	}
+	return scope
+}
+
+// joinHost makes the host's side, or finds it made.
+func (a *attachment) joinHost() error {
+	if a.conf.HostInterface == "" {
+		return reconcile.Apply(a.k, a.host, &a.undo)
+	}
+	lock, err := a.store.Lock(a.conf.HostInterface)
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	a.undo.Push(func() error { return leaveHost(a.store, a.k, a.rec) })
+	if err := a.store.Join(a.conf.HostInterface, a.key); err != nil {
+		return err
+	}
+	// Another's DEL can have removed the link since it was looked at.
+	a.k.Host.Refresh()
+	if err := a.planHost(); err != nil {
+		return err
+	}
+	return reconcile.Apply(a.k, a.host, &a.undo)
+}
+
+// leaveHost removes the host's side if it is ours and nobody else uses it.
+func leaveHost(store *journal.Store, k *kernel.Kernel, rec *journal.Record) error {
+	lock, err := store.Lock(rec.HostInterface)
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	unused, err := store.Leave(rec.HostInterface, rec.Key)
+	if err != nil || !unused {
+		return err
+	}
+	defer store.Forget(lock)
+	for _, l := range rec.Desired.Links {
+		if l.Shared {
+			return k.RemoveLink(l)
+		}
+	}
+	return nil
+}
+
+// makeLink makes the service's macvlan.
+func (a *attachment) makeLink() error {
+	return reconcile.Apply(a.k, a.service, &a.undo)
+}
+
+// addresses gets the VIPs from IPAM, claims them, and puts them on the link.
+func (a *attachment) addresses() (*current.Result, error) {
+	result, err := a.allocate()
+	if err != nil {
+		return nil, err
+	}
+	if a.vips, err = a.plan.Addresses(result); err != nil {
+		return nil, err
+	}
+	if err := a.claim(); err != nil {
+		return nil, err
+	}
+	return result, reconcile.Apply(a.k, a.vips, &a.undo)
+}
+
+// allocate asks the IPAM plugin for the VIPs, or the record where the
+// attachment stands already: host-local, for one, gives an attachment
+// addresses only once.
+func (a *attachment) allocate() (*current.Result, error) {
+	if a.rec.IPAM != nil {
+		result, err := current.NewResult(a.rec.IPAM)
+		if err != nil {
+			return nil, fmt.Errorf("addresses in the record of %s: %w", a.key, err)
+		}
+		return result.(*current.Result), nil
+	}
+	// Pushed first: after a failed ADD, too, the specification wants a DEL.
+	a.undo.Push(func() error { return ipamDel(a.conf.IPAM.Type, a.args.StdinData) })
+	result, err := ipamAdd(a.conf.IPAM.Type, a.args.StdinData)
+	if err != nil {
+		return nil, err
+	}
+	a.rec.IPAM, err = json.Marshal(result)
+	return result, err
+}
+
+// claim makes the VIPs this attachment's, on this host and on the LAN.
+func (a *attachment) claim() error {
+	vips := addressesOf(a.vips)
+	if err := a.notTheHosts(vips); err != nil {
+		return err
+	}
+	a.rec.Claims = nil
+	for _, vip := range vips {
+		a.rec.Claims = append(a.rec.Claims, vip.String())
+	}
+	if err := a.store.Save(a.rec); err != nil {
+		return err
+	}
+	a.undo.Push(func() error { return a.unclaim() })
+	for _, vip := range vips {
+		owner, err := a.store.Claim(a.rec.ClaimScope, vip, a.key)
+		if err != nil {
+			return err
+		}
+		if owner != a.key {
+			return cnierr.New(cnierr.AddressConflict, "give each service VIPs of its own, or take that attachment down first",
+				"VIP %s: attachment %s of network %q on this host owns it", vip, owner, owner.Network)
+		}
+	}
+	return nil
+}
+
+func (a *attachment) unclaim() error { return a.store.UnclaimAll(a.rec) }
+
+// notTheHosts refuses a VIP that is an address of the host itself: the host
+// would keep its packets, and no probe from a macvlan reaches its master.
+func (a *attachment) notTheHosts(vips []netip.Addr) error {
+	if a.conf.LinkInContainer {
+		return nil
+	}
+	host, err := a.k.Host.Addresses()
+	if err != nil {
+		return err
+	}
+	taken := make(map[netip.Addr]int, len(host))
+	for _, h := range host {
+		taken[h.Prefix.Addr()] = h.Link
+	}
+	for _, vip := range vips {
+		if index, ok := taken[vip]; ok {
+			link, _ := a.k.Host.LinkByIndex(index)
+			return cnierr.New(cnierr.AddressConflict, "use an address that nobody has, or take it off the host",
+				"VIP %s: the host itself has it, on %s", vip, link.Name)
+		}
+	}
+	return nil
+}
+
+func addressesOf(d plan.Desired) []netip.Addr {
+	addrs := make([]netip.Addr, 0, len(d.Addresses))
+	for _, a := range d.Addresses {
+		addrs = append(addrs, a.Prefix.Addr())
+	}
+	return addrs
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"errors"
+	"os"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"macvlan-vip/plugins/internal/journal"
+	"macvlan-vip/plugins/internal/kernel"
+	"macvlan-vip/plugins/internal/plan"
+	"macvlan-vip/plugins/internal/reconcile"
+	"macvlan-vip/plugins/internal/verb"
+)
+
+// remover takes attachments away, for DEL, for GC, and for an ADD that finds
+// the remains of another.
+type remover struct {
+	store *journal.Store
+	// ipam is the IPAM plugin's type, stdin the configuration for it, path
+	// and args CNI_PATH and CNI_ARGS.
+	ipam, path, args string
+	stdin            []byte
+}
+
+// remove takes away what the record says and nothing else, goes on after an
+// error, and forgets the record only once all is gone.
+func (d remover) remove(key journal.Key, rec *journal.Record, netns string) error {
+	if rec == nil {
+		return d.removeUnrecorded(key, netns)
+	}
+	if netns == "" {
+		netns = rec.Netns
+	}
+	k, err := verb.OpenKernelLeniently(netns)
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	links := func() error { return reconcile.Remove(k, plan.Desired{Links: rec.Desired.Links}) }
+	lease := func() error { return d.release(rec) }
+	steps := []func() error{links, lease}
+	if d.ipam == "dhcp" {
+		// It gives the lease back to the server through the link.
+		steps = []func() error{lease, links}
+	}
+	var errs []error
+	for _, step := range steps {
+		errs = append(errs, step())
+	}
+	errs = append(errs, d.store.UnclaimAll(rec))
+	if rec.HostInterface != "" {
+		errs = append(errs, leaveHost(d.store, k, rec))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return d.store.Remove(key)
+}
+
+func (d remover) release(rec *journal.Record) error {
+	if d.ipam == "" {
+		return nil
+	}
+	return ipamDelFor(d.ipam, d.stdin, d.path, d.args, rec)
+}
+
+// removeUnrecorded serves a DEL before any ADD, a second DEL, and one after
+// the journal was lost: a link in the netns is ours if its alias says so.
+func (d remover) removeUnrecorded(key journal.Key, netns string) error {
+	rec := &journal.Record{Key: key, Netns: netns}
+	k, err := verb.OpenKernelLeniently(netns)
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	return errors.Join(removeByAlias(k, key), d.release(rec))
+}
+
+func removeByAlias(k *kernel.Kernel, key journal.Key) error {
+	if k.Service == nil {
+		return nil
+	}
+	return k.RemoveLink(plan.Link{Side: plan.Service, Kind: plan.KindMacvlan, Name: key.IfName, Alias: plan.ServiceAlias(key.Network, key.ContainerID)})
+}
+
+func collect(args *skel.CmdArgs, conf *types.NetConf) error {
+	store, err := verb.OpenJournal(name)
+	if err != nil {
+		return err
+	}
+	d := remover{store: store, ipam: conf.IPAM.Type, stdin: args.StdinData, path: os.Getenv("CNI_PATH")}
+	err = verb.Collect(args.StdinData, conf.Name, store, func(key journal.Key, rec *journal.Record) error {
+		return d.remove(key, rec, rec.Netns)
+	})
+	return errors.Join(err, ipamGC(conf, args.StdinData))
+}

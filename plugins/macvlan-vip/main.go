@@ -1,0 +1,173 @@
+// macvlan-vip is a CNI interface plugin that gives a service virtual IPs on
+// the physical LAN: a macvlan on the host's uplink in the service's network
+// namespace, and one on the host that all services share, through which the
+// host can reach them.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	bv "github.com/containernetworking/plugins/pkg/utils/buildversion"
+
+	"macvlan-vip/plugins/internal/cnierr"
+	"macvlan-vip/plugins/internal/config"
+	"macvlan-vip/plugins/internal/journal"
+	"macvlan-vip/plugins/internal/kernel"
+	"macvlan-vip/plugins/internal/plan"
+	"macvlan-vip/plugins/internal/reconcile"
+	"macvlan-vip/plugins/internal/verb"
+)
+
+const name = "macvlan-vip"
+
+func init() {
+	// Namespaces are a thread's, so the main goroutine must keep its own.
+	runtime.LockOSThread()
+}
+
+func main() {
+	verb.Main(skel.CNIFuncs{Add: cmdAdd, Del: cmdDel, Check: cmdCheck, GC: cmdGC, Status: cmdStatus}, bv.BuildString(name), help)
+}
+
+// attachment is one service's interface, as a verb works on it.
+type attachment struct {
+	args  *skel.CmdArgs
+	conf  *config.Macvlan
+	key   journal.Key
+	store *journal.Store
+	k     *kernel.Kernel
+	plan  plan.Attachment
+	undo  reconcile.Undo
+	// rec is the journal's record: an earlier ADD's, then this one's.
+	rec *journal.Record
+	// host and service are the plan's two sides; vips is the part of the
+	// service's side that waits for the claim.
+	host, service, vips plan.Desired
+}
+
+// open does what ADD and CHECK begin with: it reads the configuration and
+// finds the namespaces, the record and the master.
+func open(args *skel.CmdArgs) (*attachment, error) {
+	conf, err := config.ParseMacvlan(args.StdinData, args.Args, args.IfName)
+	if err != nil {
+		return nil, err
+	}
+	store, err := verb.OpenJournal(name)
+	if err != nil {
+		return nil, err
+	}
+	k, err := verb.OpenKernel(args.Netns)
+	if err != nil {
+		return nil, err
+	}
+	a := &attachment{
+		args: args, conf: conf, store: store, k: k,
+		key: journal.Key{Network: conf.Name, ContainerID: args.ContainerID, IfName: args.IfName},
+	}
+	if err := a.findMaster(); err != nil {
+		k.Close()
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *attachment) findMaster() error {
+	at := a.k.Host
+	if a.conf.LinkInContainer {
+		at = a.k.Service
+	}
+	master, err := at.Master(a.conf.Master)
+	if err != nil {
+		return err
+	}
+	a.plan = plan.Attachment{Conf: a.conf, Master: master, ContainerID: a.args.ContainerID, IfName: a.args.IfName}
+	a.service, err = a.plan.ServiceSide()
+	return err
+}
+
+// planHost plans the host's side as its link is now.
+func (a *attachment) planHost() error {
+	var existing *plan.LinkFacts
+	if a.conf.HostInterface != "" {
+		f, found, err := a.k.Host.Link(a.conf.HostInterface)
+		if err != nil {
+			return err
+		}
+		if found {
+			existing = &f
+		}
+	}
+	a.host = a.plan.HostSide(existing)
+	return nil
+}
+
+func cmdAdd(args *skel.CmdArgs) error {
+	a, err := open(args)
+	if err != nil {
+		return err
+	}
+	defer a.k.Close()
+	result, err := a.add()
+	if err != nil {
+		if undone := a.undo.Run(); undone != nil {
+			err = fmt.Errorf("%w (and while undoing it: %v)", err, undone)
+		}
+		return err
+	}
+	return types.PrintResult(result, a.conf.CNIVersion)
+}
+
+// cmdDel reads as little of the configuration as it can, since one that was
+// edited after ADD must not keep DEL from cleaning up.
+func cmdDel(args *skel.CmdArgs) error {
+	var conf types.NetConf
+	if err := json.Unmarshal(args.StdinData, &conf); err != nil {
+		return cnierr.New(types.ErrDecodingFailure, "correct the JSON", "network configuration: %v", err)
+	}
+	store, err := verb.OpenJournal(name)
+	if err != nil {
+		return err
+	}
+	key := journal.Key{Network: conf.Name, ContainerID: args.ContainerID, IfName: args.IfName}
+	rec, err := store.Load(key)
+	if err != nil {
+		return err
+	}
+	d := remover{store: store, ipam: conf.IPAM.Type, stdin: args.StdinData, path: args.Path, args: args.Args}
+	return d.remove(key, rec, args.Netns)
+}
+
+func cmdCheck(args *skel.CmdArgs) error {
+	a, err := open(args)
+	if err != nil {
+		return err
+	}
+	defer a.k.Close()
+	return a.check()
+}
+
+func cmdGC(args *skel.CmdArgs) error {
+	var conf types.NetConf
+	if err := json.Unmarshal(args.StdinData, &conf); err != nil {
+		return cnierr.New(types.ErrDecodingFailure, "correct the JSON", "network configuration: %v", err)
+	}
+	return collect(args, &conf)
+}
+
+func cmdStatus(args *skel.CmdArgs) error {
+	conf, err := config.ParseMacvlan(args.StdinData, args.Args, "eth0")
+	if err != nil {
+		return err
+	}
+	return status(conf, args.StdinData)
+}
+
+// logf speaks to the runtime's log.
+func logf(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, name+": "+format+"\n", args...)
+}
