@@ -166,6 +166,11 @@ func (n *Namespace) routes(family int, filter *netlink.Route) ([]netlink.Route, 
 	if filter.LinkIndex != 0 {
 		mask |= netlink.RT_FILTER_OIF
 	}
+	// Best effort: with it the kernel filters a dump, which matters on a host
+	// that holds the Internet's routes. The library's other requests carry
+	// more than strict checking allows.
+	_ = n.handle.SetStrictCheck(true)
+	defer n.handle.SetStrictCheck(false)
 	routes, err := n.handle.RouteListFiltered(family, filter, mask)
 	// With strict checking a table that was never filled is ENOENT.
 	if errors.Is(err, unix.ENOENT) {
