@@ -1,0 +1,277 @@
+package config
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"macvlan-vip/plugins/internal/cnierr"
+)
+
+// conf makes a configuration of the given keys.
+func conf(keys string) []byte {
+	base := `"cniVersion": "1.1.0", "name": "lan", "type": "any"`
+	if keys != "" {
+		base += ", " + keys
+	}
+	return []byte("{" + base + "}")
+}
+
+func TestMacvlanDefaults(t *testing.T) {
+	got, err := ParseMacvlan(conf(""), "", "mv0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Macvlan{
+		Mode: "bridge", HostInterface: "mv-int", AddressConflict: "fail",
+		Probe:    ProbeConfig{Count: 3, Interval: 50 * time.Millisecond, Wait: 100 * time.Millisecond},
+		Announce: AnnounceConfig{Count: 3, Interval: time.Second},
+	}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Macvlan{}, "NetConf")); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestMacvlanKeys(t *testing.T) {
+	tests := []struct {
+		name, keys, args string
+		get              func(*Macvlan) any
+		want             any
+	}{
+		{"mac", `"mac": "02:00:00:00:00:01"`, "", func(c *Macvlan) any { return c.MAC.String() }, "02:00:00:00:00:01"},
+		{"mac of CNI_ARGS wins over the file's", `"mac": "02:00:00:00:00:01"`, "MAC=02:00:00:00:00:02", func(c *Macvlan) any { return c.MAC.String() }, "02:00:00:00:00:02"},
+		{"mac of runtimeConfig wins over all", `"mac": "02:00:00:00:00:01", "runtimeConfig": {"mac": "02:00:00:00:00:03"}`, "MAC=02:00:00:00:00:02", func(c *Macvlan) any { return c.MAC.String() }, "02:00:00:00:00:03"},
+		{"arguments of the IPAM plugin", ``, "IP=192.0.2.1/24;GATEWAY=192.0.2.254", func(c *Macvlan) any { return len(c.MAC) }, 0},
+		{"foreign arguments that are to be ignored", ``, "IgnoreUnknown=1;K8S_POD_NAME=a", func(c *Macvlan) any { return len(c.MAC) }, 0},
+		{"sysctl with dots", `"sysctl": {"net.ipv4.conf.IFNAME.forwarding": "1"}`, "", func(c *Macvlan) any { return c.Sysctl }, []Setting{{"net/ipv4/conf/mv0.7/forwarding", "1"}}},
+		{"sysctl with slashes", `"sysctl": {"net/ipv4/conf/eth0.1/forwarding": "1"}`, "", func(c *Macvlan) any { return c.Sysctl }, []Setting{{"net/ipv4/conf/eth0.1/forwarding", "1"}}},
+		{"sysctls in order", `"sysctl": {"net.b": "1", "net.a": "2"}`, "", func(c *Macvlan) any { return c.Sysctl }, []Setting{{"net/a", "2"}, {"net/b", "1"}}},
+		{"no host side in private mode", `"mode": "private"`, "", func(c *Macvlan) any { return c.HostInterface }, ""},
+		{"no host side in passthru mode", `"mode": "passthru"`, "", func(c *Macvlan) any { return c.HostInterface }, ""},
+		{"no host side for a master in the container", `"linkInContainer": true`, "", func(c *Macvlan) any { return c.HostInterface }, ""},
+		{"host side in vepa mode", `"mode": "vepa"`, "", func(c *Macvlan) any { return c.HostInterface }, "mv-int"},
+		{"one key of probe", `"probe": {"waitMs": 2000}`, "", func(c *Macvlan) any { return c.Probe }, ProbeConfig{3, 50 * time.Millisecond, 2 * time.Second}},
+		{"announce", `"announce": {"count": 0, "intervalMs": 5}`, "", func(c *Macvlan) any { return c.Announce }, AnnounceConfig{0, 5 * time.Millisecond}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := ParseMacvlan(conf(tt.keys), tt.args, "mv0.7")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, tt.get(got)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestErrors says of every value that is refused: which code, and that the
+// message names key and value.
+func TestErrors(t *testing.T) {
+	const decode, config, env = types.ErrDecodingFailure, types.ErrInvalidNetworkConfig, types.ErrInvalidEnvironmentVariables
+	macvlan := func(data []byte, args string) error { _, err := ParseMacvlan(data, args, "mv0"); return err }
+	hairpin := func(data []byte, _ string) error { _, err := ParseHairpin(data); return err }
+	tests := []struct {
+		keys, args string
+		parse      func([]byte, string) error
+		code       uint
+		names      []string
+	}{
+		{`"master": 7`, "", macvlan, decode, []string{"master", "number"}},
+		{`"master": "a/b"`, "", macvlan, config, []string{"master", `"a/b"`}},
+		{`"mode": "brigde"`, "", macvlan, config, []string{"mode", `"brigde"`}},
+		{`"mtu": "1500"`, "", macvlan, decode, []string{"mtu", "string"}},
+		{`"mtu": 67`, "", macvlan, config, []string{"mtu", "67"}},
+		{`"mtu": -1`, "", macvlan, config, []string{"mtu", "-1"}},
+		{`"mac": "02:00"`, "", macvlan, config, []string{"mac", `"02:00"`}},
+		{`"mac": "03:00:00:00:00:01"`, "", macvlan, config, []string{"mac", "multicast"}},
+		{`"mac": "00:00:00:00:00:00"`, "", macvlan, config, []string{"mac", "zero"}},
+		{`"mac": "02:00:00:00:00:00:00:01"`, "", macvlan, config, []string{"mac", "48-bit"}},
+		{``, "MAC=zz", macvlan, config, []string{"CNI_ARGS MAC", `"zz"`}},
+		{``, "MAC", macvlan, env, []string{"CNI_ARGS", `"MAC"`}},
+		{``, "K8S_POD_NAME=a", macvlan, env, []string{"CNI_ARGS", "K8S_POD_NAME"}},
+		{`"bcqueuelen": -1`, "", macvlan, decode, []string{"bcqueuelen"}},
+		{`"hostInterface": "a-name-of-16-chr"`, "", macvlan, config, []string{"hostInterface", "a-name-of-16-chr"}},
+		{`"hostInterface": "eth0", "master": "eth0"`, "", macvlan, config, []string{"hostInterface", "eth0"}},
+		{`"hostInterface": "x", "mode": "private"`, "", macvlan, config, []string{"hostInterface", "private"}},
+		{`"hostInterface": "x", "linkInContainer": true`, "", macvlan, config, []string{"hostInterface", "linkInContainer"}},
+		{`"sysctl": {"kernel.hostname": "x"}`, "", macvlan, config, []string{"sysctl", "kernel.hostname"}},
+		{`"sysctl": {"net.ipv4": 1}`, "", macvlan, decode, []string{"sysctl"}},
+		{`"sysctl": {"net/../kernel/hostname": "x"}`, "", macvlan, config, []string{"sysctl", "net/../kernel/hostname"}},
+		{`"sysctl": {"net..ip": "x"}`, "", macvlan, config, []string{"sysctl", "net..ip"}},
+		{`"sysctl": {"net": "x"}`, "", macvlan, config, []string{"sysctl", `"net"`}},
+		{`"addressConflict": "panic"`, "", macvlan, config, []string{"addressConflict", `"panic"`}},
+		{`"probe": {"counts": 3}`, "", macvlan, decode, []string{"probe", "counts"}},
+		{`"probe": {"count": 0}`, "", macvlan, config, []string{"probe.count", "0"}},
+		{`"probe": {"intervalMs": 60001}`, "", macvlan, config, []string{"probe.intervalMs", "60001"}},
+		{`"probe": {"waitMs": 0}`, "", macvlan, config, []string{"probe.waitMs", "0"}},
+		{`"announce": {"count": 101}`, "", macvlan, config, []string{"announce.count", "101"}},
+		{`"announce": {"intervalMs": 0}`, "", macvlan, config, []string{"announce.intervalMs", "0"}},
+		{`"hostInterface": ".."`, "", hairpin, config, []string{"hostInterface", ".."}},
+		{`"metric": 0`, "", hairpin, config, []string{"metric", "0"}},
+		{`"metric": 2147483648`, "", hairpin, config, []string{"metric", "2147483648"}},
+		{`"table": "mian"`, "", hairpin, config, []string{"table", "mian"}},
+		{`"table": 0`, "", hairpin, config, []string{"table", "0"}},
+		{`"table": 1.5`, "", hairpin, config, []string{"table", "1.5"}},
+		{`"source": "192.0.2.1/24"`, "", hairpin, config, []string{"source", "192.0.2.1/24"}},
+		{`"source": 5`, "", hairpin, config, []string{"source", "5"}},
+		{`"source": ["192.0.2.1", "192.0.2.2"]`, "", hairpin, config, []string{"source", "192.0.2.2"}},
+		{`"source": "0.0.0.0"`, "", hairpin, config, []string{"source", "0.0.0.0"}},
+		{`"returnPath": "yes"`, "", hairpin, decode, []string{"returnPath"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.keys+tt.args, func(t *testing.T) {
+			err := tt.parse(conf(tt.keys), tt.args)
+			got := cnierr.ToCNI(err)
+			if got == nil {
+				t.Fatal("accepted")
+			}
+			if got.Code != tt.code {
+				t.Errorf("code %d, want %d: %v", got.Code, tt.code, got)
+			}
+			for _, name := range tt.names {
+				if !strings.Contains(got.Msg, name) {
+					t.Errorf("message does not name %s: %s", name, got.Msg)
+				}
+			}
+			if got.Details == "" {
+				t.Errorf("no remedy: %s", got.Msg)
+			}
+		})
+	}
+}
+
+func TestHairpinKeys(t *testing.T) {
+	addr := netip.MustParseAddr
+	tests := []struct {
+		keys string
+		want Hairpin
+	}{
+		{``, Hairpin{Table: 255, Metric: 100, ReturnPath: true}},
+		{`"table": "main", "metric": 5, "returnPath": false, "hostInterface": "mv1"`, Hairpin{Table: 254, Metric: 5, HostInterface: "mv1"}},
+		{`"table": 100000`, Hairpin{Table: 100000, Metric: 100, ReturnPath: true}},
+		{`"table": "77"`, Hairpin{Table: 77, Metric: 100, ReturnPath: true}},
+		{`"source": "192.0.2.1"`, Hairpin{Table: 255, Metric: 100, ReturnPath: true, Source: []netip.Addr{addr("192.0.2.1")}}},
+		{`"source": ["2001:db8::1", "192.0.2.1"]`, Hairpin{Table: 255, Metric: 100, ReturnPath: true, Source: []netip.Addr{addr("2001:db8::1"), addr("192.0.2.1")}}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.keys, func(t *testing.T) {
+			got, err := ParseHairpin(conf(tt.keys))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(&tt.want, got, cmpopts.IgnoreFields(Hairpin{}, "NetConf"), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestPrevResultThatIsNone(t *testing.T) {
+	for _, prev := range []string{
+		`{"cniVersion": "1.1.0", "interfaces": [null]}`,
+		`{"cniVersion": "1.1.0", "ips": [null]}`,
+		`{"cniVersion": "1.1.0", "ips": [{"address": "192.0.2.1/24", "interface": 0}]}`,
+		`{"cniVersion": "1.1.0", "interfaces": [{"name": "a"}], "ips": [{"address": "192.0.2.1/24", "interface": -1}]}`,
+		`{"cniVersion": "1.1.0", "ips": "192.0.2.1"}`,
+		`{"cniVersion": "1.1.0", "ips": [{"address": "192.0.2.1"}]}`,
+		`{"cniVersion": "9.9.9"}`,
+		`7`,
+	} {
+		t.Run(prev, func(t *testing.T) {
+			c, err := ParseHairpin(conf(`"prevResult": ` + prev))
+			if err == nil {
+				_, err = ParsePrevResult(&c.NetConf)
+			}
+			var cni *cnierr.Error
+			if !errors.As(err, &cni) {
+				t.Errorf("want a CNI error, got %v", err)
+			}
+		})
+	}
+}
+
+func TestValidAttachments(t *testing.T) {
+	tests := []struct {
+		keys  string
+		known bool
+		want  []types.GCAttachment
+	}{
+		{``, false, nil},
+		{`"cni.dev/valid-attachments": null`, false, nil},
+		{`"cni.dev/valid-attachments": []`, true, []types.GCAttachment{}},
+		{`"cni.dev/valid-attachments": [{"containerID": "a", "ifname": "b"}]`, true, []types.GCAttachment{{ContainerID: "a", IfName: "b"}}},
+		{`"cni.dev/attachments": [{"containerID": "a", "ifname": "b"}]`, true, []types.GCAttachment{{ContainerID: "a", IfName: "b"}}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.keys, func(t *testing.T) {
+			got, known, err := ValidAttachments(conf(tt.keys))
+			if err != nil || known != tt.known {
+				t.Fatalf("known %v, err %v", known, err)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+	if _, _, err := ValidAttachments(conf(`"cni.dev/valid-attachments": 7`)); err == nil {
+		t.Error("a number was taken for a list")
+	}
+}
+
+// isRejection tells whether an error is one that a runtime can act on.
+func isRejection(err error) bool {
+	var own *cnierr.Error
+	return errors.As(err, &own) && own.Remedy != ""
+}
+
+func FuzzParseMacvlan(f *testing.F) {
+	f.Add(conf(`"master": "eth0", "mode": "bridge", "sysctl": {"net.ipv4.conf.IFNAME.forwarding": "1"}`), "MAC=02:00:00:00:00:01", "mv0")
+	f.Add(conf(`"probe": {"count": 3}, "announce": {}, "runtimeConfig": {"mac": ""}`), "", "a.b")
+	f.Add([]byte(`{"ipam": {"type": "static"}, "prevResult": {}}`), "K=V;K=V", "IFNAME")
+	f.Fuzz(func(t *testing.T, data []byte, args, ifName string) {
+		c, err := ParseMacvlan(data, args, ifName)
+		if err != nil {
+			if !isRejection(err) {
+				t.Errorf("not a CNI error with a remedy: %#v", err)
+			}
+			return
+		}
+		for _, s := range c.Sysctl {
+			if !strings.HasPrefix(s.Key, "net/") || strings.Contains("/"+s.Key+"/", "/../") && ifName != ".." {
+				t.Errorf("sysctl %q leads out of net/", s.Key)
+			}
+		}
+	})
+}
+
+func FuzzParseHairpin(f *testing.F) {
+	f.Add(conf(`"table": "local", "metric": 100, "source": ["192.0.2.1"], "returnPath": true`))
+	f.Add(conf(`"prevResult": {"cniVersion": "1.1.0", "interfaces": [{"name": "mv-int"}, {"name": "mv0", "sandbox": "/run/netns/x"}], "ips": [{"address": "192.0.2.1/24", "interface": 1}]}`))
+	f.Add(conf(`"cniVersion": "0.2.0", "prevResult": {"ip4": {"ip": "192.0.2.1/24"}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := ParseHairpin(data)
+		if err == nil {
+			_, err = ParsePrevResult(&c.NetConf)
+		}
+		if err != nil && !isRejection(err) {
+			t.Errorf("not a CNI error with a remedy: %#v", err)
+		}
+	})
+}
+
+func ExampleParseMacvlan() {
+	_, err := ParseMacvlan([]byte(`{"name": "lan", "mode": "brigde"}`), "", "mv0")
+	printed, _ := json.Marshal(cnierr.ToCNI(err))
+	fmt.Println(string(printed))
+	// Output: {"code":7,"msg":"mode: \"brigde\": no such macvlan mode","details":"use one of bridge, private, vepa, passthru"}
+}

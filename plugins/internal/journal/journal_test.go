@@ -1,0 +1,259 @@
+package journal
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/google/go-cmp/cmp"
+
+	"macvlan-vip/plugins/internal/cnierr"
+)
+
+func store(t *testing.T) *Store {
+	t.Helper()
+	base := filepath.Join(t.TempDir(), "plugin")
+	s, err := openAt(base, "netns-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func key(id string) Key { return Key{Network: "lan", ContainerID: id, IfName: "mv0"} }
+
+func save(t *testing.T, s *Store, rec *Record) {
+	t.Helper()
+	if err := s.Save(rec); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRecords(t *testing.T) {
+	s := store(t)
+	if rec, err := s.Load(key("a")); rec != nil || err != nil {
+		t.Fatalf("a record of nothing: %v, %v", rec, err)
+	}
+	want := &Record{Key: key("a"), Netns: "/run/netns/a", Claims: []string{"192.0.2.1"}}
+	save(t, s, want)
+	save(t, s, &Record{Key: key("b")})
+	save(t, s, &Record{Key: Key{Network: "lan2", ContainerID: "a", IfName: "mv0"}})
+	got, err := s.Load(key("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	keys, err := s.List("lan")
+	if diff := cmp.Diff([]Key{key("a"), key("b")}, keys); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	for range 2 {
+		if err := s.Remove(key("a")); err != nil {
+			t.Errorf("remove: %v", err)
+		}
+	}
+	if rec, _ := s.Load(key("a")); rec != nil {
+		t.Error("the record is still there")
+	}
+}
+
+func TestNothingIsLeft(t *testing.T) {
+	s := store(t)
+	rec := &Record{Key: key("a"), ClaimScope: "link-1", Claims: []string{"192.0.2.1", "2001:db8::1"}}
+	save(t, s, rec)
+	for _, claim := range rec.Claims {
+		if _, err := s.Claim(rec.ClaimScope, netip.MustParseAddr(claim), rec.Key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lock, err := s.Lock("mv-int")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Join("mv-int", rec.Key); err != nil {
+		t.Fatal(err)
+	}
+	unused, err := s.Leave("mv-int", rec.Key)
+	if !unused || err != nil {
+		t.Fatalf("unused %v, %v", unused, err)
+	}
+	s.Forget(lock)
+	lock.Unlock()
+	if err := errors.Join(s.UnclaimAll(rec), s.Remove(rec.Key)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(s.dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is still there: %v", s.dir, err)
+	}
+}
+
+func TestClaims(t *testing.T) {
+	s := store(t)
+	vip := netip.MustParseAddr("192.0.2.1")
+	save(t, s, &Record{Key: key("a")})
+	claim := func(scope string, by, want Key) {
+		t.Helper()
+		if owner, err := s.Claim(scope, vip, by); err != nil || owner != want {
+			t.Errorf("claim by %s: owner %s, %v; want %s", by, owner, err, want)
+		}
+	}
+	claim("link-1", key("a"), key("a"))
+	claim("link-1", key("a"), key("a"))
+	claim("link-1", key("b"), key("a"))
+	claim("link-2", key("b"), key("b"))
+
+	if err := s.Unclaim("link-1", vip, key("b")); err != nil {
+		t.Fatal(err)
+	}
+	claim("link-1", key("b"), key("a"))
+
+	if err := s.Remove(key("a")); err != nil {
+		t.Fatal(err)
+	}
+	claim("link-1", key("b"), key("b"))
+}
+
+// TestStaleClaimHasOneHeir: of many that find the same claim without a record
+// behind it, exactly one takes it over.
+func TestStaleClaimHasOneHeir(t *testing.T) {
+	s := store(t)
+	vip := netip.MustParseAddr("192.0.2.1")
+	if _, err := s.Claim("link-1", vip, key("dead")); err != nil {
+		t.Fatal(err)
+	}
+	var heirs sync.Map
+	var wg sync.WaitGroup
+	for _, id := range strings.Split("abcdefghijklmnop", "") {
+		save(t, s, &Record{Key: key(id)})
+		wg.Go(func() {
+			owner, err := s.Claim("link-1", vip, key(id))
+			if err != nil {
+				t.Error(err)
+			}
+			heirs.Store(owner, true)
+		})
+	}
+	wg.Wait()
+	count := 0
+	heirs.Range(func(_, _ any) bool { count++; return true })
+	if count != 1 {
+		t.Errorf("%d owners", count)
+	}
+}
+
+func TestLastUserLeaves(t *testing.T) {
+	s := store(t)
+	for _, id := range []string{"a", "b", "a"} {
+		if err := s.Join("mv-int", key(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		id     string
+		unused bool
+	}{{"c", false}, {"a", false}, {"b", true}, {"b", true}} {
+		if unused, err := s.Leave("mv-int", key(tt.id)); unused != tt.unused || err != nil {
+			t.Errorf("after %s left: unused %v, %v", tt.id, unused, err)
+		}
+	}
+}
+
+// TestLockExcludes: the folder is pruned by every one that leaves last, while
+// others wait for the lock in it.
+func TestLockExcludes(t *testing.T) {
+	s := store(t)
+	var wg sync.WaitGroup
+	var inside, crowded atomic.Int32
+	for range 50 {
+		wg.Go(func() {
+			lock, err := s.Lock("mv-int")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if inside.Add(1) != 1 {
+				crowded.Add(1)
+			}
+			time.Sleep(time.Millisecond)
+			inside.Add(-1)
+			s.Forget(lock)
+			lock.Unlock()
+		})
+	}
+	wg.Wait()
+	if n := crowded.Load(); n != 0 {
+		t.Errorf("%d times another was inside, too", n)
+	}
+}
+
+func TestLockHolderThatHangs(t *testing.T) {
+	s := store(t)
+	held, err := s.Lock("mv-int")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Unlock()
+	_, err = s.lock("mv-int", 50*time.Millisecond)
+	cni := cnierr.ToCNI(err)
+	if cni == nil || cni.Code != types.ErrTryAgainLater || !strings.Contains(cni.Details, cnierr.TryAgain) {
+		t.Errorf("want error 11, got %v", cni)
+	}
+}
+
+func TestJournalsThatCannotBeTrusted(t *testing.T) {
+	dir := t.TempDir()
+	elsewhere := filepath.Join(dir, "elsewhere")
+	link := filepath.Join(dir, "link")
+	open := filepath.Join(dir, "open")
+	file := filepath.Join(dir, "file")
+	for _, err := range []error{
+		os.Mkdir(elsewhere, 0o700), os.Symlink(elsewhere, link), os.Mkdir(open, 0o700), os.Chmod(open, 0o777), os.WriteFile(file, nil, 0o600),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, base := range []string{link, open, file} {
+		if _, err := openAt(base, "netns-1"); err == nil {
+			t.Errorf("%s was opened", base)
+		}
+	}
+	if _, err := openAt(elsewhere, "netns-1"); err != nil {
+		t.Error(err)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(elsewhere, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := openAt(elsewhere, "netns-1"); err == nil {
+			t.Error("another user's folder was opened")
+		}
+	}
+}
+
+func TestRecordThatIsNone(t *testing.T) {
+	s := store(t)
+	save(t, s, &Record{Key: key("a")})
+	if err := os.WriteFile(s.attachment(key("a")), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Load(key("a")); err == nil || !strings.Contains(err.Error(), s.attachment(key("a"))) {
+		t.Errorf("want an error that names the file, got %v", err)
+	}
+	long := Key{Network: "lan", ContainerID: strings.Repeat("x", 300), IfName: "mv0"}
+	if rec, err := s.Load(long); rec != nil || err != nil {
+		t.Errorf("a key too long for a file's name: %v, %v", rec, err)
+	}
+	if err := s.Save(&Record{Key: long}); err == nil {
+		t.Error("a key too long for a file's name was saved")
+	}
+}
