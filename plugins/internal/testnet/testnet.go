@@ -1,0 +1,116 @@
+// Package testnet builds, for tests, hosts and services out of network
+// namespaces: real links, real routes, nothing of the machine's own.
+package testnet
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/containernetworking/plugins/pkg/testutils"
+	"github.com/vishvananda/netlink"
+)
+
+// Namespace is a network namespace that goes with its test.
+type Namespace struct {
+	ns.NetNS
+	t testing.TB
+}
+
+// New makes an empty namespace, with lo down.
+func New(t testing.TB) *Namespace {
+	t.Helper()
+	netns, err := testutils.NewNS()
+	if err != nil {
+		t.Fatalf("make a netns (this needs root): %v", err)
+	}
+	n := &Namespace{netns, t}
+	t.Cleanup(func() {
+		netns.Close()
+		if err := testutils.UnmountNS(netns); err != nil {
+			t.Errorf("remove %s: %v", netns.Path(), err)
+		}
+	})
+	return n
+}
+
+// NewHost makes a namespace with an uplink eth0, up, that has the given
+// addresses, and the LAN at the uplink's other end, where it is called port.
+func NewHost(t testing.TB, addrs ...string) (host, lan *Namespace) {
+	t.Helper()
+	host, lan = New(t), New(t)
+	host.Do(func() error {
+		return netlink.LinkAdd(&netlink.Veth{
+			LinkAttrs: named("eth0"), PeerName: "port", PeerNamespace: netlink.NsFd(int(lan.Fd())),
+		})
+	})
+	lan.IP("link set port up")
+	host.IP("link set lo up")
+	host.IP("link set eth0 up")
+	for _, addr := range addrs {
+		host.AddAddress("eth0", addr)
+	}
+	return host, lan
+}
+
+func named(name string) netlink.LinkAttrs {
+	a := netlink.NewLinkAttrs()
+	a.Name = name
+	return a
+}
+
+// AddAddress adds an address that is usable at once.
+func (n *Namespace) AddAddress(link, addr string) {
+	n.t.Helper()
+	if strings.Contains(addr, ":") {
+		addr += " nodad"
+	}
+	n.IP("address add dev " + link + " " + addr)
+}
+
+// Do runs a function in the namespace.
+func (n *Namespace) Do(f func() error) {
+	n.t.Helper()
+	if err := n.NetNS.Do(func(ns.NetNS) error { return f() }); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// IP runs ip(8) in the namespace and gives what it prints.
+func (n *Namespace) IP(args string) string {
+	n.t.Helper()
+	out, err := n.TryIP(args)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return out
+}
+
+// TryIP is IP for commands that may fail.
+func (n *Namespace) TryIP(args string) (string, error) {
+	var out []byte
+	err := n.NetNS.Do(func(ns.NetNS) (err error) {
+		out, err = exec.Command("ip", strings.Fields(args)...).CombinedOutput()
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("ip %s: %w: %s", args, err, out)
+	}
+	return string(out), nil
+}
+
+// Snapshot is the namespace's whole state of links, addresses, routes and
+// permanent neighbours, without what changes by itself.
+func (n *Namespace) Snapshot() string {
+	n.t.Helper()
+	var b strings.Builder
+	for _, query := range []string{
+		"-o link show", "-o address show scope global", "-4 route show table all", "-6 route show table all proto static",
+		"-6 route show table all proto 118", "neigh show nud permanent",
+	} {
+		fmt.Fprintf(&b, "# ip %s\n%s", query, n.IP(query))
+	}
+	return b.String()
+}
