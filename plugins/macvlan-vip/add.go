@@ -84,7 +84,9 @@ func (a *attachment) record() error {
 		return nil
 	}
 	a.rec = &journal.Record{Key: a.key, Netns: a.args.Netns, Config: a.digest(), HostInterface: a.conf.HostInterface, ClaimScope: a.claimScope()}
-	a.rec.Desired.Add(a.host)
+	// As if there were none yet: who made the link that is there now is found
+	// out when it is to be removed, by its alias.
+	a.rec.Desired.Add(a.plan.HostSide(nil))
 	a.rec.Desired.Add(a.service)
 	a.undo.Push(func() error { return a.store.Remove(a.key) })
 	return a.store.Save(a.rec)

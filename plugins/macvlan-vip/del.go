@@ -69,13 +69,17 @@ func (d remover) release(rec *journal.Record) error {
 // removeUnrecorded serves a DEL before any ADD, a second DEL, and one after
 // the journal was lost: a link in the netns is ours if its alias says so.
 func (d remover) removeUnrecorded(key journal.Key, netns string) error {
-	rec := &journal.Record{Key: key, Netns: netns}
 	k, err := verb.OpenKernelLeniently(netns)
 	if err != nil {
 		return err
 	}
 	defer k.Close()
-	return errors.Join(removeByAlias(k, key), d.release(rec))
+	err = removeByAlias(k, key)
+	// Without the IPAM plugin no ADD can have got an address.
+	if hasIPAM(d.ipam, d.path) {
+		err = errors.Join(err, d.release(&journal.Record{Key: key, Netns: netns}))
+	}
+	return err
 }
 
 func removeByAlias(k *kernel.Kernel, key journal.Key) error {

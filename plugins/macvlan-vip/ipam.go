@@ -32,10 +32,15 @@ func ipamError(kind, doing string, err error) error {
 		}
 		return &cnierr.Error{Code: code, Text: fmt.Sprintf("ipam: %q: %s", kind, doing), Cause: err, Remedy: "look at the keys under ipam"}
 	}
-	if _, missing := invoke.FindInPath(kind, filepath.SplitList(os.Getenv("CNI_PATH"))); missing != nil {
+	if !hasIPAM(kind, os.Getenv("CNI_PATH")) {
 		return cnierr.Config("ipam.type", kind, "no such plugin in CNI_PATH "+os.Getenv("CNI_PATH"), "install it, or use static, host-local or dhcp")
 	}
 	return fmt.Errorf("ipam: %q: %s: %w", kind, doing, err)
+}
+
+func hasIPAM(kind, path string) bool {
+	_, err := invoke.FindInPath(kind, filepath.SplitList(path))
+	return err == nil
 }
 
 func ipamAdd(kind string, stdin []byte) (*current.Result, error) {
