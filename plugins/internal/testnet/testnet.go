@@ -41,18 +41,24 @@ func New(t testing.TB) *Namespace {
 func NewHost(t testing.TB, addrs ...string) (host, lan *Namespace) {
 	t.Helper()
 	host, lan = New(t), New(t)
-	host.Do(func() error {
-		return netlink.LinkAdd(&netlink.Veth{
-			LinkAttrs: named("eth0"), PeerName: "port", PeerNamespace: netlink.NsFd(int(lan.Fd())),
-		})
-	})
-	lan.IP("link set port up")
+	Cable(t, host, "eth0", lan, "port")
 	host.IP("link set lo up")
-	host.IP("link set eth0 up")
 	for _, addr := range addrs {
 		host.AddAddress("eth0", addr)
 	}
 	return host, lan
+}
+
+// Cable connects two namespaces by a link that is up at both ends.
+func Cable(t testing.TB, a *Namespace, nameA string, b *Namespace, nameB string) {
+	t.Helper()
+	a.Do(func() error {
+		return netlink.LinkAdd(&netlink.Veth{
+			LinkAttrs: named(nameA), PeerName: nameB, PeerNamespace: netlink.NsFd(int(b.Fd())),
+		})
+	})
+	a.IP("link set " + nameA + " up")
+	b.IP("link set " + nameB + " up")
 }
 
 func named(name string) netlink.LinkAttrs {

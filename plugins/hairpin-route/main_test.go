@@ -1,0 +1,357 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+	"github.com/containernetworking/plugins/pkg/testutils"
+	"github.com/google/go-cmp/cmp"
+
+	"macvlan-vip/plugins/internal/cnierr"
+	"macvlan-vip/plugins/internal/testnet"
+)
+
+func TestMain(m *testing.M) {
+	const upstream = "github.com/containernetworking/plugins/plugins/"
+	os.Exit(testnet.Plugins(m, "macvlan-vip/plugins/macvlan-vip", "macvlan-vip/plugins/hairpin-route", upstream+"ipam/static", upstream+"main/macvlan"))
+}
+
+// host is a host with a host-side macvlan, and a service with mv0 and a VIP,
+// all made by hand.
+func byHand(t *testing.T) (host *testnet.Namespace, a *testnet.Attachment) {
+	t.Helper()
+	host, _ = testnet.NewHost(t, "192.0.2.1/24", "2001:db8::1/64")
+	host.IP("link add mv-int link eth0 type macvlan mode bridge")
+	host.IP("link set mv-int up")
+	a = &testnet.Attachment{Host: host, Service: testnet.New(t), ID: "c1", IfName: "mv0"}
+	host.IP("link add mv0 link eth0 type macvlan mode bridge")
+	host.IP("link set mv0 netns " + strings.TrimPrefix(a.Service.Path(), "/var/run/netns/"))
+	a.Service.IP("link set mv0 up")
+	a.Service.AddAddress("mv0", "192.0.2.10/24")
+	a.Service.AddAddress("mv0", "2001:db8::10/64")
+	return host, a
+}
+
+func conf(cniVersion, keys, prev string) string {
+	if keys != "" {
+		keys = ", " + keys
+	}
+	if prev != "" {
+		keys += `, "prevResult": ` + prev
+	}
+	return fmt.Sprintf(`{"cniVersion": %q, "name": "lan", "type": "hairpin-route"%s}`, cniVersion, keys)
+}
+
+// prevResult is what a plugin of a given version would have printed.
+func prevResult(v string) string {
+	if !testutils.SpecVersionHasChaining(v) {
+		return fmt.Sprintf(`{"cniVersion": %q, "ip4": {"ip": "192.0.2.10/24"}, "ip6": {"ip": "2001:db8::10/64"}}`, v)
+	}
+	family := func(n int) string {
+		if testutils.SpecVersionHasIPVersion(v) {
+			return fmt.Sprintf(`"version": "%d", `, n)
+		}
+		return ""
+	}
+	return fmt.Sprintf(`{"cniVersion": %q, "interfaces": [{"name": "mv-int"}, {"name": "mv0", "sandbox": "/run/netns/x"}],
+		"ips": [{%s"address": "192.0.2.10/24", "interface": 1}, {%s"address": "2001:db8::10/64", "interface": 1}]}`, v, family(4), family(6))
+}
+
+func code(err error) uint {
+	if err == nil {
+		return 0
+	}
+	return cnierr.ToCNI(err).Code
+}
+
+// TestVersions walks every verb through every version of the specification.
+func TestVersions(t *testing.T) {
+	host, a := byHand(t)
+	for _, v := range version.All.SupportedVersions() {
+		t.Run(v, func(t *testing.T) {
+			before := host.Snapshot() + a.Service.Snapshot()
+			c := conf(v, "", prevResult(v))
+			_, printed, err := a.Add(c, cmdAdd)
+			if err != nil {
+				t.Fatalf("ADD: %v", err)
+			}
+			var got, want any
+			if err := json.Unmarshal(printed, &got); err != nil {
+				t.Fatal(err)
+			}
+			if err := json.Unmarshal([]byte(prevResult(v)), &want); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(drop(want, "dns"), drop(got, "dns")); diff != "" {
+				t.Errorf("prevResult was not passed through: %s", diff)
+			}
+			for _, vip := range []string{"192.0.2.10", "2001:db8::10"} {
+				if err := host.Ping(netip.MustParseAddr(vip)); err != nil {
+					t.Error(err)
+				}
+			}
+			if testutils.SpecVersionHasCHECK(v) {
+				if err := a.Check(c, cmdCheck); err != nil {
+					t.Errorf("CHECK: %v", err)
+				}
+			}
+			if testutils.SpecVersionHasSTATUS(v) {
+				if err := a.GC(conf(v, "", ""), cmdStatus); err != nil {
+					t.Errorf("STATUS: %v", err)
+				}
+			}
+			// cnitool has no prevResult for an ADD that failed further on.
+			for _, c := range []string{conf(v, "", ""), c} {
+				if err := a.Del(c, cmdDel); err != nil {
+					t.Errorf("DEL: %v", err)
+				}
+			}
+			if diff := cmp.Diff(before, host.Snapshot()+a.Service.Snapshot()); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// drop takes out an empty key that some versions print and others do not.
+func drop(v any, key string) any {
+	if m, ok := v.(map[string]any); ok {
+		delete(m, key)
+	}
+	return v
+}
+
+func TestKeys(t *testing.T) {
+	host, a := byHand(t)
+	host.AddAddress("eth0", "192.0.2.7/24")
+	for _, tt := range []struct{ keys, query, line string }{
+		{``, "route show table local proto 118", "192.0.2.10 dev mv-int scope link src 192.0.2.1 metric 100"},
+		{`"source": "192.0.2.7"`, "route show table local proto 118", "192.0.2.10 dev mv-int scope link src 192.0.2.7 metric 100"},
+		{`"table": "main", "metric": 7`, "route show proto 118", "192.0.2.10 dev mv-int scope link src 192.0.2.1 metric 7"},
+		{`"table": 4711`, "-6 route show table 4711", "2001:db8::10 dev mv-int proto 118 src 2001:db8::1 metric 100"},
+		{`"hostInterface": "mv-int"`, "route show table local proto 118", "192.0.2.10 dev mv-int"},
+	} {
+		t.Run(tt.keys, func(t *testing.T) {
+			before := host.Snapshot() + a.Service.Snapshot()
+			c := conf("1.1.0", tt.keys, prevResult("1.1.0"))
+			if _, _, err := a.Add(c, cmdAdd); err != nil {
+				t.Fatal(err)
+			}
+			if out := host.IP(tt.query); !strings.Contains(out, tt.line) {
+				t.Errorf("ip %s: no %q in:\n%s", tt.query, tt.line, out)
+			}
+			if err := a.Check(c, cmdCheck); err != nil {
+				t.Errorf("CHECK: %v", err)
+			}
+			if err := a.Del(c, cmdDel); err != nil {
+				t.Error(err)
+			}
+			if diff := cmp.Diff(before, host.Snapshot()+a.Service.Snapshot()); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+	c := conf("1.1.0", `"returnPath": false`, prevResult("1.1.0"))
+	before := a.Service.Snapshot()
+	if _, _, err := a.Add(c, cmdAdd); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, a.Service.Snapshot()); diff != "" {
+		t.Errorf("returnPath is false: %s", diff)
+	}
+	if err := a.Del(c, cmdDel); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	host, a := byHand(t)
+	host.IP("link add other0 type veth peer name other1")
+	host.IP("link set other0 up")
+	host.IP("link add mv-other link other0 type macvlan mode bridge")
+	host.IP("link set mv-other up")
+	host.IP("link add mv-down link eth0 type macvlan mode bridge")
+	prev := prevResult("1.1.0")
+	const invalid = types.ErrInvalidNetworkConfig
+	for _, tt := range []struct {
+		name, keys, prev string
+		code             uint
+		text             []string
+	}{
+		{"not chained", ``, ``, invalid, []string{"prevResult", "chained"}},
+		{"no address", ``, `{"cniVersion": "1.1.0", "interfaces": [{"name": "mv-int"}, {"name": "mv0", "sandbox": "/x"}]}`, invalid, []string{"prevResult.ips", `"mv0"`}},
+		{"no host side", ``, `{"cniVersion": "1.1.0", "interfaces": [{"name": "mv0", "sandbox": "/x"}], "ips": [{"address": "192.0.2.10/24", "interface": 0}]}`, invalid, []string{"hostInterface", "prevResult"}},
+		{"host side missing", `"hostInterface": "nonesuch"`, prev, invalid, []string{"hostInterface", `"nonesuch"`}},
+		{"host side no macvlan", `"hostInterface": "eth0"`, prev, invalid, []string{"hostInterface", `"eth0"`, "veth"}},
+		{"host side down", `"hostInterface": "mv-down"`, prev, types.ErrTryAgainLater, []string{"hostInterface", `"mv-down"`, "try again"}},
+		{"host side elsewhere", `"hostInterface": "mv-other"`, prev, invalid, []string{"hostInterface", `"mv-other"`, "master"}},
+		{"source not the host's", `"source": "192.0.2.99"`, prev, invalid, []string{"source", "192.0.2.99"}},
+		{"VIP is the host's", ``, strings.Replace(prev, "192.0.2.10/", "192.0.2.1/", 1), cnierr.AddressConflict, []string{"192.0.2.1"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			before := host.Snapshot() + a.Service.Snapshot()
+			_, _, err := a.Add(conf("1.1.0", tt.keys, tt.prev), cmdAdd)
+			if code(err) != tt.code {
+				t.Fatalf("code %d, want %d: %v", code(err), tt.code, err)
+			}
+			whole := cnierr.ToCNI(err).Error()
+			for _, text := range tt.text {
+				if !strings.Contains(whole, text) {
+					t.Errorf("no %q in: %s", text, whole)
+				}
+			}
+			if diff := cmp.Diff(before, host.Snapshot()+a.Service.Snapshot()); diff != "" {
+				t.Errorf("left behind: %s", diff)
+			}
+		})
+	}
+}
+
+// TestRouteInTheWay tells apart whose the route is that is there already.
+func TestRouteInTheWay(t *testing.T) {
+	host, a := byHand(t)
+	c := conf("1.1.0", "", prevResult("1.1.0"))
+
+	t.Run("a stranger's", func(t *testing.T) {
+		for _, stranger := range []string{"192.0.2.10", "2001:db8::10"} {
+			host.IP("route add " + stranger + " dev eth0 table local metric 100")
+			before := host.Snapshot() + a.Service.Snapshot()
+			_, _, err := a.Add(c, cmdAdd)
+			if code(err) != cnierr.AddressConflict || !strings.Contains(err.Error(), stranger) || !strings.Contains(err.Error(), "eth0") {
+				t.Errorf("code %d: %v", code(err), err)
+			}
+			if err := a.Del(c, cmdDel); err != nil {
+				t.Error(err)
+			}
+			if diff := cmp.Diff(before, host.Snapshot()+a.Service.Snapshot()); diff != "" {
+				t.Error(diff)
+			}
+			host.IP("route del " + stranger + " dev eth0 table local metric 100")
+		}
+	})
+
+	if _, _, err := a.Add(c, cmdAdd); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("another attachment's", func(t *testing.T) {
+		before := host.Snapshot() + a.Service.Snapshot()
+		other := &testnet.Attachment{Host: host, Service: a.Service, ID: "c2", IfName: "mv0"}
+		_, _, err := other.Add(c, cmdAdd)
+		if code(err) != cnierr.AddressConflict || !strings.Contains(err.Error(), "lan:c1:mv0") {
+			t.Errorf("code %d: %v", code(err), err)
+		}
+		if err := other.Del(c, cmdDel); err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(before, host.Snapshot()+a.Service.Snapshot()); diff != "" {
+			t.Error(diff)
+		}
+	})
+	t.Run("its own", func(t *testing.T) {
+		before := host.Snapshot() + a.Service.Snapshot()
+		if _, _, err := a.Add(c, cmdAdd); err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(before, host.Snapshot()+a.Service.Snapshot()); diff != "" {
+			t.Error(diff)
+		}
+	})
+	if err := a.Del(c, cmdDel); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestHostsAddressChanges: CHECK says so, and a repeated ADD puts it right,
+// without a trace of the old address.
+func TestHostsAddressChanges(t *testing.T) {
+	host, a := byHand(t)
+	c := conf("1.1.0", "", prevResult("1.1.0"))
+	if _, _, err := a.Add(c, cmdAdd); err != nil {
+		t.Fatal(err)
+	}
+	host.AddAddress("eth0", "192.0.2.77/24")
+	host.AddAddress("eth0", "2001:db8::77/64")
+	host.IP("address del 192.0.2.1/24 dev eth0")
+	host.IP("address del 2001:db8::1/64 dev eth0")
+	host.AddAddress("eth0", "192.0.2.77/24")
+
+	err := a.Check(c, cmdCheck)
+	if code(err) != cnierr.Drift || !strings.Contains(err.Error(), "src 192.0.2.77: source is 192.0.2.1") {
+		t.Errorf("code %d: %v", code(err), err)
+	}
+	if _, _, err := a.Add(c, cmdAdd); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Check(c, cmdCheck); err != nil {
+		t.Errorf("after the repair: %v", err)
+	}
+	for _, vip := range []string{"192.0.2.10", "2001:db8::10"} {
+		if err := host.Ping(netip.MustParseAddr(vip)); err != nil {
+			t.Error(err)
+		}
+	}
+	state := a.Service.IP("route show") + a.Service.IP("-6 route show") + a.Service.IP("neigh show nud permanent")
+	for _, old := range []string{"192.0.2.1 ", "2001:db8::1 "} {
+		if strings.Contains(state, old) {
+			t.Errorf("the old address %s is still there:\n%s", old, state)
+		}
+	}
+	if err := a.Del(c, cmdDel); err != nil {
+		t.Error(err)
+	}
+	if left := host.IP("route show table local proto 118") + host.IP("neigh show nud permanent"); left != "" {
+		t.Errorf("left on the host: %s", left)
+	}
+}
+
+// TestDelWithoutNetns: the host's routes would blackhole the VIP.
+func TestDelWithoutNetns(t *testing.T) {
+	for _, path := range []string{"", "/run/netns/nonesuch", "/etc/hostname"} {
+		host, a := byHand(t)
+		before := host.Snapshot()
+		c := conf("1.1.0", "", prevResult("1.1.0"))
+		if _, _, err := a.Add(c, cmdAdd); err != nil {
+			t.Fatal(err)
+		}
+		a.Service.IP("link del mv0")
+		for range 2 {
+			if err := a.DelAt(path, conf("1.1.0", "", ""), cmdDel); err != nil {
+				t.Errorf("netns %q: %v", path, err)
+			}
+		}
+		if diff := cmp.Diff(before, host.Snapshot()); diff != "" {
+			t.Errorf("netns %q: %s", path, diff)
+		}
+	}
+}
+
+func TestGC(t *testing.T) {
+	host, a := byHand(t)
+	before := host.Snapshot() + a.Service.Snapshot()
+	c := conf("1.1.0", "", prevResult("1.1.0"))
+	if _, _, err := a.Add(c, cmdAdd); err != nil {
+		t.Fatal(err)
+	}
+	during := host.Snapshot() + a.Service.Snapshot()
+	gc := conf("1.1.0", "", "")
+	for _, keep := range []string{gc, testnet.With(t, gc, "cni.dev/valid-attachments", []types.GCAttachment{{ContainerID: "c1", IfName: "mv0"}})} {
+		if err := a.GC(keep, cmdGC); err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(during, host.Snapshot()+a.Service.Snapshot()); diff != "" {
+			t.Errorf("GC took what it was told to keep: %s", diff)
+		}
+	}
+	if err := a.GC(testnet.With(t, gc, "cni.dev/valid-attachments", []types.GCAttachment{}), cmdGC); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(before, host.Snapshot()+a.Service.Snapshot()); diff != "" {
+		t.Error(diff)
+	}
+}
