@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"macvlan-vip/plugins/internal/cnierr"
-	"macvlan-vip/plugins/internal/testnet"
+	"macvlan-vip/tests/testnet"
 )
 
 func TestMain(m *testing.M) {

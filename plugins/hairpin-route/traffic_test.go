@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"macvlan-vip/plugins/internal/testnet"
+	"macvlan-vip/tests/testnet"
 )
 
 const echoPort = 7777

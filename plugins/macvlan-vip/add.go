@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"path/filepath"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -62,7 +61,7 @@ func (a *attachment) recall() error {
 		return cnierr.New(types.ErrInvalidNetworkConfig, "DEL it first (systemctl restart systemd-netns@NAME)",
 			"attachment %s is there already, made from another configuration", a.key)
 	}
-	a.rec = rec
+	a.rec, a.repairing = rec, true
 	return nil
 }
 
@@ -80,7 +79,7 @@ func (a *attachment) record() error {
 	if err := a.planHost(); err != nil {
 		return err
 	}
-	if a.rec != nil {
+	if a.repairing {
 		return nil
 	}
 	a.rec = &journal.Record{Key: a.key, Netns: a.args.Netns, Config: a.digest(), HostInterface: a.conf.HostInterface, ClaimScope: a.claimScope()}
@@ -117,7 +116,9 @@ func (a *attachment) joinHost() error {
 		return err
 	}
 	defer lock.Unlock()
-	a.undo.Push(func() error { return leaveHost(a.store, a.k, a.rec) })
+	if !a.repairing {
+		a.undo.Push(func() error { return leaveHost(a.store, a.k, a.rec) })
+	}
 	if err := a.store.Join(a.conf.HostInterface, a.key); err != nil {
 		return err
 	}
@@ -163,10 +164,18 @@ func (a *attachment) addresses() (*current.Result, error) {
 	if a.vips, err = a.plan.Addresses(result); err != nil {
 		return nil, err
 	}
+	// IPv6 has to be on before anything can be asked about its addresses.
+	if err := reconcile.Apply(a.k, plan.Desired{Sysctls: a.vips.Sysctls}, &a.undo); err != nil {
+		return nil, err
+	}
 	if err := a.claim(); err != nil {
 		return nil, err
 	}
-	return result, reconcile.Apply(a.k, a.vips, &a.undo)
+	if err := reconcile.Apply(a.k, a.vips, &a.undo); err != nil {
+		return nil, err
+	}
+	a.announce()
+	return result, nil
 }
 
 // allocate asks the IPAM plugin for the VIPs, or the record where the
@@ -188,65 +197,4 @@ func (a *attachment) allocate() (*current.Result, error) {
 	}
 	a.rec.IPAM, err = json.Marshal(result)
 	return result, err
-}
-
-// claim makes the VIPs this attachment's, on this host and on the LAN.
-func (a *attachment) claim() error {
-	vips := addressesOf(a.vips)
-	if err := a.notTheHosts(vips); err != nil {
-		return err
-	}
-	a.rec.Claims = nil
-	for _, vip := range vips {
-		a.rec.Claims = append(a.rec.Claims, vip.String())
-	}
-	if err := a.store.Save(a.rec); err != nil {
-		return err
-	}
-	a.undo.Push(func() error { return a.unclaim() })
-	for _, vip := range vips {
-		owner, err := a.store.Claim(a.rec.ClaimScope, vip, a.key)
-		if err != nil {
-			return err
-		}
-		if owner != a.key {
-			return cnierr.New(cnierr.AddressConflict, "give each service VIPs of its own, or take that attachment down first",
-				"VIP %s: attachment %s of network %q on this host owns it", vip, owner, owner.Network)
-		}
-	}
-	return nil
-}
-
-func (a *attachment) unclaim() error { return a.store.UnclaimAll(a.rec) }
-
-// notTheHosts refuses a VIP that is an address of the host itself: the host
-// would keep its packets, and no probe from a macvlan reaches its master.
-func (a *attachment) notTheHosts(vips []netip.Addr) error {
-	if a.conf.LinkInContainer {
-		return nil
-	}
-	host, err := a.k.Host.Addresses()
-	if err != nil {
-		return err
-	}
-	taken := make(map[netip.Addr]int, len(host))
-	for _, h := range host {
-		taken[h.Prefix.Addr()] = h.Link
-	}
-	for _, vip := range vips {
-		if index, ok := taken[vip]; ok {
-			link, _ := a.k.Host.LinkByIndex(index)
-			return cnierr.New(cnierr.AddressConflict, "use an address that nobody has, or take it off the host",
-				"VIP %s: the host itself has it, on %s", vip, link.Name)
-		}
-	}
-	return nil
-}
-
-func addressesOf(d plan.Desired) []netip.Addr {
-	addrs := make([]netip.Addr, 0, len(d.Addresses))
-	for _, a := range d.Addresses {
-		addrs = append(addrs, a.Prefix.Addr())
-	}
-	return addrs
 }

@@ -6,6 +6,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -14,6 +15,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	bv "github.com/containernetworking/plugins/pkg/utils/buildversion"
 
+	"macvlan-vip/plugins/internal/announce"
 	"macvlan-vip/plugins/internal/cnierr"
 	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/journal"
@@ -31,6 +33,13 @@ func init() {
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == announceArg {
+		if err := announcer(os.Args[2:]); err != nil && !errors.Is(err, announce.ErrLinkDown) {
+			logf("%v", err)
+			os.Exit(1)
+		}
+		return
+	}
 	verb.Main(skel.CNIFuncs{Add: cmdAdd, Del: cmdDel, Check: cmdCheck, GC: cmdGC, Status: cmdStatus}, bv.BuildString(name), help)
 }
 
@@ -43,8 +52,12 @@ type attachment struct {
 	k     *kernel.Kernel
 	plan  plan.Attachment
 	undo  reconcile.Undo
-	// rec is the journal's record: an earlier ADD's, then this one's.
-	rec *journal.Record
+	// rec is the journal's record: an earlier ADD's, if this one repairs what
+	// that one made, or else this one's.
+	rec       *journal.Record
+	repairing bool
+	// lan speaks ARP and NDP on the service's link, once it is open.
+	lan *announce.Conn
 	// host and service are the plan's two sides; vips is the part of the
 	// service's side that waits for the claim.
 	host, service, vips plan.Desired

@@ -15,8 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"macvlan-vip/plugins/internal/cnierr"
-	"macvlan-vip/plugins/internal/testnet"
 	"macvlan-vip/plugins/internal/verb"
+	"macvlan-vip/tests/testnet"
 )
 
 func TestMain(m *testing.M) {

@@ -23,7 +23,7 @@ func factsOf(l netlink.Link) plan.LinkFacts {
 	f := plan.LinkFacts{
 		Name: a.Name, Index: a.Index, Lower: a.ParentIndex, Kind: l.Type(),
 		MAC: a.HardwareAddr.String(), MTU: a.MTU, Alias: a.Alias,
-		Up: a.RawFlags&unix.IFF_UP != 0,
+		Up: a.RawFlags&unix.IFF_UP != 0, Carrier: a.RawFlags&unix.IFF_LOWER_UP != 0,
 	}
 	if mv, ok := l.(*netlink.Macvlan); ok {
 		f.Mode = modeName(mv.Mode)

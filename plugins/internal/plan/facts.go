@@ -13,7 +13,9 @@ type LinkFacts struct {
 	MAC   string
 	MTU   int
 	Up    bool
-	Alias string
+	// Carrier says that the link below, or the wire, is there.
+	Carrier bool
+	Alias   string
 }
 
 // AddrFacts is an address of the host.

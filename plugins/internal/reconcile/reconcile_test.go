@@ -10,7 +10,7 @@ import (
 
 	"macvlan-vip/plugins/internal/kernel"
 	"macvlan-vip/plugins/internal/plan"
-	"macvlan-vip/plugins/internal/testnet"
+	"macvlan-vip/tests/testnet"
 )
 
 type lab struct {
