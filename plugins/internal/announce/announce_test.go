@@ -99,13 +99,10 @@ func TestRepeatEndsWithTheLink(t *testing.T) {
 			all := addrs("192.0.2.1 2001:db8::1")
 			c := mv0.open(all)
 			time.AfterFunc(200*time.Millisecond, func() { mv0.ip(end) })
-			start := time.Now()
-			err := c.Repeat(t.Context(), all, 3, time.Hour, nil)
-			if !errors.Is(err, ErrLinkDown) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if err := c.Repeat(ctx, all, 3, time.Hour, nil); !errors.Is(err, ErrLinkDown) {
 				t.Errorf("error %v, want ErrLinkDown", err)
-			}
-			if took := time.Since(start); took > time.Minute {
-				t.Errorf("took %s", took)
 			}
 		})
 	}
