@@ -64,7 +64,8 @@ var errComplete = errors.New("nothing more to find out")
 // Probe finds out which of the addresses, of either family, another station on
 // the link has, or probes for, and returns them in the order given. All are
 // probed for at the same time, which takes (Count-1)*Interval+Wait and some
-// 16 ms for each 1,000 addresses; less if there is a conflict over every one.
+// 40 ms for 1,000 addresses; less if there is a conflict over every one. Whether
+// the link has a carrier is the caller's to know: without one nobody answers.
 //
 // The link must not have the addresses: they would be the kernel's to defend.
 // Conflicts found until then are returned together with an error, which is

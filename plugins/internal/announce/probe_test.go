@@ -19,8 +19,6 @@ import (
 // patient is for tests that shall find what there is on a busy machine, too.
 var patient = ProbeConfig{Count: 3, Interval: 200 * time.Millisecond, Wait: 600 * time.Millisecond}
 
-func (p ProbeConfig) total() time.Duration { return time.Duration(p.Count-1)*p.Interval + p.Wait }
-
 func mustProbe(t *testing.T, c *Conn, all []netip.Addr, cfg ProbeConfig) []Conflict {
 	t.Helper()
 	found, err := c.Probe(t.Context(), all, cfg)
