@@ -53,7 +53,7 @@ func (a *attachment) recall() error {
 	stands := found && finished && f.Alias == a.service.Links[1].Alias
 	switch {
 	case !stands:
-		logf("clearing away what an ADD of %s that did not finish has left", a.key)
+		logf("clearing away what is left of an earlier ADD of %s", a.key)
 		d := remover{store: a.store, ipam: a.conf.IPAM.Type, stdin: a.args.StdinData, path: a.args.Path, args: a.args.Args}
 		a.k.Service.Refresh()
 		return d.remove(a.key, rec, a.args.Netns)

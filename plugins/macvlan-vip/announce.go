@@ -2,18 +2,20 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
 	"syscall"
 	"time"
 
 	"macvlan-vip/plugins/internal/announce"
+	"macvlan-vip/plugins/internal/kernel"
 )
 
 // announceArg makes the binary the announcer: a process of its own that
@@ -21,82 +23,121 @@ import (
 // the first.
 const announceArg = "announce"
 
-// announce tells the LAN where the VIPs are now. It never fails an ADD: a
-// peer that heard nothing asks again when its entry has aged.
+// rounds is what the announcer is told, as JSON on its standard input.
+type rounds struct {
+	// Netns and ID are the service's namespace; a name may come to stand for
+	// another one.
+	Netns    string
+	ID       uint64
+	Link     string
+	VIPs     []netip.Addr
+	Count    int
+	Interval time.Duration
+}
+
+// announce tells the LAN where the VIPs are that it could not know of yet. It
+// never fails an ADD: a peer that heard nothing asks when its entry has aged.
 func (a *attachment) announce() {
-	vips := addressesOf(a.vips)
-	rounds := a.conf.Announce.Count
-	if rounds == 0 || len(vips) == 0 {
+	if a.conf.Announce.Count == 0 || len(a.fresh) == 0 {
 		return
 	}
-	err := a.openLAN(vips)
+	err := a.openLAN()
 	if err == nil && a.plan.Master.Carrier {
-		err = a.lan.Announce(context.Background(), vips)
+		err = a.lan.Announce(context.Background(), a.fresh)
 	}
-	if err == nil && rounds > 1 {
-		err = a.k.Service.Do(func() error { return a.startAnnouncer(rounds-1, vips) })
+	if err == nil && a.conf.Announce.Count > 1 {
+		err = startAnnouncer(rounds{
+			Netns: a.args.Netns, ID: a.k.Service.ID(), Link: a.args.IfName, VIPs: a.fresh,
+			Count: a.conf.Announce.Count - 1, Interval: a.conf.Announce.Interval,
+		})
 	}
 	if err != nil {
 		logf("%v", err)
 	}
 }
 
-// startAnnouncer starts it on a thread that is in the service's namespace,
-// which the child then begins in.
-func (a *attachment) startAnnouncer(rounds int, vips []netip.Addr) error {
+func startAnnouncer(r rounds) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("start the announcer: %w", err)
 	}
-	args := []string{announceArg, a.args.IfName, strconv.Itoa(rounds), a.conf.Announce.Interval.String()}
-	for _, vip := range vips {
-		args = append(args, vip.String())
-	}
-	cmd := exec.Command(self, args...)
+	cmd := exec.Command(self, announceArg)
 	// Its own session, and none of the runtime's pipes, which the runtime
 	// would wait for.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Dir = "/"
 	cmd.Env = []string{}
+	orders, err := cmd.StdinPipe()
+	if err != nil {
+		return fmt.Errorf("start the announcer: %w", err)
+	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the announcer: %w", err)
 	}
-	return cmd.Process.Release()
+	err = json.NewEncoder(orders).Encode(r)
+	if err := errors.Join(err, orders.Close(), cmd.Process.Release()); err != nil {
+		return fmt.Errorf("tell the announcer: %w", err)
+	}
+	return nil
 }
 
-// announcer is the process that startAnnouncer starts. It ends when the rounds
-// are done, and at once when the link goes, since it holds the namespace.
-func announcer(args []string) error {
-	if len(args) < 4 {
-		return errors.New("announce: want a link, rounds, an interval and addresses")
+// announcer is the process that startAnnouncer starts. Between rounds it is in
+// the host's namespace and holds nothing of the service's, so that a namespace
+// can go, and its MAC be used again, while the announcer sleeps.
+func announcer(orders io.Reader) error {
+	var r rounds
+	if err := json.NewDecoder(orders).Decode(&r); err != nil {
+		return fmt.Errorf("announce: read what to announce: %w", err)
 	}
-	rounds, err := strconv.Atoi(args[1])
-	if err != nil {
-		return fmt.Errorf("announce: rounds: %w", err)
-	}
-	interval, err := time.ParseDuration(args[2])
-	if err != nil {
-		return fmt.Errorf("announce: interval: %w", err)
-	}
-	var vips []netip.Addr
-	for _, text := range args[3:] {
-		vip, err := netip.ParseAddr(text)
-		if err != nil {
-			return fmt.Errorf("announce: %w", err)
+	for range r.Count {
+		time.Sleep(r.Interval)
+		goOn, err := r.round()
+		if err != nil || !goOn {
+			return err
 		}
-		vips = append(vips, vip)
 	}
-	link, err := net.InterfaceByName(args[0])
+	return nil
+}
+
+// round announces what is still there; goOn is false when nothing is.
+func (r rounds) round() (goOn bool, err error) {
+	service, err := kernel.OpenService(r.Netns)
+	if kernel.IsGone(err) {
+		return false, nil
+	}
 	if err != nil {
-		return fmt.Errorf("announce: link %s: %w", args[0], err)
+		return false, err
+	}
+	defer service.Close()
+	if service.ID() != r.ID {
+		return false, nil
+	}
+	err = service.Do(func() error {
+		goOn, err = r.announceOn(r.Link)
+		return err
+	})
+	if errors.Is(err, announce.ErrLinkDown) {
+		return false, nil
+	}
+	return goOn, err
+}
+
+// announceOn runs in the service's namespace.
+func (r rounds) announceOn(name string) (goOn bool, err error) {
+	link, err := net.InterfaceByName(name)
+	if err != nil {
+		return false, nil
+	}
+	vips := stillOn(link, r.VIPs)
+	if len(vips) == 0 {
+		return false, nil
 	}
 	conn, err := announce.Open(link, vips)
 	if err != nil {
-		return err
+		return false, err
 	}
-	return conn.Repeat(context.Background(), vips, rounds, interval, func(addrs []netip.Addr) []netip.Addr {
-		return stillOn(link, addrs)
-	})
+	defer conn.Close()
+	return true, conn.Announce(context.Background(), vips)
 }
 
 // stillOn leaves out the addresses that the link has no more: somebody else
@@ -112,5 +153,5 @@ func stillOn(link *net.Interface, addrs []netip.Addr) []netip.Addr {
 			have[prefix.Addr()] = true
 		}
 	}
-	return slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !have[a] })
+	return slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return !have[a] })
 }

@@ -86,19 +86,19 @@ func (a *attachment) claimOnHost(vips []netip.Addr) error {
 
 // probe asks the LAN whether anybody has the VIPs that are not on the link
 // yet, all at once.
-func (a *attachment) probe(vips []netip.Addr) error {
-	fresh, err := a.notOnLink(vips)
-	if err != nil || len(fresh) == 0 || a.conf.AddressConflict == config.ConflictIgnore {
+func (a *attachment) probe(vips []netip.Addr) (err error) {
+	a.fresh, err = a.notOnLink(vips)
+	if err != nil || len(a.fresh) == 0 || a.conf.AddressConflict == config.ConflictIgnore {
 		return err
 	}
 	if !a.plan.Master.Carrier {
 		logf("%s has no carrier: nobody can be asked whether the VIPs are free", a.plan.Master.Name)
 		return nil
 	}
-	if err := a.openLAN(vips); err != nil {
+	if err := a.openLAN(); err != nil {
 		return err
 	}
-	conflicts, err := a.lan.Probe(context.Background(), fresh, announce.ProbeConfig{
+	conflicts, err := a.lan.Probe(context.Background(), a.fresh, announce.ProbeConfig{
 		Count: a.conf.Probe.Count, Interval: a.conf.Probe.Interval, Wait: a.conf.Probe.Wait,
 		FailFast: a.conf.AddressConflict == config.ConflictFail,
 	})
@@ -139,7 +139,7 @@ func (a *attachment) judge(conflicts []announce.Conflict) error {
 }
 
 // openLAN opens the packet sockets on the service's link, once.
-func (a *attachment) openLAN(vips []netip.Addr) error {
+func (a *attachment) openLAN() error {
 	if a.lan != nil {
 		return nil
 	}
@@ -152,7 +152,7 @@ func (a *attachment) openLAN(vips []netip.Addr) error {
 		return fmt.Errorf("MAC of %s: %w", f.Name, err)
 	}
 	return a.k.Service.Do(func() error {
-		a.lan, err = announce.Open(&net.Interface{Index: f.Index, Name: f.Name, MTU: f.MTU, HardwareAddr: mac}, vips)
+		a.lan, err = announce.Open(&net.Interface{Index: f.Index, Name: f.Name, MTU: f.MTU, HardwareAddr: mac}, a.fresh)
 		return err
 	})
 }

@@ -6,8 +6,8 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
 
@@ -34,7 +34,7 @@ func init() {
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == announceArg {
-		if err := announcer(os.Args[2:]); err != nil && !errors.Is(err, announce.ErrLinkDown) {
+		if err := announcer(os.Stdin); err != nil {
 			logf("%v", err)
 			os.Exit(1)
 		}
@@ -56,6 +56,8 @@ type attachment struct {
 	// that one made, or else this one's.
 	rec       *journal.Record
 	repairing bool
+	// fresh are the VIPs that were not on the link before this ADD.
+	fresh []netip.Addr
 	// lan speaks ARP and NDP on the service's link, once it is open.
 	lan *announce.Conn
 	// host and service are the plan's two sides; vips is the part of the

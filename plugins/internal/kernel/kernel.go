@@ -112,11 +112,17 @@ func (n *Namespace) Do(f func() error) error {
 
 // Same tells whether two namespaces are one.
 func (n *Namespace) Same(o *Namespace) bool {
-	var a, b unix.Stat_t
-	if unix.Fstat(int(n.netns.Fd()), &a) != nil || unix.Fstat(int(o.netns.Fd()), &b) != nil {
-		return false
+	return n.ID() != 0 && n.ID() == o.ID()
+}
+
+// ID tells the namespace from every other that exists at the same time: its
+// inode's number.
+func (n *Namespace) ID() uint64 {
+	var stat unix.Stat_t
+	if unix.Fstat(int(n.netns.Fd()), &stat) != nil {
+		return 0
 	}
-	return a.Dev == b.Dev && a.Ino == b.Ino
+	return stat.Ino
 }
 
 // HostScope names the network namespace that the process is in by a number
