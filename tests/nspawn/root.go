@@ -1,0 +1,92 @@
+// Package nspawn boots throwaway machines with a real systemd for tests and
+// the demo: systemd-nspawn on a Debian root that mmdebstrap makes, with a
+// network namespace of the test's as the machine's network.
+package nspawn
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// suite is what the machines run: Debian 12, systemd 252.
+const suite = "bookworm"
+
+var packages = []string{
+	"systemd", "systemd-sysv", "dbus", "iproute2", "iputils-ping", "procps", "curl", "haproxy", "socat", "util-linux",
+}
+
+// Top finds the project's folder, which holds go.mod.
+func Top() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		if dir == "/" {
+			return "", fmt.Errorf("no go.mod in this folder or above it")
+		}
+	}
+}
+
+// Root makes the root file system that all machines share, read-only, and
+// gives its path. It is kept in build/ under a name that changes with what is
+// in it, so that it is made once; another process that wants it waits.
+func Root() (string, error) {
+	top, err := Top()
+	if err != nil {
+		return "", err
+	}
+	build := filepath.Join(top, "build")
+	if err := os.MkdirAll(build, 0o755); err != nil {
+		return "", err
+	}
+	unlock, err := lock(filepath.Join(build, "root.lock"))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	sum := sha256.Sum256([]byte(suite + strings.Join(packages, " ")))
+	root := filepath.Join(build, fmt.Sprintf("root-%s-%x", suite, sum[:4]))
+	if _, err := os.Stat(root); err == nil {
+		return root, nil
+	}
+	return root, makeRoot(root)
+}
+
+func makeRoot(root string) error {
+	tmp := root + ".tmp"
+	if err := os.RemoveAll(tmp); err != nil {
+		return err
+	}
+	cmd := exec.Command("mmdebstrap", "--quiet", "--variant=minbase", "--include="+strings.Join(packages, ","), suite, tmp)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("make a Debian root with mmdebstrap: %w", err)
+	}
+	// A machine of its own, not a copy of this one.
+	if err := os.WriteFile(filepath.Join(tmp, "etc/hostname"), []byte("utility\n"), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, root)
+}
+
+func lock(path string) (unlock func(), err error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { file.Close() }, nil
+}

@@ -1,0 +1,298 @@
+// Package systemd tests the units on a booted systemd, with the
+// distribution's own haproxy: what an operator sees, what the kernel holds,
+// and what a peer on the LAN gets.
+package systemd
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+
+	"macvlan-vip/tests/nspawn"
+	"macvlan-vip/tests/testnet"
+)
+
+const (
+	unitDir  = "/usr/local/lib/systemd/system/"
+	dropIns  = "etc/systemd/system/"
+	netDir   = "etc/cni/net.d/"
+	hostAddr = "172.16.27.217"
+	peerAddr = "172.16.27.5"
+	vip1     = "172.16.26.1"
+	vip2     = "172.16.26.2"
+	// The backend's answer, which comes through haproxy.
+	answer = "answer of the backend"
+)
+
+// lab is a machine on a LAN with one peer, which serves as haproxy's backend.
+type lab struct {
+	t          testing.TB
+	host, peer *testnet.Namespace
+	m          *nspawn.Machine
+}
+
+// newLab makes a machine that is not booted yet.
+func newLab(t testing.TB) *lab {
+	t.Helper()
+	l := &lab{t: t}
+	l.connect()
+	m, err := nspawn.New(l.host.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.m = m
+	t.Cleanup(func() {
+		if t.Failed() {
+			journal, _ := m.Run("journalctl", "--no-pager", "-o", "short-precise", "-n", "600", "-u", "systemd-netns*", "-u", "haproxy*", "-u", "app*", "-u", "web*", "-u", "init.scope")
+			t.Logf("journal:\n%s", journal)
+		}
+		if err := m.Destroy(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+// connect gives the machine a network, as its first one or, since a reboot
+// ends that, as the next.
+func (l *lab) connect() {
+	l.t.Helper()
+	l.host, l.peer = testnet.NewHost(l.t, hostAddr+"/22", "fd26::217/64")
+	l.peer.IP("link set lo up")
+	l.peer.AddAddress("port", peerAddr+"/22")
+	l.peer.AddAddress("port", "fd26::5/64")
+	l.serveBackend()
+	if l.m != nil {
+		l.m.SetNetns(l.host.Path())
+		// Before the namespace, which the machine holds.
+		l.t.Cleanup(l.m.Cut)
+	}
+}
+
+func (l *lab) serveBackend() {
+	var listener net.Listener
+	l.peer.Do(func() (err error) {
+		listener, err = net.Listen("tcp", peerAddr+":8080")
+		return err
+	})
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, answer) })}
+	go server.Serve(listener)
+	l.t.Cleanup(func() { server.Close() })
+}
+
+// withHaproxy sets haproxy up as the README says.
+func (l *lab) withHaproxy() *lab {
+	l.t.Helper()
+	l.conflist("haproxy.conflist", "", "")
+	l.link("haproxy.service.d/netns.conf", unitDir+"netns.conf")
+	l.link("haproxy.service.d/haproxy.conf", "/usr/local/share/macvlan-vip/haproxy.service.d/haproxy.conf")
+	l.haproxyConfig("")
+	return l
+}
+
+func (l *lab) haproxyConfig(more string) {
+	l.t.Helper()
+	l.write("etc/haproxy/haproxy.cfg", fmt.Sprintf(`
+global
+	stats socket /run/haproxy/admin.sock mode 660 level admin
+defaults
+	mode http
+	timeout connect 5s
+	timeout client 5s
+	timeout server 5s
+frontend vips
+	bind %s:80
+	bind %s:80
+	default_backend peer
+backend peer
+	server peer %s:8080
+%s
+`, vip1, vip2, peerAddr, more))
+}
+
+// conflist installs one of the examples, with one text replaced by another.
+func (l *lab) conflist(example, old, new string) {
+	l.t.Helper()
+	top, err := nspawn.Top()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(top, "conf", example))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if old != "" && !strings.Contains(string(data), old) {
+		l.t.Fatalf("no %q in %s", old, example)
+	}
+	l.write(netDir+example, strings.Replace(string(data), old, new, 1))
+}
+
+// network writes a network of the given VIPs.
+func (l *lab) network(name string, vips ...string) {
+	l.t.Helper()
+	for i, vip := range vips {
+		vips[i] = fmt.Sprintf(`{"address": %q}`, vip)
+	}
+	l.write(netDir+name+".conflist", fmt.Sprintf(`{"cniVersion": "1.1.0", "name": %q, "plugins": [
+		{"type": "macvlan-vip", "master": "eth0", "capabilities": {"ips": true}, "ipam": {"type": "static", "addresses": [%s]}},
+		{"type": "hairpin-route"}]}`, name, strings.Join(vips, ", ")))
+}
+
+func (l *lab) write(name, content string) {
+	l.t.Helper()
+	if err := l.m.Write(name, content); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// link makes a drop-in out of a file of the project.
+func (l *lab) link(dropIn, target string) {
+	l.t.Helper()
+	path := l.m.Path(dropIns + dropIn)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := os.Symlink(target, path); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func (l *lab) boot() *lab {
+	l.t.Helper()
+	if err := l.m.Boot(); err != nil {
+		l.t.Fatal(err)
+	}
+	return l
+}
+
+// run runs a command that must succeed.
+func (l *lab) run(t testing.TB, command string) string {
+	t.Helper()
+	out, err := l.m.Run(strings.Fields(command)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// try runs a command that may fail.
+func (l *lab) try(command string) (string, error) {
+	out, err := l.m.Run(strings.Fields(command)...)
+	return strings.TrimSpace(out), err
+}
+
+func (l *lab) daemonReload(t testing.TB) {
+	t.Helper()
+	l.run(t, "systemctl daemon-reload")
+	l.run(t, "systemctl reset-failed")
+}
+
+// get fetches a page of an address from inside a namespace.
+func get(from *testnet.Namespace, addr string) (body string, err error) {
+	err = from.NetNS.Do(func(ns.NetNS) error {
+		conn, err := net.DialTimeout("tcp", net.JoinHostPort(addr, "80"), time.Second)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(3 * time.Second))
+		if _, err := fmt.Fprintf(conn, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+			return err
+		}
+		data, err := io.ReadAll(conn)
+		_, body, _ = strings.Cut(string(data), "\r\n\r\n")
+		return err
+	})
+	return body, err
+}
+
+// serves asserts that VIPs give the backend's answer to host and LAN.
+func (l *lab) serves(t testing.TB, vips ...string) {
+	t.Helper()
+	for name, from := range map[string]*testnet.Namespace{"host": l.host, "LAN peer": l.peer} {
+		for _, vip := range vips {
+			var body string
+			eventually(t, fmt.Sprintf("the %s gets the answer from %s", name, vip), func() (err error) {
+				if body, err = get(from, vip); err == nil && body != answer {
+					err = fmt.Errorf("got %q", body)
+				}
+				return err
+			})
+		}
+	}
+}
+
+// silent asserts that a VIP answers neither host nor LAN, not even to ARP.
+func (l *lab) silent(t testing.TB, vip string) {
+	t.Helper()
+	eventually(t, vip+" is silent", func() error {
+		l.peer.IP("neigh flush all")
+		for name, from := range map[string]*testnet.Namespace{"host": l.host, "LAN peer": l.peer} {
+			if body, err := get(from, vip); err == nil {
+				return fmt.Errorf("it answers the %s: %q", name, body)
+			}
+		}
+		if entry := l.peer.IP("neigh show " + vip); strings.Contains(entry, "lladdr") {
+			return fmt.Errorf("it answers ARP: %s", entry)
+		}
+		return nil
+	})
+}
+
+// gone asserts that nothing is left on the machine of any service of ours.
+func (l *lab) gone(t testing.TB, before string) {
+	t.Helper()
+	eventually(t, "nothing is left", func() error {
+		if after := l.host.Snapshot(); after != before {
+			return fmt.Errorf("host before:\n%s\nafter:\n%s", before, after)
+		}
+		if names := l.run(t, "ip netns list"); names != "" {
+			return fmt.Errorf("namespaces: %s", names)
+		}
+		if files, _ := l.try("find /run/cni /var/lib/cni/results /run/netns -type f"); files != "" {
+			return fmt.Errorf("files: %s", files)
+		}
+		return nil
+	})
+}
+
+// identity is what a service's namespace and link are known by.
+func (l *lab) identity(t testing.TB, name string) string {
+	t.Helper()
+	return l.run(t, "stat -L -c %i /run/netns/"+name) + " " + l.run(t, "ip netns exec "+name+" cat /sys/class/net/mv0/address")
+}
+
+func (l *lab) state(unit string) string {
+	out, _ := l.try("systemctl is-active " + unit)
+	return out
+}
+
+func (l *lab) wantState(t testing.TB, unit, want string) {
+	t.Helper()
+	eventually(t, unit+" is "+want, func() error {
+		if got := l.state(unit); got != want {
+			return fmt.Errorf("it is %s", got)
+		}
+		return nil
+	})
+}
+
+// eventually waits for something that systemd or the kernel is about to do.
+func eventually(t testing.TB, what string, check func() error) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if err = check(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("waited in vain until %s: %v", what, err)
+}

@@ -1,0 +1,271 @@
+package systemd
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestMainJob is what the article promises, on one machine, in the order in
+// which an operator would meet it.
+func TestMainJob(t *testing.T) {
+	l := newLab(t).withHaproxy()
+	l.run0(t, "systemctl --root=%s mask haproxy.service")
+	l.boot()
+	before := l.host.Snapshot()
+	l.run(t, "systemctl unmask haproxy.service")
+	l.run(t, "systemctl start haproxy")
+
+	t.Run("validation", l.validation)
+	t.Run("drop-in", l.dropIn)
+	t.Run("journal", l.journalIsPlain)
+	t.Run("restart keeps netns and MAC", l.restart)
+	t.Run("crash keeps netns and MAC", l.crash)
+	t.Run("reload repairs under the running service", l.repair)
+	t.Run("the namespace's name is removed", l.nameRemoved)
+	t.Run("stop leaves nothing", func(t *testing.T) {
+		l.run(t, "systemctl stop haproxy")
+		l.gone(t, before)
+		l.silent(t, vip1)
+	})
+	t.Run("start again", func(t *testing.T) {
+		l.run(t, "systemctl start haproxy")
+		l.serves(t, vip1, vip2)
+	})
+	t.Run("stop and start in a row", func(t *testing.T) {
+		for range 5 {
+			l.run(t, "systemctl stop haproxy")
+			// haproxy's own limit of starts is not what is tested.
+			l.run(t, "systemctl reset-failed haproxy")
+			l.run(t, "systemctl start haproxy")
+		}
+		l.serves(t, vip1, vip2)
+	})
+	t.Run("final failure takes the VIPs down", func(t *testing.T) {
+		l.haproxyConfig("this is no configuration")
+		_, _ = l.try("systemctl restart haproxy")
+		l.wantState(t, "haproxy", "failed")
+		l.gone(t, before)
+		l.silent(t, vip1)
+		l.haproxyConfig("")
+		l.run(t, "systemctl reset-failed haproxy")
+		l.run(t, "systemctl start haproxy")
+		l.serves(t, vip1)
+	})
+	t.Run("skipped by a condition", func(t *testing.T) { l.condition(t, before) })
+	t.Run("a shim that fails keeps the service off the host", func(t *testing.T) { l.shimFails(t, before) })
+	t.Run("a master that comes up late", func(t *testing.T) { l.masterLate(t) })
+}
+
+// validation is the article's section of that name.
+func (l *lab) validation(t *testing.T) {
+	if out := l.run(t, "ip netns list"); !strings.HasPrefix(out, "haproxy") {
+		t.Errorf("ip netns: %q", out)
+	}
+	out := l.run(t, "ip netns exec haproxy ip address show mv0")
+	for _, want := range []string{"inet 172.16.26.1/22 ", "inet 172.16.26.2/22 ", "state UP"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in:\n%s", want, out)
+		}
+	}
+	if got := listeners(l.run(t, "ip netns exec haproxy ss -ntlH")); !slices.Equal(got, []string{vip1 + ":80", vip2 + ":80"}) {
+		t.Errorf("haproxy listens on %q", got)
+	}
+	if got := listeners(l.run(t, "ss -ntlH")); len(got) != 0 {
+		t.Errorf("something listens on the host: %q", got)
+	}
+	if out := l.run(t, "ip address show mv-int"); strings.Contains(out, "inet ") || !strings.Contains(out, "state UP") {
+		t.Errorf("mv-int:\n%s", out)
+	}
+	l.run(t, "ping -c1 -W2 -I mv-int "+vip2)
+	l.serves(t, vip1, vip2)
+	if got := l.run(t, "ip netns exec haproxy sysctl -n net.ipv4.conf.mv0.forwarding net.ipv4.conf.mv0.arp_notify net.ipv4.conf.mv0.arp_announce net.ipv6.conf.mv0.use_tempaddr"); strings.Join(strings.Fields(got), " ") != "1 1 2 0" {
+		t.Errorf("sysctls: %q", got)
+	}
+}
+
+func listeners(ss string) []string {
+	var all []string
+	for _, line := range strings.Split(ss, "\n") {
+		if fields := strings.Fields(line); len(fields) > 3 {
+			all = append(all, fields[3])
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+func (l *lab) dropIn(t *testing.T) {
+	for _, want := range []string{"Slice=haproxy.slice", "PrivateTmp=yes", "CPUAccounting=yes", "IOAccounting=yes", "MemoryAccounting=yes", "TasksAccounting=yes", "NetworkNamespacePath=/run/netns/haproxy"} {
+		key, _, _ := strings.Cut(want, "=")
+		if got := l.run(t, "systemctl show haproxy -p "+key); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	if got := l.run(t, "systemctl status haproxy --no-pager"); !strings.Contains(got, "haproxy.conf, netns.conf") || !strings.Contains(got, "active (running)") {
+		t.Errorf("status:\n%s", got)
+	}
+	if got := l.run(t, "readlink /proc/"+l.mainPID(t)+"/ns/net"); got == l.run(t, "readlink /proc/1/ns/net") {
+		t.Error("haproxy is in the host's netns")
+	}
+}
+
+func (l *lab) mainPID(t *testing.T) string {
+	t.Helper()
+	return l.run(t, "systemctl show haproxy -p MainPID --value")
+}
+
+// journalIsPlain: one line says what was done, and cnitool's JSON and usage
+// text are not there.
+func (l *lab) journalIsPlain(t *testing.T) {
+	out := l.run(t, "journalctl --no-pager -o cat -t systemd-netns")
+	if want := "haproxy: 172.16.26.1/22 172.16.26.2/22 on mv0, network haproxy"; !strings.Contains(out, want) {
+		t.Errorf("no line %q in:\n%s", want, out)
+	}
+	for _, noise := range []string{"{", "Usage", "Flags", "cniVersion"} {
+		if strings.Contains(out, noise) {
+			t.Errorf("%q in:\n%s", noise, out)
+		}
+	}
+}
+
+func (l *lab) restart(t *testing.T) {
+	before, pid := l.identity(t, "haproxy"), l.mainPID(t)
+	l.run(t, "systemctl restart haproxy")
+	if pid == l.mainPID(t) {
+		t.Fatal("haproxy was not restarted")
+	}
+	if after := l.identity(t, "haproxy"); after != before {
+		t.Errorf("netns and MAC %s became %s", before, after)
+	}
+	l.serves(t, vip1, vip2)
+}
+
+func (l *lab) crash(t *testing.T) {
+	before, pid := l.identity(t, "haproxy"), l.mainPID(t)
+	l.run(t, "kill -KILL "+pid)
+	eventually(t, "haproxy is back", func() error {
+		if now := l.mainPID(t); now == pid || now == "0" {
+			return fmt.Errorf("main PID %s", now)
+		}
+		return nil
+	})
+	l.serves(t, vip1, vip2)
+	if after := l.identity(t, "haproxy"); after != before {
+		t.Errorf("netns and MAC %s became %s", before, after)
+	}
+}
+
+// repair: what is missing is named, and put right, and the service stays.
+func (l *lab) repair(t *testing.T) {
+	pid := l.mainPID(t)
+	for _, damage := range []string{"link del mv-int", "link set mv-int down", "route flush table local proto 118", "neigh flush nud permanent dev mv-int"} {
+		l.host.IP(damage)
+		l.run(t, "systemctl reload systemd-netns@haproxy")
+		l.serves(t, vip1, vip2)
+	}
+	if now := l.mainPID(t); now != pid {
+		t.Error("haproxy was restarted")
+	}
+	journal := l.run(t, "journalctl --no-pager -o cat -t systemd-netns")
+	for _, line := range []string{"  host: link mv-int type macvlan mode bridge on eth0: missing", "  host: link mv-int: state is down, not up", "  host: route 172.16.26.1/32 dev mv-int table local metric 100 src 172.16.27.217: missing"} {
+		if !strings.Contains(journal, line) {
+			t.Errorf("no line %q in:\n%s", line, journal)
+		}
+	}
+}
+
+// nameRemoved: `ip netns delete` under a running service takes only the name;
+// a reload gives it back, and a restart without it finds the way as well.
+func (l *lab) nameRemoved(t *testing.T) {
+	pid := l.mainPID(t)
+	l.run(t, "ip netns delete haproxy")
+	l.serves(t, vip1)
+	l.run(t, "systemctl reload systemd-netns@haproxy")
+	if out := l.run(t, "ip netns list"); !strings.HasPrefix(out, "haproxy") {
+		t.Errorf("ip netns after the reload: %q", out)
+	}
+	if l.mainPID(t) != pid {
+		t.Error("haproxy was restarted")
+	}
+	l.serves(t, vip1, vip2)
+
+	l.run(t, "ip netns delete haproxy")
+	l.run(t, "systemctl reset-failed haproxy")
+	_, _ = l.try("systemctl restart haproxy")
+	l.serves(t, vip1, vip2)
+	l.wantState(t, "haproxy", "active")
+
+	l.run(t, "ip netns delete haproxy")
+	l.run(t, "systemctl stop haproxy")
+	l.wantState(t, "systemd-netns@haproxy", "inactive")
+	l.silent(t, vip1)
+	l.run(t, "systemctl start haproxy")
+	l.serves(t, vip1, vip2)
+}
+
+func (l *lab) condition(t *testing.T, before string) {
+	l.write(dropIns+"haproxy.service.d/condition.conf", "[Unit]\nConditionPathExists=/run/wanted\n")
+	l.daemonReload(t)
+	// While it runs, then as a restart, then as a start of its own.
+	l.serves(t, vip1)
+	for _, verb := range []string{"restart", "start"} {
+		l.run(t, "systemctl "+verb+" haproxy")
+		l.wantState(t, "systemd-netns@haproxy", "inactive")
+		l.gone(t, before)
+	}
+	l.silent(t, vip1)
+	l.run(t, "touch /run/wanted")
+	l.run(t, "systemctl start haproxy")
+	l.serves(t, vip1)
+}
+
+// shimFails: the service never runs on the host, the error is in the journal,
+// and nothing is left.
+func (l *lab) shimFails(t *testing.T, before string) {
+	l.run(t, "systemctl stop haproxy")
+	l.conflist("haproxy.conflist", `"master": "eth0"`, `"master": "eth0", "mode": "bad"`)
+	if _, err := l.try("systemctl start haproxy"); err == nil {
+		t.Error("the start succeeded")
+	}
+	if out, _ := l.try("pgrep haproxy"); out != "" {
+		t.Errorf("haproxy runs: %s", out)
+	}
+	if got := l.state("haproxy"); got != "inactive" {
+		t.Errorf("haproxy is %s", got)
+	}
+	l.gone(t, before)
+	if out := l.run(t, "journalctl --no-pager -o cat -t systemd-netns -n 3"); !strings.Contains(out, `mode: "bad": no such macvlan mode; use one of bridge`) {
+		t.Errorf("journal:\n%s", out)
+	}
+	l.conflist("haproxy.conflist", "", "")
+	l.run(t, "systemctl reset-failed")
+}
+
+// masterLate: a start waits for a master that comes up while it does.
+func (l *lab) masterLate(t *testing.T) {
+	l.host.IP("link set eth0 down")
+	started := make(chan error, 1)
+	go func() {
+		_, err := l.try("systemctl start haproxy")
+		started <- err
+	}()
+	eventually(t, "the shim has said why it waits", func() error {
+		if out := l.run(t, "journalctl --no-pager -o cat -t systemd-netns -n 5"); !strings.Contains(out, `master: "eth0": the link is down`) {
+			return fmt.Errorf("journal: %s", out)
+		}
+		return nil
+	})
+	l.host.IP("link set eth0 up")
+	select {
+	case err := <-started:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("the start hangs")
+	}
+	l.serves(t, vip1, vip2)
+}

@@ -1,0 +1,165 @@
+package systemd
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// run0 runs a command on the machine's root from outside, before it is booted.
+func (l *lab) run0(t testing.TB, command string) {
+	t.Helper()
+	args := strings.Fields(strings.ReplaceAll(command, "%s", l.m.Path("")))
+	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", command, err, out)
+	}
+}
+
+// TestReboot: an enabled service is on its VIPs after a reboot and after a
+// power cut, with a lease that is the same as before.
+func TestReboot(t *testing.T) {
+	l := newLab(t).withHaproxy()
+	l.write(netDir+"haproxy.conflist", `{"cniVersion": "1.1.0", "name": "haproxy", "plugins": [
+		{"type": "macvlan-vip", "master": "eth0", "ipam": {"type": "host-local", "dataDir": "/run/cni/leases", "ranges": [
+			[{"subnet": "172.16.24.0/22", "rangeStart": "172.16.26.1", "rangeEnd": "172.16.26.1"}], [{"subnet": "172.16.24.0/22", "rangeStart": "172.16.26.2", "rangeEnd": "172.16.26.2"}]]}},
+		{"type": "hairpin-route"}]}`)
+	l.boot()
+	l.wantState(t, "haproxy", "active")
+	l.serves(t, vip1, vip2)
+	if err := l.m.PowerOff(); err != nil {
+		t.Fatal(err)
+	}
+	l.connect()
+	l.boot()
+	l.wantState(t, "haproxy", "active")
+	l.serves(t, vip1, vip2)
+
+	l.m.Cut()
+	l.connect()
+	l.boot()
+	l.wantState(t, "haproxy", "active")
+	l.serves(t, vip1, vip2)
+}
+
+// TestServicesOfAllKinds on one machine: two instances of a template, a
+// socket-activated service, and one whose VIPs come from its environment file.
+func TestServicesOfAllKinds(t *testing.T) {
+	l := newLab(t)
+	l.run0(t, "systemctl --root=%s mask haproxy.service")
+	backend := "/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:" + peerAddr + ":8080"
+	l.write(dropIns+"app@.service", "[Unit]\nDescription=Instance %i\n[Service]\nExecStart="+backend+"\n")
+	l.link("app@.service.d/netns.conf", unitDir+"netns.conf")
+	l.network("app-1", vip1+"/22")
+	l.network("app-2", vip2+"/22")
+
+	l.write(dropIns+"web.socket", "[Socket]\nListenStream=80\n")
+	l.write(dropIns+"web.service", "[Unit]\nDescription=Socket-activated\n[Service]\nExecStart=/lib/systemd/systemd-socket-proxyd "+peerAddr+":8080\n")
+	l.link("web.service.d/netns.conf", unitDir+"netns.conf")
+	l.link("web.socket.d/netns.conf", unitDir+"netns-socket.conf")
+	l.network("web", "172.16.26.3/22")
+
+	l.write(dropIns+"env.service", "[Service]\nExecStart="+backend+"\n")
+	l.link("env.service.d/netns.conf", unitDir+"netns.conf")
+	l.write("etc/systemd-netns/env.env", "NETWORK=app-1\nCAP_ARGS={\"ips\":[\"172.16.26.4/22\"]}\n")
+	l.boot()
+	before := l.host.Snapshot()
+
+	t.Run("two instances side by side", func(t *testing.T) {
+		l.run(t, "systemctl start app@1 app@2")
+		l.serves(t, vip1, vip2)
+		l.run(t, "systemctl stop app@1")
+		l.silent(t, vip1)
+		l.serves(t, vip2)
+		l.run(t, "systemctl stop app@2")
+		l.gone(t, before)
+	})
+	t.Run("socket activation", func(t *testing.T) {
+		l.run(t, "systemctl start web.socket")
+		if got := listeners(l.run(t, "ss -ntlH")); len(got) != 0 {
+			t.Errorf("the socket listens on the host: %q", got)
+		}
+		if got := l.state("web.service"); got != "inactive" {
+			t.Errorf("web.service is %s before anybody asks", got)
+		}
+		l.serves(t, "172.16.26.3")
+		l.wantState(t, "web.service", "active")
+		l.run(t, "systemctl stop web.socket web.service")
+		l.gone(t, before)
+	})
+	t.Run("VIPs from the environment file", func(t *testing.T) {
+		l.run(t, "systemctl start env app@1")
+		l.serves(t, "172.16.26.4", vip1)
+		l.run(t, "systemctl stop env app@1")
+		l.gone(t, before)
+	})
+	t.Run("a VIP of another service", func(t *testing.T) {
+		l.write("etc/systemd-netns/env.env", "NETWORK=app-1\n")
+		l.run(t, "systemctl start app@1")
+		if _, err := l.try("systemctl start env"); err == nil {
+			t.Error("a second service got the same VIP")
+		}
+		l.serves(t, vip1)
+		l.run(t, "systemctl stop app@1")
+		l.gone(t, before)
+	})
+	t.Run("repair timer", func(t *testing.T) {
+		l.run(t, "systemctl start app@1")
+		l.host.IP("link del mv-int")
+		l.run(t, "systemctl start systemd-netns-repair@app@1.service")
+		l.serves(t, vip1)
+		l.run(t, "systemctl start systemd-netns-repair@app@1.timer")
+		l.run(t, "systemctl stop app@1")
+		l.wantState(t, "systemd-netns-repair@app@1.timer", "inactive")
+		l.gone(t, before)
+	})
+	t.Run("units are clean", func(t *testing.T) {
+		units := "systemd-netns@x.service systemd-netns-settle@x.service systemd-netns-access@x.service systemd-netns-repair@x.service systemd-netns-repair@x.timer"
+		if out, err := l.m.Run("sh", "-c", "systemd-analyze verify --man=no "+units+" 2>&1"); err != nil || strings.TrimSpace(out) != "" {
+			t.Errorf("%v:\n%s", err, out)
+		}
+	})
+}
+
+// TestArticlesWay: PrivateNetwork= and JoinsNamespaceOf=, with the access unit.
+func TestArticlesWay(t *testing.T) {
+	l := newLab(t)
+	l.conflist("haproxy.conflist", "", "")
+	l.haproxyConfig("")
+	l.run0(t, "systemctl --root=%s mask haproxy.service")
+	l.link("haproxy.service.d/private-network.conf", unitDir+"private-network.conf")
+	l.link("systemd-netns@haproxy.service.d/private.conf", unitDir+"systemd-netns-private.conf")
+	l.boot()
+	before := l.host.Snapshot()
+	l.run(t, "systemctl unmask haproxy")
+	l.run(t, "systemctl start haproxy")
+	l.validationOfPrivate(t)
+	l.crash(t)
+	l.run(t, "systemctl stop haproxy")
+	l.gone(t, before)
+	l.silent(t, vip1)
+
+	l.conflist("haproxy.conflist", `"master": "eth0"`, `"master": "eth0", "mode": "bad"`)
+	if _, err := l.try("systemctl start haproxy"); err == nil {
+		t.Error("the start succeeded without access")
+	}
+	eventually(t, "haproxy is not running", func() error {
+		if out, _ := l.try("pgrep haproxy"); out != "" {
+			return fmt.Errorf("processes %s", out)
+		}
+		return nil
+	})
+	l.gone(t, before)
+}
+
+func (l *lab) validationOfPrivate(t *testing.T) {
+	t.Helper()
+	l.serves(t, vip1, vip2)
+	if out := l.run(t, "ip netns list"); !strings.HasPrefix(out, "haproxy") {
+		t.Errorf("ip netns: %q", out)
+	}
+	if got := listeners(l.run(t, "ss -ntlH")); len(got) != 0 {
+		t.Errorf("something listens on the host: %q", got)
+	}
+	l.run(t, "ping -c1 -W2 -I mv-int "+vip2)
+}
