@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"time"
 )
 
 // Announce tells the link once that the addresses are at its MAC: a gratuitous
@@ -20,41 +19,6 @@ func (c *Conn) Announce(ctx context.Context, addrs []netip.Addr) error {
 	}
 	if err != nil {
 		return fmt.Errorf("announce addresses on %s: %w", c.ifi.Name, err)
-	}
-	return nil
-}
-
-// Repeat announces rounds times more, each time after an interval. It ends,
-// with an error that is ErrLinkDown, as soon as the link goes down or away: the
-// Conn keeps the network namespace alive for as long as it is open.
-//
-// Before each round current, unless it is nil, is given the addresses and
-// returns those that are still to be announced. When there are none Repeat
-// returns.
-func (c *Conn) Repeat(ctx context.Context, addrs []netip.Addr, rounds int, interval time.Duration, current func([]netip.Addr) []netip.Addr) error {
-	err := c.session(ctx, ignore, func(ctx context.Context) error {
-		for range rounds {
-			if err := sleep(ctx, interval); err != nil {
-				return err
-			}
-			if current != nil {
-				addrs = current(addrs)
-			}
-			if len(addrs) == 0 {
-				return nil
-			}
-			all, err := c.announcements(addrs)
-			if err == nil {
-				err = c.send(ctx, all)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("announce addresses on %s again: %w", c.ifi.Name, err)
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package announce
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -90,72 +89,12 @@ func eventually(t *testing.T, check func() error) {
 	t.Error(err)
 }
 
-func TestRepeatEndsWithTheLink(t *testing.T) {
-	t.Parallel()
-	for _, end := range []string{"link del mv0", "link set mv0 down"} {
-		t.Run(end, func(t *testing.T) {
-			t.Parallel()
-			mv0 := func() *station { l := newLab(t); return l.service(l.host()) }()
-			all := addrs("192.0.2.1 2001:db8::1")
-			c := mv0.open(all)
-			time.AfterFunc(200*time.Millisecond, func() { mv0.ip(end) })
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			if err := c.Repeat(ctx, all, 3, time.Hour, nil); !errors.Is(err, ErrLinkDown) {
-				t.Errorf("error %v, want ErrLinkDown", err)
-			}
-		})
-	}
-}
-
-func TestRepeat(t *testing.T) {
-	t.Parallel()
-	l := newLab(t)
-	mv0, peer := l.service(l.host()), l.host()
-	all := addrs("192.0.2.1 192.0.2.2 2001:db8::1")
-	frames := peer.capture()
-	rounds := 0
-	// One address less is left each time.
-	current := func(given []netip.Addr) []netip.Addr {
-		rounds++
-		return given[1:]
-	}
-	if err := mv0.open(all).Repeat(t.Context(), all, 10, 10*time.Millisecond, current); err != nil {
-		t.Fatal(err)
-	}
-	if rounds != 3 {
-		t.Errorf("asked %d times what is left, want 3", rounds)
-	}
-	// Two ARP packets a round for the one, an NA for each of two rounds for the other.
-	want := map[string]int{"192.0.2.2": 2, "2001:db8::1": 2}
-	eventually(t, func() error {
-		got := map[string]int{}
-		for _, f := range frames.all() {
-			if a := announced(f); a != "" {
-				got[a]++
-			}
-		}
-		if !maps.Equal(got, want) {
-			return fmt.Errorf("announced %v, want %v", got, want)
-		}
-		return nil
-	})
-}
-
-func TestRepeatEndsWithTheContext(t *testing.T) {
+func TestAnnounceOnAClosedConn(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	mv0 := l.service(l.host())
 	all := addrs("192.0.2.1")
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
 	c := mv0.open(all)
-	if err := c.Repeat(ctx, all, 3, time.Hour, nil); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("error %v, want that of the context", err)
-	}
-	if err := c.Announce(t.Context(), all); err != nil {
-		t.Errorf("afterwards: %v", err)
-	}
 	if err := c.Close(); err != nil {
 		t.Error(err)
 	}
