@@ -1,0 +1,30 @@
+# Testing, and what it needs on a fresh Debian machine beside Go.
+
+DEBS := ca-certificates curl git iproute2 iputils-ping make mmdebstrap procps shellcheck systemd-container tcpdump util-linux
+
+missing = $(shell for p in $(DEBS); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q '^install ok' || echo $$p; done)
+
+GOTEST := $(GO) test -count=1 -p 1 -timeout 15m
+
+.PHONY: test-deps test test-systemd fuzz demo
+test-deps:
+	@set -e; missing="$(missing)"; [ -z "$$missing" ] || { \
+		echo "installing: $$missing"; apt-get update -qq; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; }
+
+test: test-deps build ## Run every test, as root; installs what it needs
+	$(GO) vet ./...
+	shellcheck -s sh systemd/systemd-netns
+	$(GOTEST) ./...
+
+test-systemd: test-deps build ## Run the tests on a booted systemd alone
+	$(GOTEST) -v ./tests/systemd
+
+FUZZTIME ?= 30s
+fuzz: ## Fuzz every target for FUZZTIME [30s]
+	set -e; for pkg in ./plugins/internal/config ./plugins/internal/announce; do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			$(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME); done; done
+
+demo: test-deps build ## Show the main job on a throwaway machine: haproxy on two VIPs
+	@$(GO) run ./tests/demo
