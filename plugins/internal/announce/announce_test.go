@@ -1,7 +1,6 @@
 package announce
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
