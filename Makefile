@@ -6,7 +6,10 @@ CNI_BIN := /opt/cni/bin
 UNITDIR := $(PREFIX)/lib/systemd/system
 SHARE   := $(PREFIX)/share/macvlan-vip
 
-GO      ?= go
+# sudo may have a PATH of its own, without Go.
+GO      ?= $(or $(shell command -v go),/usr/local/go/bin/go)
+# The version is stamped below; under sudo git may not be asked for it.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 OURS     := macvlan-vip hairpin-route
