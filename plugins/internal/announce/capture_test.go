@@ -74,6 +74,17 @@ func (s *station) capture() *recorder {
 	return r
 }
 
+// announced is the address that a frame announces, if it does.
+func announced(f gopacket.Packet) string {
+	if a, ok := f.Layer(layers.LayerTypeARP).(*layers.ARP); ok && string(a.SourceProtAddress) == string(a.DstProtAddress) {
+		return net.IP(a.SourceProtAddress).String()
+	}
+	if na, ok := f.Layer(layers.LayerTypeICMPv6NeighborAdvertisement).(*layers.ICMPv6NeighborAdvertisement); ok {
+		return na.TargetAddress.String()
+	}
+	return ""
+}
+
 // probed is the address that a frame probes for, if it does.
 func probed(f gopacket.Packet) (addr netip.Addr) {
 	if a, ok := f.Layer(layers.LayerTypeARP).(*layers.ARP); ok && net.IP(a.SourceProtAddress).IsUnspecified() {
