@@ -4,6 +4,7 @@ package testnet
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/containernetworking/plugins/pkg/testutils"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Namespace is a network namespace that goes with its test.
@@ -29,11 +31,20 @@ func New(t testing.TB) *Namespace {
 	n := &Namespace{netns, t}
 	t.Cleanup(func() {
 		netns.Close()
-		if err := testutils.UnmountNS(netns); err != nil {
+		if err := remove(netns.Path()); err != nil {
 			t.Errorf("remove %s: %v", netns.Path(), err)
 		}
 	})
 	return n
+}
+
+// remove does what testutils.UnmountNS does, also while a child of a parallel
+// test, which has not come to its exec yet, holds the namespace's file.
+func remove(path string) error {
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+		return err
+	}
+	return os.Remove(path)
 }
 
 // NewHost makes a namespace with an uplink eth0, up, that has the given

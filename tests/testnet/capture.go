@@ -1,0 +1,221 @@
+package testnet
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/mdlayher/packet"
+	"golang.org/x/sys/unix"
+)
+
+// captureBuffer holds what comes in while a busy machine does not run the
+// reader.
+const captureBuffer = 8 << 20
+
+// Capture records the frames on a link, both ways, until its test ends.
+type Capture struct {
+	conn *packet.Conn
+
+	mu     sync.Mutex
+	frames []Frame
+}
+
+// Frame is an Ethernet frame, at the time at which the kernel saw it.
+type Frame struct {
+	gopacket.Packet
+	At time.Time
+}
+
+// Capture begins to record: what is sent after it returns is seen.
+func (n *Namespace) Capture(link string) *Capture {
+	n.t.Helper()
+	c := &Capture{}
+	n.Do(func() error {
+		ifi, err := net.InterfaceByName(link)
+		if err != nil {
+			return err
+		}
+		if c.conn, err = packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, nil); err != nil {
+			return err
+		}
+		if err := c.conn.SetPromiscuous(true); err != nil {
+			return err
+		}
+		return c.setOptions()
+	})
+	var wg sync.WaitGroup
+	wg.Go(c.read)
+	n.t.Cleanup(func() {
+		_ = c.conn.Close()
+		wg.Wait()
+	})
+	return c
+}
+
+func (c *Capture) setOptions() error {
+	raw, err := c.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		if inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, captureBuffer); inner == nil {
+			inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return inner
+}
+
+func (c *Capture) read() {
+	raw, err := c.conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	buf, oob := make([]byte, 70000), make([]byte, 256)
+	for {
+		var size, oobSize int
+		var failed error
+		if err := raw.Read(func(fd uintptr) bool {
+			size, oobSize, _, _, failed = unix.Recvmsg(int(fd), buf, oob, unix.MSG_DONTWAIT)
+			return failed != unix.EAGAIN
+		}); err != nil {
+			return
+		}
+		if failed == nil {
+			c.note(bytes.Clone(buf[:size]), timestamp(oob[:oobSize]))
+		}
+	}
+}
+
+func (c *Capture) note(frame []byte, at time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.frames = append(c.frames, Frame{gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default), at})
+}
+
+// timestamp finds the kernel's among a message's control data (SO_TIMESTAMPNS,
+// socket(7)): two 64-bit numbers, seconds and nanoseconds.
+func timestamp(oob []byte) time.Time {
+	messages, _ := unix.ParseSocketControlMessage(oob)
+	for _, m := range messages {
+		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SO_TIMESTAMPNS && len(m.Data) == 16 {
+			order := binary.NativeEndian
+			return time.Unix(int64(order.Uint64(m.Data)), int64(order.Uint64(m.Data[8:])))
+		}
+	}
+	return time.Now()
+}
+
+// Frames gives what has been recorded so far.
+func (c *Capture) Frames() []Frame {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.frames)
+}
+
+// A Claim is what an ARP or NDP frame says or asks about one address.
+type Claim struct {
+	Kind ClaimKind
+	// Addr is what it is about, MAC the station that speaks of it.
+	Addr netip.Addr
+	MAC  string
+	// From is the sender's IP address, or the unspecified one.
+	From netip.Addr
+	// Override is the flag of an advertisement.
+	Override bool
+	At       time.Time
+}
+
+// ClaimKind is what kind of thing a frame says.
+type ClaimKind string
+
+// The kinds of ARP and NDP frames. A probe asks for an address without telling
+// of one's own; a gratuitous one tells of the sender's own address unasked.
+const (
+	Probe             ClaimKind = "probe"
+	Ask               ClaimKind = "ask"
+	Answer            ClaimKind = "answer"
+	GratuitousRequest ClaimKind = "gratuitous request"
+	GratuitousReply   ClaimKind = "gratuitous reply"
+	Unsolicited       ClaimKind = "unsolicited advertisement"
+)
+
+// Claims gives the ARP and NDP frames so far, in order.
+func (c *Capture) Claims() (claims []Claim) {
+	for _, f := range c.Frames() {
+		if claim, ok := f.claim(); ok {
+			claim.At = f.At
+			claims = append(claims, claim)
+		}
+	}
+	return claims
+}
+
+func (f Frame) claim() (Claim, bool) {
+	if a, ok := f.Layer(layers.LayerTypeARP).(*layers.ARP); ok {
+		return arpClaim(a), true
+	}
+	eth, _ := f.LinkLayer().(*layers.Ethernet)
+	ip, ok := f.NetworkLayer().(*layers.IPv6)
+	if !ok {
+		return Claim{}, false
+	}
+	from, _ := netip.AddrFromSlice(ip.SrcIP)
+	for _, layer := range f.Layers() {
+		switch m := layer.(type) {
+		case *layers.ICMPv6NeighborSolicitation:
+			addr, _ := netip.AddrFromSlice(m.TargetAddress)
+			kind := Ask
+			if from.IsUnspecified() {
+				kind = Probe
+			}
+			return Claim{Kind: kind, Addr: addr, MAC: eth.SrcMAC.String(), From: from}, true
+		case *layers.ICMPv6NeighborAdvertisement:
+			addr, _ := netip.AddrFromSlice(m.TargetAddress)
+			kind := Unsolicited
+			if m.Solicited() {
+				kind = Answer
+			}
+			return Claim{Kind: kind, Addr: addr, MAC: targetMAC(m, eth), From: from, Override: m.Override()}, true
+		}
+	}
+	return Claim{}, false
+}
+
+func arpClaim(a *layers.ARP) Claim {
+	from, _ := netip.AddrFromSlice(a.SourceProtAddress)
+	target, _ := netip.AddrFromSlice(a.DstProtAddress)
+	c := Claim{Addr: target, From: from, MAC: net.HardwareAddr(a.SourceHwAddress).String()}
+	switch request := a.Operation == layers.ARPRequest; {
+	case request && from.IsUnspecified():
+		c.Kind = Probe
+	case request && from == target:
+		c.Kind = GratuitousRequest
+	case request:
+		c.Kind = Ask
+	case from == target:
+		c.Kind = GratuitousReply
+	default:
+		c.Kind, c.Addr = Answer, from
+	}
+	return c
+}
+
+func targetMAC(m *layers.ICMPv6NeighborAdvertisement, eth *layers.Ethernet) string {
+	for _, o := range m.Options {
+		if o.Type == layers.ICMPv6OptTargetAddress {
+			return net.HardwareAddr(o.Data).String()
+		}
+	}
+	return eth.SrcMAC.String()
+}
