@@ -3,9 +3,12 @@ package cni
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -105,5 +108,172 @@ func (a *tool) nothingLeft() {
 	}
 	if left := cached(a.t, a.netns.Path()); left != "" {
 		a.t.Errorf("left in the cache: %s", left)
+	}
+}
+
+// chain writes a network of both plugins for cnitool. The name is the lab's
+// own, since libcni's cache is the machine's. Keys are macvlan-vip's.
+func (l *lab) chain(keys string) (folder, network string) {
+	l.t.Helper()
+	folder, network = l.t.TempDir(), fmt.Sprintf("lab-%d", l.cookie())
+	conflist := fmt.Sprintf(`{"cniVersion": "1.1.0", "name": %q, "plugins": [
+		{"type": "macvlan-vip", "master": "eth0", "probe": {"count": 1, "waitMs": 20}, "announce": {"count": 1}, %s},
+		{"type": "hairpin-route"}]}`, network, keys)
+	if err := os.WriteFile(filepath.Join(folder, "lab.conflist"), []byte(conflist), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	return folder, network
+}
+
+// hostLocal is an ipam section with a range of addresses in the lab's folder.
+func (l *lab) hostLocal(subnet string) string {
+	return fmt.Sprintf(`"ipam": {"type": "host-local", "dataDir": %q, "subnet": %q}`, l.leases, subnet)
+}
+
+// TestFailedAddThenDel: cnitool caches nothing of an add that failed, so its
+// del has no prevResult.
+func TestFailedAddThenDel(t *testing.T) {
+	for name, tt := range map[string]struct{ keys, subnet string }{
+		"in macvlan-vip":   {`"mtu": 9000, `, "198.51.100.0/24"},
+		"in IPAM":          {``, "198.51.100.0/30"},
+		"in hairpin-route": {`"mode": "private", `, "198.51.100.0/24"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, "198.51.100.9/24")
+			folder, network := l.chain(tt.keys + l.hostLocal(tt.subnet))
+			if tt.subnet == "198.51.100.0/30" {
+				// It has one address to give.
+				first := &tool{lab: l, folder: folder, network: network, netns: testnet.New(t)}
+				first.add()
+				defer first.must("del")
+			}
+			before := l.state()
+			a := &tool{lab: l, folder: folder, network: network, netns: testnet.New(t)}
+			if o := a.run("add"); o.ok() {
+				t.Fatalf("accepted: %s", o)
+			}
+			for range 2 {
+				a.must("del")
+				l.mustBe(before, "after del")
+				a.nothingLeft()
+			}
+		})
+	}
+}
+
+// TestDelIsLenient: before any add, twice, and with the netns gone.
+func TestDelIsLenient(t *testing.T) {
+	l := newLab(t, "198.51.100.1/24")
+	before := l.state()
+	folder, network := l.chain(l.hostLocal("198.51.100.0/24"))
+	a := &tool{lab: l, folder: folder, network: network, netns: testnet.New(t)}
+	a.must("del")
+	a.add()
+	for range 2 {
+		a.must("del")
+		l.mustBe(before, "after del")
+	}
+	a.nothingLeft()
+
+	gone := l.namespace()
+	path := gone.path
+	if o := l.cnitool("add", folder, network, path); !o.ok() {
+		t.Fatal(o)
+	}
+	gone.remove()
+	for range 2 {
+		if o := l.cnitool("del", folder, network, path); !o.ok() {
+			t.Error(o)
+		}
+		l.mustBe(before, "after the netns went")
+	}
+	if left := cached(t, path); left != "" {
+		t.Errorf("left in the cache: %s", left)
+	}
+}
+
+// named is a namespace that comes and goes under one name, as a service's does.
+type named struct {
+	t          testing.TB
+	name, path string
+}
+
+func (l *lab) namespace() *named {
+	l.t.Helper()
+	name := fmt.Sprintf("cnitest-%d", l.cookie())
+	n := &named{l.t, name, "/run/netns/" + name}
+	n.create()
+	l.t.Cleanup(func() { _ = exec.Command("ip", "netns", "delete", n.name).Run() })
+	return n
+}
+
+func (n *named) create() { n.ip("netns", "add", n.name) }
+func (n *named) remove() { n.ip("netns", "delete", n.name) }
+
+func (n *named) ip(args ...string) {
+	n.t.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		n.t.Fatalf("ip %s: %v: %s", args, err, out)
+	}
+}
+
+// TestGC: cnitool's gc deletes what cnitool itself has added and sends no list
+// of valid attachments, which must not be read as an empty one.
+func TestGC(t *testing.T) {
+	l := newLab(t, "198.51.100.1/24")
+	folder, network := l.chain(l.hostLocal("198.51.100.0/24"))
+	ours := &tool{lab: l, folder: folder, network: network, netns: testnet.New(t)}
+	other := l.attachment("other")
+	link := conf("1.1.0", "macvlan-vip", network, `"master": "eth0", `+l.hostLocal("198.51.100.0/24"))
+	added := other.must("macvlan-vip", "ADD", link)
+	hairpin := conf("1.1.0", "hairpin-route", network, `"prevResult": `+added.stdout)
+	other.must("hairpin-route", "ADD", hairpin)
+	before := l.state() + other.service.Snapshot()
+
+	ours.add()
+	ours.must("gc")
+	if diff := cmp.Diff(before, l.state()+other.service.Snapshot()); diff != "" {
+		t.Errorf("another attachment was touched: %s", diff)
+	}
+	ours.nothingLeft()
+	other.must("hairpin-route", "DEL", hairpin)
+	other.must("macvlan-vip", "DEL", link)
+}
+
+// TestFastRestarts: the MAC is stable, so the next start must get on with a
+// kernel that may not be through with the last stop.
+func TestFastRestarts(t *testing.T) {
+	for _, delFirst := range []bool{true, false} {
+		t.Run(fmt.Sprintf("del before the netns goes %v", delFirst), func(t *testing.T) {
+			l := newLab(t, "198.51.100.1/24", "2001:db8:1::1/64")
+			folder, network := l.chain(`"ipam": {"type": "static", "addresses": [{"address": "198.51.100.10/24"}, {"address": "2001:db8:1::10/64"}]}`)
+			n := l.namespace()
+			macs := map[string]bool{}
+			tool := func(verb string) outcome {
+				o := l.cnitool(verb, folder, network, n.path)
+				if !o.ok() {
+					t.Fatalf("cnitool %s: %s", verb, o)
+				}
+				return o
+			}
+			for range 20 {
+				var result current.Result
+				if err := json.Unmarshal([]byte(tool("add").stdout), &result); err != nil {
+					t.Fatal(err)
+				}
+				macs[result.Interfaces[1].Mac] = true
+				if delFirst {
+					tool("del")
+					n.remove()
+				} else {
+					n.remove()
+					tool("del")
+				}
+				n.create()
+			}
+			if len(macs) != 1 {
+				t.Errorf("MACs: %v", macs)
+			}
+		})
 	}
 }

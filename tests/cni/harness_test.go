@@ -103,7 +103,9 @@ func files(t testing.TB, dirs ...string) string {
 				return err
 			}
 			var content []byte
-			if entry.Type() == fs.ModeSymlink {
+			if strings.HasSuffix(path, ".lock") {
+				// It names the last process that held it.
+			} else if entry.Type() == fs.ModeSymlink {
 				target, _ := os.Readlink(path)
 				content = []byte(target)
 			} else if content, err = os.ReadFile(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -229,4 +231,15 @@ func cached(t testing.TB, netns string) string {
 		t.Fatal(err)
 	}
 	return strings.Join(found, "\n")
+}
+
+// conf is a plugin's configuration with the given keys.
+func conf(cniVersion, plugin, network, keys string) string {
+	if keys != "" {
+		keys = ", " + keys
+	}
+	if plugin == "macvlan-vip" {
+		keys += `, "probe": {"count": 1, "waitMs": 20}, "announce": {"count": 1}`
+	}
+	return fmt.Sprintf(`{"cniVersion": %q, "name": %q, "type": %q%s}`, cniVersion, network, plugin, keys)
 }
