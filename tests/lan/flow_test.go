@@ -1,6 +1,7 @@
 package lan
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -31,10 +32,13 @@ func (s *station) flow(t *testing.T, addrs []netip.Addr, interval time.Duration)
 				return err
 			}
 			f.conns = append(f.conns, conn)
-			f.wg.Go(func() { f.count(conn, addr) })
+			f.answers[addr] = 0
 		}
 		return nil
 	})
+	for i, addr := range addrs {
+		f.wg.Go(func() { f.count(f.conns[i], addr) })
+	}
 	f.wg.Go(func() { f.send(interval) })
 	t.Cleanup(f.stop)
 	return f
@@ -83,16 +87,28 @@ func (f *flow) stop() {
 	})
 }
 
-// silent lists the addresses that have given no answer since the last call.
-func (f *flow) silent() (addrs []netip.Addr) {
+// answered tells whether every address has given an answer since the flow
+// began, or since forget.
+func (f *flow) answered() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, conn := range f.conns {
-		addr := conn.RemoteAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
-		if f.answers[addr] == 0 {
-			addrs = append(addrs, addr)
+	var silent []netip.Addr
+	for addr, n := range f.answers {
+		if n == 0 {
+			silent = append(silent, addr)
 		}
 	}
-	clear(f.answers)
-	return addrs
+	if len(silent) > 0 {
+		return fmt.Errorf("no answer from %d of %d addresses, such as %s", len(silent), len(f.answers), silent[0])
+	}
+	return nil
+}
+
+// forget forgets the answers so far.
+func (f *flow) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for addr := range f.answers {
+		f.answers[addr] = 0
+	}
 }

@@ -160,10 +160,11 @@ func eventually(t *testing.T, check func() error) {
 	t.Error(err)
 }
 
-// many gives n VIPs with a prefix length, half of them of either family.
-func many(n int) (vips []string) {
+// many gives n VIPs with a prefix length, half of them of either family; those
+// of one group are in none of another.
+func many(n, group int) (vips []string) {
 	for i := range n / 2 {
-		vips = append(vips, fmt.Sprintf("10.0.%d.%d/16", 10+i/250, 1+i%250), fmt.Sprintf("2001:db8::a:%x/64", i+1))
+		vips = append(vips, fmt.Sprintf("10.%d.%d.%d/8", 1+group, i/250, 1+i%250), fmt.Sprintf("2001:db8::%x:%x/64", 1+group, i+1))
 	}
 	return vips
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -18,7 +19,8 @@ import (
 // Namespace is a network namespace that goes with its test.
 type Namespace struct {
 	ns.NetNS
-	t testing.TB
+	t       testing.TB
+	removed sync.Once
 }
 
 // New makes an empty namespace, with lo down.
@@ -28,14 +30,21 @@ func New(t testing.TB) *Namespace {
 	if err != nil {
 		t.Fatalf("make a netns (this needs root): %v", err)
 	}
-	n := &Namespace{netns, t}
-	t.Cleanup(func() {
-		netns.Close()
-		if err := remove(netns.Path()); err != nil {
-			t.Errorf("remove %s: %v", netns.Path(), err)
+	n := &Namespace{NetNS: netns, t: t}
+	t.Cleanup(n.Remove)
+	return n
+}
+
+// Remove removes the namespace, which otherwise its test's end does. The kernel
+// clears away what was in it a little later.
+func (n *Namespace) Remove() {
+	n.t.Helper()
+	n.removed.Do(func() {
+		n.Close()
+		if err := remove(n.Path()); err != nil {
+			n.t.Errorf("remove %s: %v", n.Path(), err)
 		}
 	})
-	return n
 }
 
 // remove does what testutils.UnmountNS does, also while a child of a parallel
