@@ -3,6 +3,7 @@
 package verb
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -24,13 +25,36 @@ func Main(f skel.CNIFuncs, about, help string) {
 		answer(os.Args[1], about, help)
 		return
 	}
-	skel.PluginMainFuncs(skel.CNIFuncs{
-		Add:    withCode(f.Add),
-		Del:    withCode(f.Del),
-		Check:  withCode(f.Check),
-		GC:     withCode(f.GC),
-		Status: withCode(f.Status),
+	// The version in use is the configuration's, once that has been read.
+	inUse := version.Current()
+	with := func(f func(*skel.CmdArgs) error) func(*skel.CmdArgs) error {
+		return func(args *skel.CmdArgs) error {
+			if v, err := (&version.ConfigDecoder{}).Decode(args.StdinData); err == nil {
+				inUse = v
+			}
+			return withCode(f)(args)
+		}
+	}
+	err := skel.PluginMainFuncsWithError(skel.CNIFuncs{
+		Add: with(f.Add), Del: with(f.Del), Check: with(f.Check), GC: with(f.GC), Status: with(f.Status),
 	}, version.All, about)
+	if err != nil {
+		printError(inUse, err)
+		os.Exit(1)
+	}
+}
+
+// printError prints all that the specification asks for (section "Error");
+// skel's own way leaves the version out.
+func printError(cniVersion string, err *types.Error) {
+	out := json.NewEncoder(os.Stdout)
+	out.SetIndent("", "    ")
+	if err := out.Encode(struct {
+		CNIVersion string `json:"cniVersion"`
+		*types.Error
+	}{cniVersion, err}); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: print the error: %v\n", os.Args[0], err)
+	}
 }
 
 // answer serves a person at a terminal; runtimes pass no arguments.
