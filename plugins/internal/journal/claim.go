@@ -48,6 +48,7 @@ func (s *Store) takeOver(scope string, addr netip.Addr, key Key) (Key, error) {
 		return Key{}, err
 	}
 	defer lock.Unlock()
+	defer s.Forget(lock)
 	owner, err := s.Owner(scope, addr)
 	if err != nil {
 		return Key{}, err
@@ -55,11 +56,14 @@ func (s *Store) takeOver(scope string, addr netip.Addr, key Key) (Key, error) {
 	if rec, err := s.Load(owner); rec != nil || err != nil {
 		return owner, err
 	}
+	// Replaced in one step: one that is gone for a moment is there for
+	// somebody else to make, who does not ask for the lock.
 	path := s.claim(scope, addr)
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	_ = os.Remove(path + ".new")
+	if err := os.Symlink(key.String(), path+".new"); err != nil {
 		return Key{}, fmt.Errorf("claim %s: %w", addr, err)
 	}
-	if err := os.Symlink(key.String(), path); err != nil {
+	if err := os.Rename(path+".new", path); err != nil {
 		return Key{}, fmt.Errorf("claim %s: %w", addr, err)
 	}
 	return key, nil

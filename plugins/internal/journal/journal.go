@@ -169,7 +169,8 @@ func (s *Store) List(network string) ([]Key, error) {
 // process pruned the folder in between.
 func (s *Store) inFolder(dir string, do func() error) error {
 	for try := 0; ; try++ {
-		if err := os.MkdirAll(dir, 0o700); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		// A folder that goes while it is made shows as either error.
+		if err := os.MkdirAll(dir, 0o700); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 		err := do()
