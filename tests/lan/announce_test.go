@@ -3,6 +3,8 @@ package lan
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,7 +32,7 @@ func TestAnnouncements(t *testing.T) {
 	seen := host.capture()
 	sv.mustAdd(t)
 	returned := time.Now()
-	mac := sv.mac()
+	mac := sv.mac
 	eventually(t, func() error {
 		for _, vip := range sv.vips {
 			if got := announced(seen, vip, mac); got < count {
@@ -81,59 +83,72 @@ func firstRoundBefore(t *testing.T, seen *testnet.Capture, vips []netip.Addr, re
 // longAnnounce has the announcer run for much longer than any test.
 const longAnnounce = `"probe": {"count": 1, "waitMs": 20}, "announce": {"count": 100, "intervalMs": 200}`
 
-// The announcer ends when the service is deleted, and says nothing any more of
-// an address that may be another host's by now.
+// The announcer ends when the service is deleted or its namespace removed, and
+// says nothing any more of an address that may be another host's by now.
 func TestAnnouncerEndsWithTheService(t *testing.T) {
 	t.Parallel()
-	l := newLAN(t)
-	host := l.station("10.0.0.1/16", "2001:db8::1/64")
-	sv := host.service("c1", longAnnounce, "10.0.0.10/16", "2001:db8::10/64")
-	seen := host.capture()
-	sv.mustAdd(t)
-	mac := sv.mac()
-	if len(host.announcers()) != 1 {
-		t.Fatalf("announcers: %v", host.announcers())
-	}
-	if err := sv.chain.Del(sv.Attachment); err != nil {
-		t.Fatal(err)
-	}
-	deleted := time.Now()
-	eventually(t, host.noAnnouncers)
-	for _, c := range seen.Claims() {
-		if c.MAC == mac && c.At.After(deleted) {
-			t.Errorf("%s of %s %s after DEL", c.Kind, c.Addr, c.At.Sub(deleted))
-		}
+	for name, end := range map[string]func(*testing.T, *service){
+		"DEL": func(t *testing.T, sv *service) {
+			if err := sv.chain.Del(sv.Attachment); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"netns removed": func(t *testing.T, sv *service) {
+			sv.Service.Remove()
+			eventually(t, func() error { return macIsFree(sv) })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLAN(t)
+			host := l.station("10.0.0.1/16", "2001:db8::1/64")
+			sv := host.service("c1", longAnnounce, "10.0.0.10/16", "2001:db8::10/64")
+			seen := host.capture()
+			sv.mustAdd(t)
+			mac := sv.mac
+			if len(host.announcers()) != 1 {
+				t.Fatalf("announcers: %v", host.announcers())
+			}
+			end(t, sv)
+			ended := time.Now()
+			eventually(t, host.noAnnouncers)
+			for _, c := range seen.Claims() {
+				if c.MAC == mac && c.At.After(ended) {
+					t.Errorf("%s of %s %s after the service's end", c.Kind, c.Addr, c.At.Sub(ended))
+				}
+			}
+		})
 	}
 }
 
-// The announcer keeps no namespace: when the service's is removed, the kernel
-// takes mv0 down at once, and the announcer ends.
+// Between rounds the announcer keeps no namespace: the service's goes as soon
+// as it is removed, and with it mv0.
 func TestAnnouncerKeepsNoNamespace(t *testing.T) {
 	t.Parallel()
 	l := newLAN(t)
-	host := l.station("10.0.0.1/16", "2001:db8::1/64")
-	peer := l.station("10.0.0.5/16", "2001:db8::5/64")
-	sv := host.service("c1", `"probe": {"count": 1, "waitMs": 20}, "announce": {"count": 3, "intervalMs": 5000}`, "10.0.0.10/16")
+	host := l.station("10.0.0.1/16")
+	sv := host.service("c1", `"probe": {"count": 1, "waitMs": 20}, "announce": {"count": 2, "intervalMs": 30000}`, "10.0.0.10/16")
 	sv.mustAdd(t)
-	if err := peer.Ping(sv.vips[0]); err != nil {
-		t.Fatal(err)
-	}
 	announcers := host.announcers()
-	sv.Service.Remove()
-	mac := "address " + neighbours(peer.Namespace, "eth0")[sv.vips[0]]
-	eventually(t, func() error {
-		// The MAC is free once mv0 is gone.
-		if _, err := host.TryIP("link add probe link eth0 " + mac + " type macvlan mode bridge"); err != nil {
-			return err
-		}
-		_, err := host.TryIP("link set probe up")
-		host.IP("link del probe")
-		return err
-	})
-	if now := host.announcers(); len(announcers) != 1 || len(now) != 1 {
-		t.Errorf("announcers: %v, later %v: it was to be there all the time, so that it shows something", announcers, now)
+	if len(announcers) != 1 {
+		t.Fatalf("announcers: %v", announcers)
 	}
-	eventually(t, host.noAnnouncers)
+	t.Cleanup(func() { _ = syscall.Kill(announcers[0], syscall.SIGKILL) })
+	sv.Service.Remove()
+	eventually(t, func() error { return macIsFree(sv) })
+	if now := host.announcers(); !slices.Equal(announcers, now) {
+		t.Errorf("announcers: %v, then %v: this shows nothing unless it slept all the time", announcers, now)
+	}
+}
+
+// macIsFree tells whether another link can have mv0's MAC.
+func macIsFree(sv *service) error {
+	if _, err := sv.Host.TryIP("link add free link eth0 address " + sv.mac + " type macvlan mode bridge"); err != nil {
+		return err
+	}
+	defer sv.Host.IP("link del free")
+	_, err := sv.Host.TryIP("link set free up")
+	return err
 }
 
 // A service of 100 VIPs moves to another host while a peer talks to all of
@@ -152,7 +167,7 @@ func TestMove(t *testing.T) {
 	from.mustAdd(t)
 	from.Service.Echo(echoPort, from.vips...)
 	traffic := peer.flow(t, from.vips, 20*time.Millisecond)
-	eventually(t, func() error { return allAt(peer, from.vips, from.mac()) })
+	eventually(t, func() error { return allAt(peer, from.vips, from.mac) })
 	eventually(t, traffic.answered)
 
 	seen := peer.capture()
@@ -161,7 +176,7 @@ func TestMove(t *testing.T) {
 	}
 	deleted := time.Now()
 	to.mustAdd(t)
-	mac := to.mac()
+	mac := to.mac
 	eventually(t, func() error { return allAt(peer, to.vips, mac) })
 	moved := time.Now()
 	for _, c := range seen.Claims() {

@@ -79,7 +79,7 @@ func TestHeldVIPIsUsedAllTheSame(t *testing.T) {
 		sv := h.host.service("c1", quick+`, "addressConflict": "warn"`, vip)
 		seen := h.host.capture()
 		sv.mustAdd(t)
-		if got := kinds(seen, h.vip, sv.mac()); got[testnet.Probe] == 0 {
+		if got := kinds(seen, h.vip, sv.mac); got[testnet.Probe] == 0 {
 			t.Errorf("warn did not probe: %v", got)
 		}
 		if err := sv.check(); err != nil {
@@ -95,7 +95,7 @@ func TestIgnoreDoesNotProbe(t *testing.T) {
 		sv := h.host.service("c1", quick+`, "addressConflict": "ignore"`, vip)
 		seen := h.host.capture()
 		sv.mustAdd(t)
-		mac := sv.mac()
+		mac := sv.mac
 		// The announcement comes after where a probe would have come.
 		eventually(t, func() error {
 			got := kinds(seen, h.vip, mac)
@@ -134,7 +134,7 @@ func TestSilentUntilClaimed(t *testing.T) {
 	peer.keepAsking(t, sv.vips)
 	sv.mustAdd(t)
 	learned := neighbours(peer.Namespace, "eth0")
-	mac := sv.mac()
+	mac := sv.mac
 	// What the announcement told it, the peer would not ask for.
 	peer.IP("neigh flush dev eth0")
 	for _, vip := range sv.vips {

@@ -37,6 +37,8 @@ type lan struct {
 func newLAN(t *testing.T) *lan {
 	t.Helper()
 	l := &lan{t: t, fabric: testnet.New(t)}
+	// A switch has nothing to say itself.
+	l.fabric.Sysctl("net/ipv6/conf/default/disable_ipv6", "1")
 	l.fabric.IP("link add br0 type bridge mcast_snooping 0")
 	l.fabric.IP("link set br0 up")
 	return l
@@ -73,6 +75,8 @@ type service struct {
 	*testnet.Attachment
 	chain *testnet.Chain
 	vips  []netip.Addr
+	// mac is mv0's, once the service has been added.
+	mac string
 }
 
 // service makes a netns for a service, without adding it. keys are macvlan-vip's.
@@ -99,6 +103,9 @@ func (s *station) service(id, keys string, vips ...string) *service {
 
 func (sv *service) add() error {
 	_, err := sv.chain.Add(sv.Attachment)
+	if err == nil {
+		sv.mac = macOf(sv.Service, sv.IfName)
+	}
 	return err
 }
 
@@ -110,8 +117,6 @@ func (sv *service) mustAdd(t *testing.T) {
 }
 
 func (sv *service) check() error { return sv.chain.Check(sv.Attachment) }
-
-func (sv *service) mac() string { return macOf(sv.Service, sv.IfName) }
 
 // macOf is a link's MAC; none where there is no such link.
 func macOf(n *testnet.Namespace, link string) string {

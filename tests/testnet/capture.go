@@ -3,6 +3,7 @@ package testnet
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -33,29 +34,32 @@ type Frame struct {
 	At time.Time
 }
 
+// Wire is a link as a socket for whole frames, until its test ends.
+func (n *Namespace) Wire(link string) (conn *packet.Conn) {
+	n.t.Helper()
+	n.Do(func() error {
+		ifi, err := net.InterfaceByName(link)
+		if err == nil {
+			conn, err = packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, nil)
+		}
+		return err
+	})
+	n.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
 // Capture begins to record: what is sent after it returns is seen.
 func (n *Namespace) Capture(link string) *Capture {
 	n.t.Helper()
 	c := &Capture{}
-	n.Do(func() error {
-		ifi, err := net.InterfaceByName(link)
-		if err != nil {
-			return err
-		}
-		if c.conn, err = packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, nil); err != nil {
-			return err
-		}
-		if err := c.conn.SetPromiscuous(true); err != nil {
-			return err
-		}
-		return c.setOptions()
-	})
+	// Cleanups run last first: the socket is closed before its reader is waited for.
 	var wg sync.WaitGroup
+	n.t.Cleanup(wg.Wait)
+	c.conn = n.Wire(link)
+	if err := errors.Join(c.conn.SetPromiscuous(true), c.setOptions()); err != nil {
+		n.t.Fatal(err)
+	}
 	wg.Go(c.read)
-	n.t.Cleanup(func() {
-		_ = c.conn.Close()
-		wg.Wait()
-	})
 	return c
 }
 
