@@ -163,3 +163,46 @@ func (l *lab) validationOfPrivate(t *testing.T) {
 	}
 	l.run(t, "ping -c1 -W2 -I mv-int "+vip2)
 }
+
+// TestNetworkd: the host's own systemd-networkd, which removes routes that it
+// does not know, leaves the VIPs alone when it restarts, even where it is told
+// to configure every link.
+func TestNetworkd(t *testing.T) {
+	l := newLab(t).withHaproxy()
+	l.write("etc/systemd/network/80-all.network", "[Match]\nType=ether\n[Network]\nAddress="+hostAddr+"/22\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n")
+	l.run0(t, "systemctl --root=%s enable systemd-networkd.service")
+	// The machine's to set.
+	l.host.IP("-4 address flush dev eth0")
+	l.boot()
+	l.wantState(t, "haproxy", "active")
+	l.serves(t, vip1, vip2)
+	for _, disturb := range []string{"systemctl restart systemd-networkd", "networkctl reload", "networkctl reconfigure eth0"} {
+		l.run(t, disturb)
+		eventually(t, "networkd has configured eth0", func() error {
+			if out := l.run(t, "networkctl list --no-legend"); !strings.Contains(out, "configured") {
+				return fmt.Errorf("networkctl: %s", out)
+			}
+			return nil
+		})
+		l.serves(t, vip1, vip2)
+		if out, err := l.try("/usr/local/libexec/systemd-netns repair haproxy"); err != nil {
+			t.Errorf("after %s: %v: %s", disturb, err, out)
+		}
+	}
+	if out := l.run(t, "networkctl list --no-legend"); !strings.Contains(line(out, "mv-int"), "unmanaged") || !strings.Contains(line(out, "eth0"), "configured") {
+		t.Errorf("networkctl:\n%s", out)
+	}
+	if out := l.run(t, "journalctl --no-pager -o cat -t systemd-netns"); strings.Contains(out, "missing") {
+		t.Errorf("something was missing:\n%s", out)
+	}
+}
+
+// line is the first line of a text that holds a word.
+func line(text, word string) string {
+	for l := range strings.Lines(text) {
+		if strings.Contains(l, word) {
+			return l
+		}
+	}
+	return ""
+}
