@@ -183,11 +183,7 @@ func (a *attachment) addresses() (*current.Result, error) {
 // addresses only once.
 func (a *attachment) allocate() (*current.Result, error) {
 	if a.rec.IPAM != nil {
-		result, err := current.NewResult(a.rec.IPAM)
-		if err != nil {
-			return nil, fmt.Errorf("addresses in the record of %s: %w", a.key, err)
-		}
-		return result.(*current.Result), nil
+		return recordedIPAM(a.rec)
 	}
 	// Pushed first: after a failed ADD, too, the specification wants a DEL.
 	a.undo.Push(func() error { return ipamDel(a.conf.IPAM.Type, a.args.StdinData) })
@@ -197,4 +193,12 @@ func (a *attachment) allocate() (*current.Result, error) {
 	}
 	a.rec.IPAM, err = json.Marshal(result)
 	return result, err
+}
+
+func recordedIPAM(rec *journal.Record) (*current.Result, error) {
+	result, err := current.NewResult(rec.IPAM)
+	if err != nil {
+		return nil, fmt.Errorf("addresses in the record of %s: %w", rec.Key, err)
+	}
+	return result.(*current.Result), nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -19,14 +20,10 @@ import (
 // check compares the kernel with what ADD would make now, with the addresses
 // and MACs that ADD gave.
 func (a *attachment) check() error {
-	prev, err := config.ParsePrevResult(&a.conf.NetConf)
-	if err != nil {
-		return err
-	}
-	if prev == nil {
+	if a.prev == nil {
 		return cnierr.New(types.ErrInvalidNetworkConfig, "pass the result of ADD, as the specification asks for", "prevResult: missing")
 	}
-	want, err := a.expected(prev)
+	want, err := a.expected()
 	if err != nil {
 		return err
 	}
@@ -34,10 +31,29 @@ func (a *attachment) check() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(verb.DriftError(drift), a.checkIPAM())
+	lost, err := a.lostClaims(want)
+	if err != nil {
+		return err
+	}
+	return errors.Join(verb.DriftError(append(drift, lost...)), a.checkIPAM())
 }
 
-func (a *attachment) expected(prev *current.Result) (plan.Desired, error) {
+// lostClaims says which VIPs another attachment of this host could take.
+func (a *attachment) lostClaims(want plan.Desired) (drift []string, err error) {
+	for _, vip := range addressesOf(want) {
+		owner, err := a.store.Owner(a.claimScope(), vip)
+		if err != nil {
+			return nil, err
+		}
+		if owner != a.key {
+			drift = append(drift, fmt.Sprintf("VIP %s: the journal does not name this attachment as its owner", vip))
+		}
+	}
+	return drift, nil
+}
+
+func (a *attachment) expected() (want plan.Desired, err error) {
+	prev := a.prev
 	if err := a.planHost(); err != nil {
 		return plan.Desired{}, err
 	}
@@ -48,10 +64,12 @@ func (a *attachment) expected(prev *current.Result) (plan.Desired, error) {
 	}
 	keepMACs(a.host.Links, prev)
 	keepMACs(a.service.Links, prev)
-	var want plan.Desired
 	want.Add(a.host)
 	want.Add(a.service)
 	if a.conf.IPAM.Type != "" {
+		if own.Routes, err = a.routesMade(prev.Routes); err != nil {
+			return plan.Desired{}, err
+		}
 		vips, err := a.plan.Addresses(own)
 		if err != nil {
 			return plan.Desired{}, err
@@ -71,7 +89,7 @@ func ipsOf(prev *current.Result, ifName string) *current.Result {
 		if iface.Name != ifName || iface.Sandbox == "" {
 			continue
 		}
-		own := &current.Result{Routes: prev.Routes}
+		own := &current.Result{}
 		for _, ip := range prev.IPs {
 			if ip.Interface == nil || *ip.Interface == i {
 				own.IPs = append(own.IPs, ip)
@@ -80,6 +98,24 @@ func ipsOf(prev *current.Result, ifName string) *current.Result {
 		return own
 	}
 	return nil
+}
+
+// routesMade leaves out the routes that a later plugin of the list has added
+// to the result.
+func (a *attachment) routesMade(all []*types.Route) ([]*types.Route, error) {
+	rec, err := a.store.Load(a.key)
+	if err != nil || rec == nil || rec.IPAM == nil {
+		return all, err
+	}
+	ipam, err := recordedIPAM(rec)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(r *types.Route) bool {
+		return !slices.ContainsFunc(ipam.Routes, func(made *types.Route) bool {
+			return made.Dst.String() == r.Dst.String() && made.GW.Equal(r.GW)
+		})
+	}), nil
 }
 
 // keepMACs takes the MACs from ADD's result: the master's own, which they are

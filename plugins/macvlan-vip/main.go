@@ -13,6 +13,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
 	bv "github.com/containernetworking/plugins/pkg/utils/buildversion"
 
 	"macvlan-vip/plugins/internal/announce"
@@ -45,8 +46,11 @@ func main() {
 
 // attachment is one service's interface, as a verb works on it.
 type attachment struct {
-	args  *skel.CmdArgs
-	conf  *config.Macvlan
+	args *skel.CmdArgs
+	conf *config.Macvlan
+	// prev is the result that came with the configuration, if any: at ADD that
+	// of the plugins before this one, at CHECK that of ADD.
+	prev  *current.Result
 	key   journal.Key
 	store *journal.Store
 	k     *kernel.Kernel
@@ -72,6 +76,10 @@ func open(args *skel.CmdArgs) (*attachment, error) {
 	if err != nil {
 		return nil, err
 	}
+	prev, err := config.ParsePrevResult(&conf.NetConf)
+	if err != nil {
+		return nil, err
+	}
 	store, err := verb.OpenJournal(name)
 	if err != nil {
 		return nil, err
@@ -81,7 +89,7 @@ func open(args *skel.CmdArgs) (*attachment, error) {
 		return nil, err
 	}
 	a := &attachment{
-		args: args, conf: conf, store: store, k: k,
+		args: args, conf: conf, prev: prev, store: store, k: k,
 		key: journal.Key{Network: conf.Name, ContainerID: args.ContainerID, IfName: args.IfName},
 	}
 	if err := a.findMaster(); err != nil {
@@ -134,7 +142,7 @@ func cmdAdd(args *skel.CmdArgs) error {
 		}
 		return err
 	}
-	return types.PrintResult(result, a.conf.CNIVersion)
+	return types.PrintResult(plan.Chain(a.prev, result), a.conf.CNIVersion)
 }
 
 // cmdDel reads as little of the configuration as it can, since one that was

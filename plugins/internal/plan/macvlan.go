@@ -282,3 +282,22 @@ func (a Attachment) Result(host, service Desired, ipam *current.Result, sandbox 
 	}
 	return result
 }
+
+// Chain puts the result of the plugins before this one first, since what a
+// plugin is handed it must hand on (CNI specification, "ADD Success").
+func Chain(prev, own *current.Result) *current.Result {
+	if prev == nil {
+		return own
+	}
+	for _, ip := range own.IPs {
+		ip.Interface = current.Int(*ip.Interface + len(prev.Interfaces))
+	}
+	chained := *own
+	chained.Interfaces = slices.Concat(prev.Interfaces, own.Interfaces)
+	chained.IPs = slices.Concat(prev.IPs, own.IPs)
+	chained.Routes = slices.Concat(prev.Routes, own.Routes)
+	if chained.DNS.IsEmpty() {
+		chained.DNS = prev.DNS
+	}
+	return &chained
+}
