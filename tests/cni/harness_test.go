@@ -61,9 +61,14 @@ func (l *lab) state() string {
 
 func (l *lab) mustBe(want, when string) {
 	l.t.Helper()
-	if diff := cmp.Diff(want, l.state()); diff != "" {
+	if diff := lines(want, l.state()); diff != "" {
 		l.t.Errorf("%s the host's state is another: %s", when, diff)
 	}
+}
+
+// lines compares two states line by line.
+func lines(want, have string) string {
+	return cmp.Diff(strings.Split(want, "\n"), strings.Split(have, "\n"))
 }
 
 // journals are the folders in which the plugins keep what they know of a host.
