@@ -31,4 +31,4 @@ uninstall: ## Remove what `make install` installed
 		$(DESTDIR)$(PREFIX)/libexec/systemd-netns $(addprefix $(DESTDIR)$(UNITDIR)/,$(notdir $(UNITS))) \
 		$(DESTDIR)$(NETWORKD)/50-mv-int.network $(DESTDIR)$(NMCONF)/50-mv-int.conf
 	rm -rf $(DESTDIR)$(SHARE) $(DESTDIR)$(DOC)
-	-rmdir --ignore-fail-on-non-empty -p $(addprefix $(DESTDIR),$(CNI_BIN) $(UNITDIR) $(NETWORKD) $(NMCONF) $(dir $(DOC)) $(PREFIX)/libexec $(PREFIX)/bin) 2>/dev/null
+	-rmdir $(DESTDIR)$(CNI_BIN) $(DESTDIR)$(dir $(CNI_BIN)) 2>/dev/null
