@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -463,4 +466,36 @@ func TestCheckNeedsPrevResult(t *testing.T) {
 			t.Errorf("prevResult %s: accepted", name)
 		}
 	}
+}
+
+// TestNoCarrier: a LAN that is not there keeps no service from starting.
+func TestNoCarrier(t *testing.T) {
+	host, lan := testnet.NewHost(t, "192.0.2.1/24")
+	lan.IP("link set port down")
+	a := attach(t, host, "c1")
+	conf := network("1.1.0", "", "192.0.2.10/24", "2001:db8::10/64")
+	add(t, a, conf)
+	lan.IP("link set port up")
+	lan.AddAddress("port", "192.0.2.5/24")
+	if err := lan.Ping(netip.MustParseAddr("192.0.2.10")); err != nil {
+		t.Error(err)
+	}
+	del(t, a, conf)
+}
+
+// TestMACsAreSet in the call that makes the links: udev's MACAddressPolicy=
+// leaves such a MAC alone (NET_ADDR_SET is 3 in
+// Documentation/ABI/testing/sysfs-class-net).
+func TestMACsAreSet(t *testing.T) {
+	host, _ := testnet.NewHost(t, "192.0.2.1/24")
+	a := attach(t, host, "c1")
+	conf := network("1.1.0", "", "192.0.2.10/24")
+	add(t, a, conf)
+	for link, in := range map[string]*testnet.Namespace{"mv-int": host, "mv0": a.Service} {
+		out, err := exec.Command("ip", "netns", "exec", filepath.Base(in.Path()), "cat", "/sys/class/net/"+link+"/addr_assign_type").Output()
+		if err != nil || strings.TrimSpace(string(out)) != "3" {
+			t.Errorf("%s: addr_assign_type %q, want 3: %v", link, out, err)
+		}
+	}
+	del(t, a, conf)
 }
