@@ -6,7 +6,7 @@ missing = $(shell for p in $(DEBS); do dpkg-query -W -f '$${Status}' $$p 2>/dev/
 
 GOTEST := $(GO) test -count=1 -p 1 -timeout 15m
 
-.PHONY: test-deps test test-systemd fuzz demo
+.PHONY: test-deps test test-systemd fuzz demo lint
 test-deps:
 	@set -e; missing="$(missing)"; [ -z "$$missing" ] || { \
 		echo "installing: $$missing"; apt-get update -qq; \
@@ -28,3 +28,7 @@ fuzz: ## Fuzz every target for FUZZTIME [30s]
 
 demo: test-deps build ## Show the main job on a throwaway machine: haproxy on two VIPs
 	@$(GO) run ./tests/demo
+
+lint: test-deps ## Run the linters
+	$(GO) tool -modfile=tests/tools/go.mod golangci-lint run ./...
+	shellcheck -s sh systemd/systemd-netns .ci/run

@@ -88,7 +88,7 @@ func cmdAdd(args *skel.CmdArgs) error {
 	defer a.k.Close()
 	if err := a.add(); err != nil {
 		if undone := a.undo.Run(); undone != nil {
-			err = fmt.Errorf("%w (and while undoing it: %v)", err, undone)
+			err = fmt.Errorf("%w (and while undoing it: %w)", err, undone)
 		}
 		return err
 	}
@@ -184,8 +184,11 @@ func cmdDel(args *skel.CmdArgs) error {
 	}
 	key := journal.Key{Network: conf.Name, ContainerID: args.ContainerID, IfName: args.IfName}
 	rec, err := store.Load(key)
-	if err != nil || rec == nil {
+	if err != nil {
 		return err
+	}
+	if rec == nil {
+		return store.Remove(key)
 	}
 	netns := args.Netns
 	if netns == "" {

@@ -136,8 +136,8 @@ func (r rounds) announceOn(name string) (goOn bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer conn.Close()
-	return true, conn.Announce(context.Background(), vips)
+	err = conn.Announce(context.Background(), vips)
+	return true, errors.Join(err, conn.Close())
 }
 
 // stillOn leaves out the addresses that the link has no more: somebody else

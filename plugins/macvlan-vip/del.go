@@ -79,7 +79,7 @@ func (d remover) removeUnrecorded(key journal.Key, netns string) error {
 	if hasIPAM(d.ipam, d.path) {
 		err = errors.Join(err, d.release(&journal.Record{Key: key, Netns: netns}))
 	}
-	return err
+	return errors.Join(err, d.store.Remove(key))
 }
 
 func removeByAlias(k *kernel.Kernel, key journal.Key) error {

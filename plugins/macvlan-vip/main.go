@@ -138,7 +138,7 @@ func cmdAdd(args *skel.CmdArgs) error {
 	result, err := a.add()
 	if err != nil {
 		if undone := a.undo.Run(); undone != nil {
-			err = fmt.Errorf("%w (and while undoing it: %v)", err, undone)
+			err = fmt.Errorf("%w (and while undoing it: %w)", err, undone)
 		}
 		return err
 	}

@@ -76,12 +76,15 @@ func (s *stage) serveBackend() error {
 	return s.peer.Do(func(ns.NetNS) error {
 		l, err := net.Listen("tcp", "172.16.27.5:8080")
 		if err == nil {
-			go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				fmt.Fprintf(w, "hello from the backend, asked by %s\n", strings.Split(r.Header.Get("X-Forwarded-For"), ",")[0])
-			}))
+			go func() { _ = http.Serve(l, http.HandlerFunc(greet)) }()
 		}
 		return err
 	})
+}
+
+func greet(w http.ResponseWriter, r *http.Request) {
+	client, _, _ := strings.Cut(r.Header.Get("X-Forwarded-For"), ",")
+	fmt.Fprintf(w, "hello from the backend, asked by %s\n", client)
 }
 
 const haproxyConfig = `

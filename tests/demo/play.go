@@ -108,7 +108,7 @@ func (s *stage) perform(sc scene) (string, error) {
 
 func (sc scene) judge(out string, err error) error {
 	if (err != nil) != sc.fails {
-		return fmt.Errorf("%s: it should fail: %v; it did: %v", sc.command, sc.fails, err)
+		return fmt.Errorf("%s: it should fail: %v; it did: %w", sc.command, sc.fails, err)
 	}
 	for _, want := range sc.want {
 		if !strings.Contains(out, want) {

@@ -160,11 +160,11 @@ func (c *Conn) receive(ctx context.Context, s *socket, heard func(claim)) error 
 	buf := make([]byte, 1500)
 	for ctx.Err() == nil {
 		n, from, err := s.ReadFrom(buf)
-		if ctx.Err() != nil {
-			return nil
+		if err != nil && ctx.Err() == nil {
+			return err
 		}
 		if err != nil {
-			return err
+			break
 		}
 		mac := from.(*packet.Addr).HardwareAddr
 		// A bridge or a switch may send one's own packets back.

@@ -50,7 +50,7 @@ func parseNDP(b []byte, from net.HardwareAddr, own *ndp.Nonce) (claim, bool) {
 	}
 	switch m := m.(type) {
 	case *ndp.NeighborAdvertisement:
-		valid := !m.TargetAddress.IsMulticast() && !(m.Solicited && dst.IsMulticast())
+		valid := !m.TargetAddress.IsMulticast() && (!m.Solicited || !dst.IsMulticast())
 		return claim{addr: m.TargetAddress, mac: targetMAC(m, from)}, valid
 	case *ndp.NeighborSolicitation:
 		group, err := ndp.SolicitedNodeMulticast(m.TargetAddress)

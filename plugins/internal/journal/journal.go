@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -118,6 +119,9 @@ func (s *Store) Load(key Key) (*Record, error) {
 	return &rec, nil
 }
 
+// tmp is the suffix of a record that is being written.
+const tmp = ".tmp"
+
 // Save writes an attachment's record, whole or not at all.
 func (s *Store) Save(rec *Record) error {
 	data, err := json.Marshal(rec)
@@ -125,31 +129,38 @@ func (s *Store) Save(rec *Record) error {
 		return fmt.Errorf("write record: %w", err)
 	}
 	path := s.attachment(rec.Key)
-	tmp := path + ".tmp"
 	err = s.inFolder(filepath.Dir(path), func() error {
-		if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		if err := os.WriteFile(path+tmp, data, 0o600); err != nil {
 			return err
 		}
-		return os.Rename(tmp, path)
+		return os.Rename(path+tmp, path)
 	})
 	if err != nil {
-		os.Remove(tmp)
+		os.Remove(path + tmp)
 		return cnierr.New(types.ErrIOFailure, "make sure that "+s.dir+" can be written", "write record: %v", err)
 	}
 	return nil
 }
 
-// Remove forgets an attachment. One that is not known is no error.
+// Remove forgets an attachment, and what a process that was killed while it
+// wrote the record has left. One that is not known is no error.
 func (s *Store) Remove(key Key) error {
-	err := os.Remove(s.attachment(key))
+	path := s.attachment(key)
+	err := errors.Join(remove(path+tmp), remove(path))
 	s.prune("attachments")
+	return err
+}
+
+func remove(path string) error {
+	err := os.Remove(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENAMETOOLONG) {
 		return fmt.Errorf("remove record: %w", err)
 	}
 	return nil
 }
 
-// List gives the attachments of a network.
+// List gives the attachments of a network, those whose record was never
+// finished as well.
 func (s *Store) List(network string) ([]Key, error) {
 	entries, err := os.ReadDir(filepath.Join(s.dir, "attachments"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -157,12 +168,12 @@ func (s *Store) List(network string) ([]Key, error) {
 	}
 	var keys []Key
 	for _, entry := range entries {
-		name, isRecord := strings.CutSuffix(entry.Name(), ".json")
+		name, isRecord := strings.CutSuffix(strings.TrimSuffix(entry.Name(), tmp), ".json")
 		if key, ok := parseKey(name); isRecord && ok && key.Network == network {
 			keys = append(keys, key)
 		}
 	}
-	return keys, nil
+	return slices.Compact(keys), nil
 }
 
 // inFolder makes a folder and does something in it, once more if another

@@ -135,7 +135,7 @@ func HostScope() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("identify the host's netns: %w", err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err == nil {
 		return fmt.Sprintf("netns-%d", cookie), nil
 	}

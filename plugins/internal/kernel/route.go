@@ -170,7 +170,7 @@ func (n *Namespace) routes(family int, filter *netlink.Route) ([]netlink.Route, 
 	// that holds the Internet's routes. The library's other requests carry
 	// more than strict checking allows.
 	_ = n.handle.SetStrictCheck(true)
-	defer n.handle.SetStrictCheck(false)
+	defer func() { _ = n.handle.SetStrictCheck(false) }()
 	routes, err := n.handle.RouteListFiltered(family, filter, mask)
 	// With strict checking a table that was never filled is ENOENT.
 	if errors.Is(err, unix.ENOENT) {

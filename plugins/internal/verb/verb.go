@@ -152,7 +152,11 @@ func Collect(stdin []byte, network string, store *journal.Store, del func(journa
 			continue
 		}
 		rec, err := store.Load(key)
-		if err == nil && rec != nil {
+		switch {
+		case err != nil:
+		case rec == nil:
+			err = store.Remove(key)
+		default:
 			err = del(key, rec)
 		}
 		errs = append(errs, err)
