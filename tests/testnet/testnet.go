@@ -3,6 +3,7 @@
 package testnet
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -116,15 +117,18 @@ func (n *Namespace) IP(args string) string {
 
 // TryIP is IP for commands that may fail.
 func (n *Namespace) TryIP(args string) (string, error) {
-	var out []byte
-	err := n.NetNS.Do(func(ns.NetNS) (err error) {
-		out, err = exec.Command("ip", strings.Fields(args)...).CombinedOutput()
-		return err
+	var out, complaints bytes.Buffer
+	err := n.NetNS.Do(func(ns.NetNS) error {
+		ip := exec.Command("ip", strings.Fields(args)...)
+		// Apart, since ip complains of other tests' namespaces that are just
+		// being made.
+		ip.Stdout, ip.Stderr = &out, &complaints
+		return ip.Run()
 	})
 	if err != nil {
-		return "", fmt.Errorf("ip %s: %w: %s", args, err, out)
+		return "", fmt.Errorf("ip %s: %w: %s%s", args, err, &complaints, &out)
 	}
-	return string(out), nil
+	return out.String(), nil
 }
 
 // Snapshot is the namespace's whole state of links, addresses, routes and
