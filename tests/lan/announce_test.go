@@ -166,7 +166,7 @@ func TestMove(t *testing.T) {
 	from, to := a.service("c1", quick, vips...), b.service("c1", quick, vips...)
 	from.mustAdd(t)
 	from.Service.Echo(echoPort, from.vips...)
-	traffic := peer.flow(t, from.vips, 20*time.Millisecond)
+	traffic := peer.flow(t, from.vips, 50*time.Millisecond)
 	eventually(t, func() error { return allAt(peer, from.vips, from.mac) })
 	eventually(t, traffic.answered)
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/gopacket/gopacket"
@@ -22,7 +23,7 @@ const captureBuffer = 8 << 20
 
 // Capture records the frames on a link, both ways, until its test ends.
 type Capture struct {
-	conn *packet.Conn
+	raw syscall.RawConn
 
 	mu     sync.Mutex
 	frames []Frame
@@ -55,56 +56,47 @@ func (n *Namespace) Capture(link string) *Capture {
 	// Cleanups run last first: the socket is closed before its reader is waited for.
 	var wg sync.WaitGroup
 	n.t.Cleanup(wg.Wait)
-	c.conn = n.Wire(link)
-	if err := errors.Join(c.conn.SetPromiscuous(true), c.setOptions()); err != nil {
+	conn := n.Wire(link)
+	raw, err := conn.SyscallConn()
+	if err != nil {
 		n.t.Fatal(err)
 	}
-	wg.Go(c.read)
+	c.raw = raw
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		inner = errors.Join(
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, captureBuffer),
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1),
+		)
+	})
+	if err := errors.Join(err, inner, conn.SetPromiscuous(true)); err != nil {
+		n.t.Fatal(err)
+	}
+	wg.Go(func() {
+		_ = raw.Read(func(fd uintptr) bool {
+			c.drain(int(fd))
+			return false // until the socket is closed
+		})
+	})
 	return c
 }
 
-func (c *Capture) setOptions() error {
-	raw, err := c.conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var inner error
-	err = raw.Control(func(fd uintptr) {
-		if inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, captureBuffer); inner == nil {
-			inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
-		}
-	})
-	if err != nil {
-		return err
-	}
-	return inner
-}
-
-func (c *Capture) read() {
-	raw, err := c.conn.SyscallConn()
-	if err != nil {
-		return
-	}
-	buf, oob := make([]byte, 70000), make([]byte, 256)
-	for {
-		var size, oobSize int
-		var failed error
-		if err := raw.Read(func(fd uintptr) bool {
-			size, oobSize, _, _, failed = unix.Recvmsg(int(fd), buf, oob, unix.MSG_DONTWAIT)
-			return failed != unix.EAGAIN
-		}); err != nil {
-			return
-		}
-		if failed == nil {
-			c.note(bytes.Clone(buf[:size]), timestamp(oob[:oobSize]))
-		}
-	}
-}
-
-func (c *Capture) note(frame []byte, at time.Time) {
+// drain takes what the kernel has recorded so far.
+func (c *Capture) drain(fd int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.frames = append(c.frames, Frame{gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default), at})
+	buf, oob := make([]byte, 70000), make([]byte, 256)
+	for {
+		size, oobSize, _, _, err := unix.Recvmsg(fd, buf, oob, unix.MSG_DONTWAIT)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return
+		}
+		frame := gopacket.NewPacket(bytes.Clone(buf[:size]), layers.LayerTypeEthernet, gopacket.Default)
+		c.frames = append(c.frames, Frame{frame, timestamp(oob[:oobSize])})
+	}
 }
 
 // timestamp finds the kernel's among a message's control data (SO_TIMESTAMPNS,
@@ -120,8 +112,9 @@ func timestamp(oob []byte) time.Time {
 	return time.Now()
 }
 
-// Frames gives what has been recorded so far.
+// Frames gives all that has passed until now.
 func (c *Capture) Frames() []Frame {
+	_ = c.raw.Control(func(fd uintptr) { c.drain(int(fd)) })
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.frames)
