@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) {
 	const ipam = "github.com/containernetworking/plugins/plugins/ipam/"
-	os.Exit(testnet.Plugins(m, ipam+"static", ipam+"host-local"))
+	os.Exit(testnet.Plugins(m, ipam+"static", ipam+"host-local", ipam+"dhcp"))
 }
 
 // network is a configuration with the given keys of the plugin; VIPs come from static.
@@ -496,6 +496,18 @@ func TestMACsAreSet(t *testing.T) {
 		if err != nil || strings.TrimSpace(string(out)) != "3" {
 			t.Errorf("%s: addr_assign_type %q, want 3: %v", link, out, err)
 		}
+	}
+	del(t, a, conf)
+}
+
+// TestStaticByDefault: an ipam section without a type is static's.
+func TestStaticByDefault(t *testing.T) {
+	host, _ := testnet.NewHost(t, "192.0.2.1/24")
+	a := attach(t, host, "c1")
+	conf := strings.Replace(network("1.1.0", "", "192.0.2.10/24"), `"type": "static", `, "", 1)
+	r := add(t, a, conf)
+	if len(r.IPs) != 1 {
+		t.Errorf("addresses: %v", r.IPs)
 	}
 	del(t, a, conf)
 }

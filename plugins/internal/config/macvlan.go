@@ -102,6 +102,9 @@ func ParseMacvlan(stdin []byte, args, ifName string) (*Macvlan, error) {
 	if err := decode(stdin, &raw); err != nil {
 		return nil, err
 	}
+	if err := defaultIPAM(stdin, &raw.IPAM); err != nil {
+		return nil, err
+	}
 	conf := &Macvlan{
 		NetConf:         raw.NetConf,
 		Master:          raw.Master,
@@ -126,6 +129,21 @@ func ParseMacvlan(stdin []byte, args, ifName string) (*Macvlan, error) {
 		}
 	}
 	return conf, nil
+}
+
+// defaultIPAM takes an ipam section without a type for static's. None at all
+// means a link without addresses, as it does to upstream's plugins.
+func defaultIPAM(stdin []byte, ipam *types.IPAM) error {
+	var section struct {
+		IPAM map[string]json.RawMessage `json:"ipam"`
+	}
+	if err := decode(stdin, &section); err != nil {
+		return err
+	}
+	if ipam.Type == "" && len(section.IPAM) > 0 {
+		ipam.Type = "static"
+	}
+	return nil
 }
 
 func (c *Macvlan) setLink() error {

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/dhcpv4/server4"
+
+	"macvlan-vip/tests/testnet"
+)
+
+// lease is a DHCP server's handler that has one address to give.
+func lease(conn net.PacketConn, peer net.Addr, m *dhcpv4.DHCPv4) {
+	kind := map[dhcpv4.MessageType]dhcpv4.MessageType{
+		dhcpv4.MessageTypeDiscover: dhcpv4.MessageTypeOffer, dhcpv4.MessageTypeRequest: dhcpv4.MessageTypeAck,
+	}[m.MessageType()]
+	if kind == 0 {
+		return
+	}
+	server := net.IPv4(192, 0, 2, 5)
+	reply, err := dhcpv4.NewReplyFromRequest(m,
+		dhcpv4.WithMessageType(kind), dhcpv4.WithServerIP(server), dhcpv4.WithYourIP(net.IPv4(192, 0, 2, 10)),
+		dhcpv4.WithNetmask(net.CIDRMask(24, 32)), dhcpv4.WithRouter(server), dhcpv4.WithLeaseTime(600),
+		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(server)))
+	if err == nil {
+		_, _ = conn.WriteTo(reply.ToBytes(), &net.UDPAddr{IP: net.IPv4bcast, Port: dhcpv4.ClientPort})
+	}
+}
+
+// serveDHCP serves DHCP on the LAN's port.
+func serveDHCP(t *testing.T, lan *testnet.Namespace) {
+	t.Helper()
+	lan.AddAddress("port", "192.0.2.5/24")
+	lan.Do(func() error {
+		server, err := server4.NewServer("port", &net.UDPAddr{Port: dhcpv4.ServerPort}, lease)
+		if err != nil {
+			return err
+		}
+		go func() { _ = server.Serve() }()
+		t.Cleanup(func() { server.Close() })
+		return nil
+	})
+}
+
+// released tells whether a DHCPRELEASE came over the wire. Upstream's daemon
+// sends it without a source address, which the server's own socket never sees.
+func released(c *testnet.Capture) bool {
+	return slices.ContainsFunc(c.Frames(), func(f testnet.Frame) bool {
+		m, ok := f.Layer(layers.LayerTypeDHCPv4).(*layers.DHCPv4)
+		return ok && slices.ContainsFunc(m.Options, func(o layers.DHCPOption) bool {
+			return o.Type == layers.DHCPOptMessageType && string(o.Data) == string([]byte{byte(layers.DHCPMsgTypeRelease)})
+		})
+	})
+}
+
+// TestDHCP gets a VIP from a DHCP server on the LAN, through upstream's daemon,
+// and gives it back.
+func TestDHCP(t *testing.T) {
+	host, lan := testnet.NewHost(t, "192.0.2.1/24")
+	serveDHCP(t, lan)
+	wire := lan.Capture("port")
+	socket := filepath.Join(t.TempDir(), "dhcp.sock")
+	dhcp, err := exec.LookPath("dhcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	daemon := exec.Command(dhcp, "daemon", "-socketpath", socket)
+	if err := host.NetNS.Do(func(ns.NetNS) error { return daemon.Start() }); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = daemon.Process.Kill()
+		_ = daemon.Wait()
+	})
+	within(t, "the daemon listens", func() bool {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+
+	a := attach(t, host, "c1")
+	conf := fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "lan", "type": "macvlan-vip", "master": "eth0", "ipam": {"type": "dhcp", "daemonSocketPath": %q}}`, socket)
+	r := add(t, a, conf)
+	if len(r.IPs) != 1 || r.IPs[0].Address.String() != "192.0.2.10/24" {
+		t.Fatalf("addresses: %v", r.IPs)
+	}
+	if out := a.Service.IP("route show default"); !strings.Contains(out, "default via 192.0.2.5 dev mv0") {
+		t.Errorf("the server's route: %q", out)
+	}
+	del(t, a, conf)
+	within(t, "the lease is given back", func() bool { return released(wire) })
+}
+
+func within(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
