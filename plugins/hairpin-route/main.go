@@ -4,7 +4,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"runtime"
 
@@ -60,11 +59,7 @@ func open(args *skel.CmdArgs) (*attachment, error) {
 	if prev == nil {
 		return nil, cnierr.New(types.ErrInvalidNetworkConfig, "list hairpin-route after macvlan-vip or macvlan in a conflist's plugins", "prevResult: missing: hairpin-route is a chained plugin")
 	}
-	store, err := verb.OpenJournal(name)
-	if err != nil {
-		return nil, err
-	}
-	k, err := verb.OpenKernel(args.Netns)
+	store, k, err := verb.Open(name, args.Netns)
 	if err != nil {
 		return nil, err
 	}
@@ -87,10 +82,7 @@ func cmdAdd(args *skel.CmdArgs) error {
 	}
 	defer a.k.Close()
 	if err := a.add(); err != nil {
-		if undone := a.undo.Run(); undone != nil {
-			err = fmt.Errorf("%w (and while undoing it: %w)", err, undone)
-		}
-		return err
+		return verb.RollBack(err, &a.undo)
 	}
 	return types.PrintResult(a.conf.PrevResult, a.conf.CNIVersion)
 }
@@ -174,9 +166,9 @@ func cmdCheck(args *skel.CmdArgs) error {
 // cmdDel needs neither a valid configuration nor prevResult: the record says
 // what there is to remove.
 func cmdDel(args *skel.CmdArgs) error {
-	var conf types.NetConf
-	if err := json.Unmarshal(args.StdinData, &conf); err != nil {
-		return cnierr.New(types.ErrDecodingFailure, "correct the JSON", "network configuration: %v", err)
+	conf, err := config.ParseNet(args.StdinData)
+	if err != nil {
+		return err
 	}
 	store, err := verb.OpenJournal(name)
 	if err != nil {
@@ -213,9 +205,9 @@ func remove(store *journal.Store, rec *journal.Record, netns string) error {
 }
 
 func cmdGC(args *skel.CmdArgs) error {
-	var conf types.NetConf
-	if err := json.Unmarshal(args.StdinData, &conf); err != nil {
-		return cnierr.New(types.ErrDecodingFailure, "correct the JSON", "network configuration: %v", err)
+	conf, err := config.ParseNet(args.StdinData)
+	if err != nil {
+		return err
 	}
 	store, err := verb.OpenJournal(name)
 	if err != nil {

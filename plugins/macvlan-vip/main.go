@@ -5,7 +5,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -17,7 +16,6 @@ import (
 	bv "github.com/containernetworking/plugins/pkg/utils/buildversion"
 
 	"macvlan-vip/plugins/internal/announce"
-	"macvlan-vip/plugins/internal/cnierr"
 	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/journal"
 	"macvlan-vip/plugins/internal/kernel"
@@ -80,11 +78,7 @@ func open(args *skel.CmdArgs) (*attachment, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, err := verb.OpenJournal(name)
-	if err != nil {
-		return nil, err
-	}
-	k, err := verb.OpenKernel(args.Netns)
+	store, k, err := verb.Open(name, args.Netns)
 	if err != nil {
 		return nil, err
 	}
@@ -137,10 +131,7 @@ func cmdAdd(args *skel.CmdArgs) error {
 	defer a.k.Close()
 	result, err := a.add()
 	if err != nil {
-		if undone := a.undo.Run(); undone != nil {
-			err = fmt.Errorf("%w (and while undoing it: %w)", err, undone)
-		}
-		return err
+		return verb.RollBack(err, &a.undo)
 	}
 	return types.PrintResult(plan.Chain(a.prev, result), a.conf.CNIVersion)
 }
@@ -148,9 +139,9 @@ func cmdAdd(args *skel.CmdArgs) error {
 // cmdDel reads as little of the configuration as it can, since one that was
 // edited after ADD must not keep DEL from cleaning up.
 func cmdDel(args *skel.CmdArgs) error {
-	var conf types.NetConf
-	if err := json.Unmarshal(args.StdinData, &conf); err != nil {
-		return cnierr.New(types.ErrDecodingFailure, "correct the JSON", "network configuration: %v", err)
+	conf, err := config.ParseNet(args.StdinData)
+	if err != nil {
+		return err
 	}
 	store, err := verb.OpenJournal(name)
 	if err != nil {
@@ -175,11 +166,11 @@ func cmdCheck(args *skel.CmdArgs) error {
 }
 
 func cmdGC(args *skel.CmdArgs) error {
-	var conf types.NetConf
-	if err := json.Unmarshal(args.StdinData, &conf); err != nil {
-		return cnierr.New(types.ErrDecodingFailure, "correct the JSON", "network configuration: %v", err)
+	conf, err := config.ParseNet(args.StdinData)
+	if err != nil {
+		return err
 	}
-	return collect(args, &conf)
+	return collect(args, conf)
 }
 
 func cmdStatus(args *skel.CmdArgs) error {

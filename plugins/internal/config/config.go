@@ -54,6 +54,13 @@ func decodeStrict(key string, data []byte, into any) error {
 	return nil
 }
 
+// ParseNet reads what DEL and GC need to know, which is as little as can be: a
+// configuration that was edited after ADD must not keep them from cleaning up.
+func ParseNet(stdin []byte) (*types.NetConf, error) {
+	conf := &types.NetConf{}
+	return conf, decode(stdin, conf)
+}
+
 func jsonName(goKind string) string {
 	switch {
 	case strings.HasPrefix(goKind, "int"), strings.HasPrefix(goKind, "uint"):

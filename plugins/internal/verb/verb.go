@@ -17,6 +17,7 @@ import (
 	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/journal"
 	"macvlan-vip/plugins/internal/kernel"
+	"macvlan-vip/plugins/internal/reconcile"
 )
 
 // Main runs a plugin: one CNI verb, as the environment asks for.
@@ -79,9 +80,28 @@ func withCode(f func(*skel.CmdArgs) error) func(*skel.CmdArgs) error {
 	}
 }
 
-// OpenKernel opens both namespaces for ADD and CHECK, in which the service's
+// Open opens what ADD and CHECK need: a plugin's journal, and both namespaces.
+func Open(plugin, netns string) (*journal.Store, *kernel.Kernel, error) {
+	store, err := OpenJournal(plugin)
+	if err != nil {
+		return nil, nil, err
+	}
+	k, err := openKernel(netns)
+	return store, k, err
+}
+
+// RollBack undoes what an ADD that failed has done, and gives the ADD's error,
+// with the undoing's where that failed, too.
+func RollBack(err error, undo *reconcile.Undo) error {
+	if undone := undo.Run(); undone != nil {
+		return fmt.Errorf("%w (and while undoing it: %w)", err, undone)
+	}
+	return err
+}
+
+// openKernel opens both namespaces for ADD and CHECK, in which the service's
 // must be there, and another than the host's.
-func OpenKernel(netns string) (*kernel.Kernel, error) {
+func openKernel(netns string) (*kernel.Kernel, error) {
 	host, err := kernel.OpenHost()
 	if err != nil {
 		return nil, err
