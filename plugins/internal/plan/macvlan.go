@@ -80,22 +80,30 @@ func (a Attachment) ServiceSide() (Desired, error) {
 		return Desired{}, cnierr.Config("mtu", a.Conf.MTU, fmt.Sprintf("larger than the %d of the master %q", a.Master.MTU, a.Master.Name),
 			fmt.Sprintf("set mtu to %d or less, or raise the master's", a.Master.MTU))
 	}
-	mac := a.Conf.MAC
-	if mac == nil {
-		mac = StableMAC(a.Master.MAC, a.Conf.Name, a.ContainerID, a.IfName)
-	}
 	return Desired{
 		Links: []Link{
 			{Side: Service, Kind: KindLoopback, Name: "lo"},
 			{
 				Side: Service, Kind: KindMacvlan, Name: a.IfName, Mode: a.Conf.Mode,
 				Master: a.Master.Name, MasterSide: a.masterSide(),
-				MTU: a.Conf.MTU, MAC: mac.String(), BCQueueLen: a.Conf.BCQueueLen,
+				MTU: a.Conf.MTU, MAC: a.mac(), BCQueueLen: a.Conf.BCQueueLen,
 				Alias: ServiceAlias(a.Conf.Name, a.ContainerID),
 			},
 		},
 		Sysctls: a.serviceSysctls(),
 	}, nil
+}
+
+// mac is the MAC of the service's link. In passthru mode the kernel gives it
+// the master's, whatever it is told.
+func (a Attachment) mac() string {
+	switch {
+	case a.Conf.Mode == "passthru":
+		return a.Master.MAC
+	case a.Conf.MAC != nil:
+		return a.Conf.MAC.String()
+	}
+	return StableMAC(a.Master.MAC, a.Conf.Name, a.ContainerID, a.IfName).String()
 }
 
 // ServiceAlias is the alias of an attachment's link; the kernel takes at most
