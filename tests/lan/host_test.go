@@ -133,6 +133,28 @@ func hostSpeaksFrom(t *testing.T, seen *testnet.Capture, mac string) {
 	}
 }
 
+// TestEveryAddressOfTheHost: the service talks to all of them, also to those
+// that the kernel calls secondary, and the host from all of them.
+func TestEveryAddressOfTheHost(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	host := l.station("10.0.0.1/16", "10.0.0.2/16", "2001:db8::1/64", "2001:db8::2/64")
+	sv := host.service("c1", quick, "10.0.0.10/16", "2001:db8::10/64")
+	sv.mustAdd(t)
+	for _, addr := range []string{"10.0.0.1", "10.0.0.2", "2001:db8::1", "2001:db8::2"} {
+		vip := sv.vips[0]
+		if strings.Contains(addr, ":") {
+			vip = sv.vips[1]
+		}
+		if err := host.Ping(vip, "-I", addr); err != nil {
+			t.Error(err)
+		}
+		if err := sv.Service.Ping(netip.MustParseAddr(addr)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestRouterAdvertisements: a router on the LAN configures the host's uplink,
 // as before, but neither the host through mv-int nor the service.
 func TestRouterAdvertisements(t *testing.T) {

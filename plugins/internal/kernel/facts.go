@@ -179,7 +179,12 @@ func (n *Namespace) Addresses() ([]plan.AddrFacts, error) {
 		if !ok || prefix.Addr().IsLoopback() {
 			continue
 		}
-		const passing = unix.IFA_F_TEMPORARY | unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+		passing := unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+		// The same bit says of an IPv4 address that it is the second in its
+		// subnet (IFA_F_SECONDARY), which will last.
+		if prefix.Addr().Is6() {
+			passing |= unix.IFA_F_TEMPORARY
+		}
 		facts = append(facts, plan.AddrFacts{
 			Prefix:      prefix,
 			Link:        a.LinkIndex,
