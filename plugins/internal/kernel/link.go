@@ -220,6 +220,25 @@ func (k *Kernel) RaiseLink(l plan.Link) (raised bool, err error) {
 	return true, nil
 }
 
+// FitMTU gives a link that was there the MTU that it should have: the kernel
+// lowers a macvlan's with its master's, and leaves it there when the master's
+// is raised again.
+func (k *Kernel) FitMTU(l plan.Link) error {
+	n, err := k.On(l.Side)
+	if err != nil || l.MTU == 0 {
+		return err
+	}
+	link, err := n.link(l.Name)
+	if err != nil || link.Attrs().MTU == l.MTU {
+		return err
+	}
+	if err := n.handle.LinkSetMTU(link, l.MTU); err != nil {
+		return fmt.Errorf("set the MTU of %s to %d: %w", l, l.MTU, err)
+	}
+	link.Attrs().MTU = l.MTU
+	return nil
+}
+
 func isBusy(err error) bool {
 	return errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EBUSY)
 }

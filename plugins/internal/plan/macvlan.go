@@ -53,10 +53,11 @@ func (a Attachment) HostSide(existing *LinkFacts) Desired {
 	if existing != nil {
 		link.MAC = existing.MAC
 	}
-	d.Links = append(d.Links, link)
 	if !foreign {
+		link.MTU = a.Master.MTU
 		d.Sysctls = append(d.Sysctls, hostSysctls(link.Name)...)
 	}
+	d.Links = append(d.Links, link)
 	return d
 }
 
@@ -86,7 +87,7 @@ func (a Attachment) ServiceSide() (Desired, error) {
 			{
 				Side: Service, Kind: KindMacvlan, Name: a.IfName, Mode: a.Conf.Mode,
 				Master: a.Master.Name, MasterSide: a.masterSide(),
-				MTU: a.Conf.MTU, MAC: a.mac(), BCQueueLen: a.Conf.BCQueueLen,
+				MTU: a.mtu(), MAC: a.mac(), BCQueueLen: a.Conf.BCQueueLen,
 				Alias: ServiceAlias(a.Conf.Name, a.ContainerID),
 			},
 		},

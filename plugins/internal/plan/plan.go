@@ -41,7 +41,7 @@ type Link struct {
 	Master     string `json:"master,omitempty"`
 	MasterSide Side   `json:"masterSide,omitempty"`
 	Mode       string `json:"mode,omitempty"`
-	// MTU in bytes; 0 takes the master's.
+	// MTU in bytes; 0 lets it be.
 	MTU int `json:"mtu,omitempty"`
 	// MAC in the colon form; set in the create call, since a MAC set later
 	// can be overwritten by udev's MACAddressPolicy.

@@ -64,7 +64,7 @@ func TestHostSide(t *testing.T) {
 	}
 	link := fresh.Links[0]
 	want := Link{Side: Host, Kind: KindMacvlan, Name: "mv-int", Mode: "bridge", Master: "eth0", MasterSide: Host, Shared: true,
-		MAC: StableMAC("52:54:00:00:00:01", "mv-int").String(), Alias: "macvlan-vip: host side of eth0"}
+		MTU: 1500, MAC: StableMAC("52:54:00:00:00:01", "mv-int").String(), Alias: "macvlan-vip: host side of eth0"}
 	if diff := cmp.Diff(want, link); diff != "" {
 		t.Error(diff)
 	}
@@ -74,8 +74,8 @@ func TestHostSide(t *testing.T) {
 		t.Errorf("ours from before the master changed its MAC is to be kept: %+v", ours)
 	}
 	foreign := a.HostSide(&LinkFacts{Name: "mv-int", MAC: "02:00:00:00:00:99", Alias: "mine"})
-	if len(foreign.Sysctls) != 0 {
-		t.Errorf("sysctls of somebody else's link: %+v", foreign.Sysctls)
+	if len(foreign.Sysctls) != 0 || foreign.Links[0].MTU != 0 {
+		t.Errorf("settings of somebody else's link: %+v", foreign)
 	}
 	if none := attachment(t, `"mode": "private"`).HostSide(nil); len(none.Links) != 0 {
 		t.Errorf("a host side in private mode: %+v", none)

@@ -52,6 +52,9 @@ func createLinks(k *kernel.Kernel, links []plan.Link, undo *Undo) error {
 		if made && !l.Shared {
 			undo.Push(func() error { return k.RemoveLink(l) })
 		}
+		if err == nil && !made {
+			err = k.FitMTU(l)
+		}
 		if err != nil {
 			return err
 		}
