@@ -4,6 +4,7 @@
 package nspawn
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"os"
@@ -14,8 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// suite is what the machines run: Debian 12, systemd 252.
-const suite = "bookworm"
+// suite is what the machines run: Debian 12 with systemd 252, or what
+// DEBIAN_SUITE names, such as trixie with systemd 257.
+func suite() string { return cmp.Or(os.Getenv("DEBIAN_SUITE"), "bookworm") }
 
 var packages = []string{
 	"systemd", "systemd-sysv", "dbus", "iproute2", "iputils-ping", "procps", "curl", "haproxy", "socat", "util-linux",
@@ -54,8 +56,8 @@ func Root() (string, error) {
 		return "", err
 	}
 	defer unlock()
-	sum := sha256.Sum256([]byte(suite + strings.Join(packages, " ")))
-	root := filepath.Join(build, fmt.Sprintf("root-%s-%x", suite, sum[:4]))
+	sum := sha256.Sum256([]byte(suite() + strings.Join(packages, " ")))
+	root := filepath.Join(build, fmt.Sprintf("root-%s-%x", suite(), sum[:4]))
 	if _, err := os.Stat(root); err == nil {
 		return root, nil
 	}
@@ -67,7 +69,7 @@ func makeRoot(root string) error {
 	if err := os.RemoveAll(tmp); err != nil {
 		return err
 	}
-	cmd := exec.Command("mmdebstrap", "--quiet", "--variant=minbase", "--include="+strings.Join(packages, ","), suite, tmp)
+	cmd := exec.Command("mmdebstrap", "--quiet", "--variant=minbase", "--include="+strings.Join(packages, ","), suite(), tmp)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("make a Debian root with mmdebstrap: %w", err)

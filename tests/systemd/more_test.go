@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"fmt"
+	"net/netip"
 	"os/exec"
 	"strings"
 	"testing"
@@ -62,7 +63,7 @@ func TestServicesOfAllKinds(t *testing.T) {
 	l.write(dropIns+"env.service", "[Service]\nExecStart="+backend+"\n")
 	l.link("env.service.d/netns.conf", unitDir+"netns.conf")
 	l.write("etc/netns/env/resolv.conf", "nameserver 172.16.27.5\n")
-	l.write("etc/systemd-netns/env.env", "NETWORK=app-1\nCAP_ARGS={\"ips\":[\"172.16.26.4/22\"]}\n")
+	l.write("etc/systemd-netns/env.env", "NETWORK=app-1\nCAP_ARGS={\"ips\":[\"172.16.26.4/22\",\"fd26::4/64\"]}\n")
 	l.boot()
 	before := l.host.Snapshot()
 
@@ -91,6 +92,10 @@ func TestServicesOfAllKinds(t *testing.T) {
 	t.Run("VIPs from the environment file", func(t *testing.T) {
 		l.run(t, "systemctl start env app@1")
 		l.serves(t, "172.16.26.4", vip1)
+		l.run(t, "ping -c1 -W2 fd26::4")
+		if err := l.peer.Ping(netip.MustParseAddr("fd26::4")); err != nil {
+			t.Error(err)
+		}
 		root := "/proc/" + l.run(t, "systemctl show env -p MainPID --value") + "/root"
 		if out := l.run(t, "cat "+root+"/etc/resolv.conf"); out != "nameserver 172.16.27.5" {
 			t.Errorf("the service's resolv.conf: %q", out)
