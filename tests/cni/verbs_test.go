@@ -256,7 +256,7 @@ func TestSTATUS(t *testing.T) {
 	s := newSpy(l, "192.0.2.10/24")
 	for _, code := range []int{50, 51, 7, 999} {
 		s.fails("STATUS", code)
-		want := uint(types.ErrPluginNotAvailable)
+		want := types.ErrPluginNotAvailable
 		if code == 51 {
 			want = types.ErrLimitedConnectivity
 		}
