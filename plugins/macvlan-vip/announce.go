@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"macvlan-vip/plugins/internal/announce"
 	"macvlan-vip/plugins/internal/kernel"
 )
@@ -33,6 +35,8 @@ type rounds struct {
 	VIPs     []netip.Addr
 	Count    int
 	Interval time.Duration
+	// Handed is how many descriptors, from 3 on, are there to be closed.
+	Handed int
 }
 
 // announce tells the LAN where the VIPs are that it could not know of yet. It
@@ -46,7 +50,7 @@ func (a *attachment) announce() {
 		err = a.lan.Announce(context.Background(), a.fresh)
 	}
 	if err == nil && a.conf.Announce.Count > 1 {
-		err = startAnnouncer(rounds{
+		err = a.startAnnouncer(rounds{
 			Netns: a.args.Netns, ID: a.k.Service.ID(), Link: a.args.IfName, VIPs: a.fresh,
 			Count: a.conf.Announce.Count - 1, Interval: a.conf.Announce.Interval,
 		})
@@ -56,12 +60,16 @@ func (a *attachment) announce() {
 	}
 }
 
-func startAnnouncer(r rounds) error {
+func (a *attachment) startAnnouncer(r rounds) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("start the announcer: %w", err)
 	}
 	cmd := exec.Command(self, announceArg)
+	if cmd.ExtraFiles, err = a.lan.Files(); err != nil {
+		return err
+	}
+	r.Handed = len(cmd.ExtraFiles)
 	// Its own session, and none of the runtime's pipes, which the runtime
 	// would wait for.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -88,6 +96,9 @@ func announcer(orders io.Reader) error {
 	var r rounds
 	if err := json.NewDecoder(orders).Decode(&r); err != nil {
 		return fmt.Errorf("announce: read what to announce: %w", err)
+	}
+	for fd := 3; fd < 3+r.Handed; fd++ {
+		_ = unix.Close(fd)
 	}
 	for range r.Count {
 		time.Sleep(r.Interval)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -93,6 +94,26 @@ func (c *Conn) Close() error {
 	c.groups.close()
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// Files duplicates the sockets for a child process. The process that closes a
+// packet socket last is the one that waits for the kernel: a child that is
+// handed them lets its parent end at once. The Conn is not to be used any more.
+func (c *Conn) Files() ([]*os.File, error) {
+	var files []*os.File
+	for _, s := range c.sockets() {
+		err := s.control(func(fd int) error {
+			dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+			if err == nil {
+				files = append(files, os.NewFile(uintptr(dup), "packet"))
+			}
+			return err
+		})
+		if err != nil {
+			return files, fmt.Errorf("duplicate a packet socket on %s: %w", c.ifi.Name, err)
+		}
+	}
+	return files, nil
 }
 
 func (c *Conn) sockets() []*socket {
