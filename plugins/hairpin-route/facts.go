@@ -5,7 +5,6 @@ import (
 	"net/netip"
 
 	"github.com/containernetworking/cni/pkg/types"
-	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"macvlan-vip/plugins/internal/cnierr"
 	"macvlan-vip/plugins/internal/config"
@@ -28,7 +27,7 @@ func (a *attachment) findFacts() error {
 func (a *attachment) findHostLink() error {
 	name := a.conf.HostInterface
 	if name == "" {
-		name = hostSide(a.prev)
+		name = a.hostSide()
 	}
 	if name == "" && len(a.prev.Interfaces) == 0 {
 		name = config.DefaultHostInterface
@@ -53,14 +52,21 @@ func (a *attachment) findHostLink() error {
 	return nil
 }
 
-// hostSide is the interface of a result that is in no sandbox.
-func hostSide(prev *current.Result) string {
-	for _, iface := range prev.Interfaces {
-		if iface.Sandbox == "" {
+// hostSide is the result's macvlan that is in no sandbox, or else whatever is
+// in none.
+func (a *attachment) hostSide() (name string) {
+	for _, iface := range a.prev.Interfaces {
+		if iface.Sandbox != "" {
+			continue
+		}
+		if f, found, err := a.k.Host.Link(iface.Name); err == nil && found && f.Kind == plan.KindMacvlan {
 			return iface.Name
 		}
+		if name == "" {
+			name = iface.Name
+		}
 	}
-	return ""
+	return name
 }
 
 func (a *attachment) findServiceLink() error {

@@ -62,6 +62,14 @@ func (a *attachment) recall() error {
 			"attachment %s is there already, made from another configuration", a.key)
 	}
 	a.rec, a.repairing = rec, true
+	// The master's own MAC, which ours is derived from, may have changed.
+	for i, l := range a.service.Links {
+		for _, made := range rec.Desired.Links {
+			if made.Side == l.Side && made.Name == l.Name {
+				a.service.Links[i].MAC = made.MAC
+			}
+		}
+	}
 	return nil
 }
 

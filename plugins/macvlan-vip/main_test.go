@@ -333,6 +333,8 @@ func TestRepeatedAddRepairs(t *testing.T) {
 	}{
 		{host, "link del mv-int"}, {host, "link set mv-int down"}, {a.Service, "link set mv0 down"},
 		{a.Service, "address flush dev mv0 scope global"}, {a.Service, "link set lo down"},
+		{a.Service, "link set mv0 address 02:00:00:00:00:99"}, {a.Service, "link set mv0 mtu 1300"}, {host, "link set mv-int mtu 1300"},
+		{host, "link set eth0 address 02:00:00:00:00:98"},
 	} {
 		change.in.IP(change.cmd)
 		again := add(t, a, conf)

@@ -220,22 +220,35 @@ func (k *Kernel) RaiseLink(l plan.Link) (raised bool, err error) {
 	return true, nil
 }
 
-// FitMTU gives a link that was there the MTU that it should have: the kernel
-// lowers a macvlan's with its master's, and leaves it there when the master's
-// is raised again.
-func (k *Kernel) FitMTU(l plan.Link) error {
+// Fit gives a link that was there the MTU and the MAC that it should have: the
+// kernel lowers a macvlan's MTU with its master's, and leaves it there when the
+// master's is raised again.
+func (k *Kernel) Fit(l plan.Link) error {
 	n, err := k.On(l.Side)
-	if err != nil || l.MTU == 0 {
+	if err != nil || l.Kind != plan.KindMacvlan {
 		return err
 	}
 	link, err := n.link(l.Name)
-	if err != nil || link.Attrs().MTU == l.MTU {
+	if err != nil {
 		return err
 	}
-	if err := n.handle.LinkSetMTU(link, l.MTU); err != nil {
-		return fmt.Errorf("set the MTU of %s to %d: %w", l, l.MTU, err)
+	if l.MTU != 0 && link.Attrs().MTU != l.MTU {
+		if err := n.handle.LinkSetMTU(link, l.MTU); err != nil {
+			return fmt.Errorf("set the MTU of %s to %d: %w", l, l.MTU, err)
+		}
+		link.Attrs().MTU = l.MTU
 	}
-	link.Attrs().MTU = l.MTU
+	if link.Attrs().HardwareAddr.String() == l.MAC {
+		return nil
+	}
+	mac, err := net.ParseMAC(l.MAC)
+	if err == nil {
+		err = n.handle.LinkSetHardwareAddr(link, mac)
+	}
+	if err != nil {
+		return fmt.Errorf("set the MAC of %s to %s: %w", l, l.MAC, err)
+	}
+	link.Attrs().HardwareAddr = mac
 	return nil
 }
 

@@ -53,7 +53,7 @@ func createLinks(k *kernel.Kernel, links []plan.Link, undo *Undo) error {
 			undo.Push(func() error { return k.RemoveLink(l) })
 		}
 		if err == nil && !made {
-			err = k.FitMTU(l)
+			err = k.Fit(l)
 		}
 		if err != nil {
 			return err
