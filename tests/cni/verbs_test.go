@@ -402,3 +402,23 @@ func TestPrevResult(t *testing.T) {
 	a.must("hairpin-route", "CHECK", hairpin)
 	a.must("hairpin-route", "DEL", hairpin)
 }
+
+// TestLongContainerID: the specification sets no limit, but a file's name has
+// one. An ADD that cannot be recorded is refused, and leaves nothing.
+func TestLongContainerID(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24")
+	before := l.state()
+	for length, fits := range map[int]bool{64: true, 200: true, 250: false, 1000: false} {
+		p := &pair{attachment: l.attachment(strings.Repeat("c", length)), link: conf("1.1.0", "macvlan-vip", "lan", staticV4), hairpin: conf("1.1.0", "hairpin-route", "lan", "")}
+		o := p.run("macvlan-vip", "ADD", p.link)
+		if fits && !o.ok() {
+			t.Errorf("%d letters: %s", length, o)
+		}
+		if !fits {
+			refused(t, o, types.ErrIOFailure)
+			l.mustBe(before, "after the refused ADD")
+		}
+		p.down()
+		l.mustBe(before, "after DEL")
+	}
+}
