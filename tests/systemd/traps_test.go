@@ -1,0 +1,146 @@
+package systemd
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// TestEdits: what an operator changes under a running service neither confuses
+// a start nor keeps a stop from undoing all that was done.
+func TestEdits(t *testing.T) {
+	l := newLab(t).withHaproxy()
+	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	// Another service keeps mv-int, and with it routes that nobody removes.
+	l.write(dropIns+"app.service", "[Service]\nExecStart=sleep infinity\n")
+	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
+	l.network("app", "172.16.26.3/22")
+	l.boot()
+	l.run(t, "systemctl start app")
+	before := l.host.Snapshot()
+
+	t.Run("name removed, then a start of what runs", func(t *testing.T) {
+		l.start(t, before)
+		l.run(t, "ip netns delete haproxy")
+		l.run(t, "systemctl start haproxy")
+		l.named(t)
+		l.stop(t, before)
+		l.silent(t, vip1)
+	})
+	network := netDir + "haproxy.conflist"
+	for name, edit := range map[string]func(){
+		"network without hairpin-route": func() {
+			l.write(network, `{"cniVersion": "1.1.0", "name": "haproxy", "plugins": [{"type": "macvlan-vip", "master": "eth0",
+				"ipam": {"type": "static", "addresses": [{"address": "172.16.26.9/22"}]}}]}`)
+		},
+		"network of another name":   func() { l.conflist("haproxy.conflist", `"name": "haproxy"`, `"name": "other"`) },
+		"network that is no JSON":   func() { l.write(network, "{") },
+		"no network":                func() { l.run(t, "rm /"+network) },
+		"environment":               func() { l.write("etc/systemd-netns/haproxy.env", "NETWORK=app\nCNI_IFNAME=eth0\n") },
+		"environment, no such link": func() { l.write("etc/systemd-netns/haproxy.env", "CNI_IFNAME=eth1\n") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l.start(t, before)
+			edit()
+			l.stop(t, before)
+		})
+	}
+}
+
+// start brings haproxy up as the example has it.
+func (l *lab) start(t *testing.T, before string) {
+	t.Helper()
+	l.conflist("haproxy.conflist", "", "")
+	l.write("etc/systemd-netns/haproxy.env", "")
+	l.run(t, "systemctl reset-failed")
+	l.run(t, "systemctl start haproxy")
+	l.serves(t, vip1, vip2)
+}
+
+// stop stops haproxy, of which nothing is to be left.
+func (l *lab) stop(t *testing.T, before string) {
+	t.Helper()
+	l.run(t, "systemctl stop haproxy")
+	eventually(t, "nothing is left of haproxy", func() error {
+		if after := l.host.Snapshot(); after != before {
+			return fmt.Errorf("host before:\n%s\nafter:\n%s", before, after)
+		}
+		if names := l.run(t, "ip netns list"); strings.Contains(names, "haproxy") {
+			return fmt.Errorf("namespaces: %s", names)
+		}
+		if files := l.run(t, "find /run/cni /var/lib/cni/results -name *haproxy*") + l.run(t, "find /run -maxdepth 1 -name systemd-netns.*"); files != "" {
+			return fmt.Errorf("files: %s", files)
+		}
+		return nil
+	})
+}
+
+// named asserts that the name is that of the namespace that haproxy runs in.
+func (l *lab) named(t *testing.T) {
+	t.Helper()
+	eventually(t, "the namespace has its name back", func() error {
+		want := l.run(t, "stat -L -c %i /proc/"+l.mainPID(t)+"/ns/net")
+		got, err := l.try("stat -L -c %i /run/netns/haproxy")
+		if err == nil && got != want {
+			err = fmt.Errorf("it is of %s, haproxy's is %s", got, want)
+		}
+		return err
+	})
+	l.serves(t, vip1, vip2)
+}
+
+// TestArticlesTraps: the article's way has the same traps, and ways out.
+func TestArticlesTraps(t *testing.T) {
+	l := newLab(t)
+	l.haproxyConfig("")
+	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l.link("haproxy.service.d/private-network.conf", unitDir+"private-network.conf")
+	l.link("systemd-netns@haproxy.service.d/private.conf", unitDir+"systemd-netns-private.conf")
+	l.boot()
+	before := l.host.Snapshot()
+
+	t.Run("restart", func(t *testing.T) {
+		l.start(t, before)
+		l.restart(t)
+	})
+	t.Run("name removed, then a start of what runs", func(t *testing.T) {
+		l.run(t, "ip netns delete haproxy")
+		l.run(t, "systemctl start haproxy")
+		l.named(t)
+	})
+	t.Run("name removed, then a reload", func(t *testing.T) {
+		l.run(t, "ip netns delete haproxy")
+		l.run(t, "systemctl reload systemd-netns-access@haproxy")
+		l.named(t)
+	})
+	t.Run("name removed, then a restart", func(t *testing.T) {
+		l.run(t, "ip netns delete haproxy")
+		l.run(t, "systemctl restart haproxy")
+		l.named(t)
+	})
+	t.Run("name removed, then a stop", func(t *testing.T) {
+		l.run(t, "ip netns delete haproxy")
+		l.stop(t, before)
+		l.silent(t, vip1)
+	})
+	t.Run("stop and start in a row", func(t *testing.T) {
+		for range 5 {
+			l.start(t, before)
+			l.run(t, "systemctl stop haproxy")
+		}
+		l.stop(t, before)
+	})
+	t.Run("final failure", func(t *testing.T) {
+		l.start(t, before)
+		l.haproxyConfig("this is no configuration")
+		_, _ = l.try("systemctl restart haproxy")
+		l.wantState(t, "haproxy", "failed")
+		l.gone(t, before)
+		l.haproxyConfig("")
+	})
+	t.Run("skipped by a condition", func(t *testing.T) {
+		l.start(t, before)
+		l.condition(t, before)
+		l.stop(t, before)
+	})
+}
