@@ -61,7 +61,7 @@ func (a *attachment) kill(plugin, verb, conf, call string, n int) outcome {
 // works.
 func TestKilled(t *testing.T) {
 	if _, err := exec.LookPath("strace"); err != nil {
-		t.Skip("this needs strace")
+		t.Fatal("this needs strace: apt-get install strace, or `sudo make test`")
 	}
 	for _, plugin := range plugins {
 		for _, verb := range []string{"ADD", "DEL"} {
