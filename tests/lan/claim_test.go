@@ -215,6 +215,10 @@ func TestHundredVIPsAtOnce(t *testing.T) {
 		if out := sv.Service.IP("-6 address show dev mv0 scope global tentative"); out != "" {
 			t.Errorf("not usable when ADD returned:\n%s", out)
 		}
+		// Before there is this route, packets for the address are dropped.
+		if got := strings.Count(sv.Service.IP("-6 route show table local type local proto kernel root 2001:db8::/32"), "\n"); got != n/2 {
+			t.Errorf("%d IPv6 VIPs could be reached when ADD returned, want %d", got, n/2)
+		}
 		if got := strings.Count(sv.Service.IP("-o address show dev mv0 scope global"), "\n"); got != n {
 			t.Errorf("%d VIPs on mv0, want %d", got, n)
 		}

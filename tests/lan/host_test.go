@@ -60,8 +60,9 @@ func TestHostKeepsItsMAC(t *testing.T) {
 	}
 	for _, addr := range []netip.Addr{host4, host6} {
 		asked, answers := dialogue(seen, addr)
-		if asked < 3 || answers[uplink] != asked || len(answers) != 1 {
-			t.Errorf("%s was asked for %d times and answered for as often by %v, want by %s alone", addr, asked, answers, uplink)
+		// On a busy machine one may be asked for again before it has answered.
+		if got := answers[uplink]; got < 3 || got > asked || len(answers) != 1 {
+			t.Errorf("%s was asked for %d times and answered for by %v, want as often by %s alone", addr, asked, answers, uplink)
 		}
 	}
 	hostSpeaksFrom(t, seen, uplink)

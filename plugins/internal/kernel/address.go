@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
@@ -38,6 +40,56 @@ func (k *Kernel) AddAddress(a plan.Address) (made bool, err error) {
 		return false, &cnierr.Error{Code: types.ErrInternal, Text: "add " + a.String(), Cause: err}
 	}
 	return true, nil
+}
+
+// The kernel has a few milliseconds' work to do for an IPv6 address, more on a
+// busy machine.
+const (
+	usableRetry   = time.Millisecond
+	usableTimeout = 5 * time.Second
+)
+
+// AwaitAddresses waits until addresses of one side can be reached. The kernel
+// has added an IPv6 address before it takes packets for it: the route to it in
+// table local comes from a work queue, without DAD, too (addrconf_dad_start in
+// net/ipv6/addrconf.c).
+func (k *Kernel) AwaitAddresses(side plan.Side, all []plan.Address) error {
+	n, err := k.On(side)
+	if err != nil {
+		return err
+	}
+	pause := usableRetry
+	for deadline := time.Now().Add(usableTimeout); ; time.Sleep(pause) {
+		waiting, err := n.unreachable(all)
+		if err != nil || len(waiting) == 0 {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return cnierr.Transient("look what keeps the machine busy", "%s: not usable %s after it was added", waiting[0], usableTimeout)
+		}
+		pause = min(2*pause, 100*time.Millisecond)
+	}
+}
+
+// unreachable are the IPv6 addresses that have no route in table local.
+func (n *Namespace) unreachable(all []plan.Address) (waiting []plan.Address, err error) {
+	for _, a := range all {
+		if a.Prefix.Addr().Is6() {
+			waiting = append(waiting, a)
+		}
+	}
+	if len(waiting) == 0 {
+		return nil, nil
+	}
+	routes, err := n.routes(unix.AF_INET6, &netlink.Route{Table: unix.RT_TABLE_LOCAL})
+	if err != nil {
+		return nil, err
+	}
+	local := byDestination(routes)
+	return slices.DeleteFunc(waiting, func(a plan.Address) bool {
+		addr := a.Prefix.Addr()
+		return slices.ContainsFunc(local[netip.PrefixFrom(addr, addr.BitLen())], func(r netlink.Route) bool { return r.Type == unix.RTN_LOCAL })
+	}), nil
 }
 
 // RemoveAddress removes an address; one that is not there is no error.

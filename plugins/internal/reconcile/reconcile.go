@@ -94,12 +94,19 @@ func raiseLinks(k *kernel.Kernel, links []plan.Link, undo *Undo) error {
 }
 
 func addAddresses(k *kernel.Kernel, addrs []plan.Address, undo *Undo) error {
+	fresh := map[plan.Side][]plan.Address{}
 	for _, a := range addrs {
 		made, err := k.AddAddress(a)
 		if made {
 			undo.Push(func() error { return k.RemoveAddress(a) })
+			fresh[a.Side] = append(fresh[a.Side], a)
 		}
 		if err != nil {
+			return err
+		}
+	}
+	for side, added := range fresh {
+		if err := k.AwaitAddresses(side, added); err != nil {
 			return err
 		}
 	}
