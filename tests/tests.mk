@@ -4,7 +4,11 @@ DEBS := ca-certificates curl git iproute2 iputils-ping make mmdebstrap procps sh
 
 missing = $(shell for p in $(DEBS); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q '^install ok' || echo $$p; done)
 
-GOTEST := $(GO) test -count=1 -p 1 -timeout 15m
+# In a mount namespace of its own: whatever ends a run, an interrupt too, the
+# network namespaces and the machines' roots that it made go with it.
+ALONE := unshare --mount sh -ec 'mkdir -p /run/netns; mount -t tmpfs netns /run/netns; exec "$$@"' sh
+
+GOTEST := $(ALONE) $(GO) test -count=1 -p 1 -timeout 15m
 
 .PHONY: test-deps test test-systemd fuzz demo lint
 test-deps:
@@ -27,7 +31,7 @@ fuzz: ## Fuzz every target for FUZZTIME [30s]
 			$(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME); done; done
 
 demo: test-deps build ## Show the main job on a throwaway machine: haproxy on two VIPs
-	@$(GO) run ./tests/demo
+	@$(ALONE) $(GO) run ./tests/demo
 
 lint: test-deps ## Run the linters
 	$(GO) tool -modfile=tests/tools/go.mod golangci-lint run ./...
