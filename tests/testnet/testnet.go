@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/containernetworking/plugins/pkg/testutils"
@@ -80,6 +81,30 @@ func Cable(t testing.TB, a *Namespace, nameA string, b *Namespace, nameB string)
 	})
 	a.IP("link set " + nameA + " up")
 	b.IP("link set " + nameB + " up")
+	a.awaitUp(nameA)
+	b.awaitUp(nameB)
+}
+
+// awaitUp waits until a link's carrier shows, which the kernel sees to a moment
+// after both ends are up: snapshots would differ otherwise.
+func (n *Namespace) awaitUp(link string) {
+	n.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		var state netlink.LinkOperState
+		n.Do(func() error {
+			l, err := netlink.LinkByName(link)
+			if err == nil {
+				state = l.Attrs().OperState
+			}
+			return err
+		})
+		if state == netlink.OperUp {
+			return
+		}
+		if time.Now().After(deadline) {
+			n.t.Fatalf("%s: link %s is %s, not up", n.Path(), link, state)
+		}
+	}
 }
 
 func named(name string) netlink.LinkAttrs {
