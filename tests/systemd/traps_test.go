@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 )
@@ -45,6 +46,52 @@ func TestEdits(t *testing.T) {
 			l.stop(t, before)
 		})
 	}
+}
+
+// TestSharedNamespace: several services in one namespace, which one of them
+// being skipped neither keeps up nor takes from the others.
+func TestSharedNamespace(t *testing.T) {
+	l := newLab(t)
+	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l.write(dropIns+"one.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:"+peerAddr+":8080\n")
+	l.write(dropIns+"two.service", "[Unit]\nConditionPathExists=/run/wanted\n[Service]\nExecStart=sleep infinity\n")
+	l.network("shared", vip1+"/22")
+	dropIn, err := os.ReadFile(l.m.Path(unitDir + "netns.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, service := range []string{"one", "two"} {
+		l.write(dropIns+service+".service.d/shared.conf", strings.ReplaceAll(string(dropIn), "%N", "shared"))
+	}
+	l.boot()
+	before := l.host.Snapshot()
+
+	l.run(t, "systemctl start two")
+	l.wantState(t, "systemd-netns@shared", "inactive")
+	l.gone(t, before)
+
+	l.run(t, "systemctl start one two")
+	l.run(t, "systemctl restart two")
+	l.wantState(t, "systemd-netns-settle@shared", "inactive")
+	l.serves(t, vip1)
+	l.run(t, "touch /run/wanted")
+	// The next start finds no name, fails, and has it given back.
+	l.run(t, "ip netns delete shared")
+	_, _ = l.try("systemctl start two")
+	l.wantState(t, "two", "failed")
+	l.wantState(t, "systemd-netns-settle@shared", "inactive")
+	l.run(t, "systemctl start two")
+	l.serves(t, vip1)
+	for _, service := range []string{"one", "two"} {
+		pid := l.run(t, "systemctl show -p MainPID --value "+service)
+		if ours, named := l.run(t, "stat -L -c %i /proc/"+pid+"/ns/net"), l.run(t, "stat -L -c %i /run/netns/shared"); ours != named {
+			t.Errorf("%s is in namespace %s, not %s", service, ours, named)
+		}
+	}
+	l.run(t, "systemctl stop one")
+	l.wantState(t, "systemd-netns@shared", "active")
+	l.run(t, "systemctl stop two")
+	l.gone(t, before)
 }
 
 // start brings haproxy up as the example has it.
