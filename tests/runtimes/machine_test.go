@@ -209,7 +209,7 @@ func (m *machine) run(args ...string) string {
 	return string(out)
 }
 
-// a background command runs beside a test.
+// background is a command that runs beside a test.
 type background struct {
 	cmd  *exec.Cmd
 	done chan error
@@ -306,7 +306,8 @@ func (m *machine) reachedFrom(from *testnet.Namespace, vip, want string) {
 func get(from *testnet.Namespace, url string) (body string, err error) {
 	var out []byte
 	err = from.NetNS.Do(func(ns.NetNS) error {
-		out, err = exec.Command("curl", "--silent", "--show-error", "--max-time", "3", "--noproxy", "*", url).CombinedOutput()
+		out, err = exec.Command("curl", "--silent", "--show-error", "--noproxy", "*",
+			"--connect-timeout", "0.5", "--max-time", "3", url).CombinedOutput()
 		return err
 	})
 	return string(out), err

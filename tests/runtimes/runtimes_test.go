@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"macvlan-vip/tests/testnet"
 )
@@ -49,6 +50,10 @@ const containersConf = `[network]
 network_backend = "cni"
 cni_plugin_dirs = ["/opt/cni/bin"]
 network_config_dir = "/etc/cni/net.d"
+`
+
+const containerdConf = `version = 2
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
 `
 
 func newPodman(t testing.TB) *machine {
@@ -112,4 +117,82 @@ func TestPodmanJoins(t *testing.T) {
 		t.Errorf("namespaces are left: %s", out)
 	}
 	m.clean(before)
+}
+
+// TestContainerd runs ctr in the foreground: with --detach it does not remove
+// a container from its CNI network, neither then nor on `ctr task delete`.
+func TestContainerd(t *testing.T) {
+	m := newContainerd(t)
+	before := m.host.Snapshot()
+	for range 2 {
+		web := m.ctrRun("--rm")
+		m.reached(vip4, vip6)
+		m.ctr("task", "kill", "--signal=KILL", "web")
+		if err := web.wait(t); err == nil {
+			t.Error("ctr tells nothing of a container that was killed")
+		}
+		m.clean(before)
+	}
+}
+
+// TestContainerdGarbage is of what `ctr run --detach` leaves: the kernel drops
+// the service's link with its namespace, and libcni's GC has the rest removed.
+func TestContainerdGarbage(t *testing.T) {
+	m := newContainerd(t)
+	before := m.host.Snapshot()
+	if err := m.ctrRun("--detach").wait(t); err != nil {
+		t.Fatal(err)
+	}
+	m.reached(vip4, vip6)
+	m.ctr("task", "delete", "--force", "web")
+	m.ctr("container", "delete", "web")
+	if m.host.Snapshot() == before {
+		t.Error("ctr removes a detached container from its network: README.md says that it does not")
+	}
+	m.run("env", "CNI_PATH=/opt/cni/bin", "NETCONFPATH=/etc/cni/net.d", "cnitool", "gc", "web", "/run/netns/any")
+	m.clean(before)
+}
+
+func newContainerd(t testing.TB) *machine {
+	t.Helper()
+	m := newMachine(t, "containerd", "runc")
+	m.write("/etc/containerd/config.toml", containerdConf)
+	m.write("/etc/cni/net.d/web.conflist", conflist)
+	m.start("containerd")
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		err := m.command("ctr", "version").Run()
+		if err == nil {
+			return m
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("containerd does not answer: %v", err)
+		}
+	}
+}
+
+// ctr runs a ctr command.
+func (m *machine) ctr(args ...string) string {
+	m.t.Helper()
+	return m.run(append([]string{"ctr"}, args...)...)
+}
+
+// ctrRun starts the container web on the first network in /etc/cni/net.d.
+func (m *machine) ctrRun(flag string) *background {
+	m.t.Helper()
+	args := []string{
+		"ctr", "run", flag, "--cni", "--runc-binary=/usr/sbin/runc", "--cgroup=" + m.cgroup + "/web", "--rootfs", m.root, "web",
+	}
+	return m.start(append(args, serve...)...)
+}
+
+// wait waits until a background command ends by itself.
+func (b *background) wait(t testing.TB) error {
+	t.Helper()
+	select {
+	case err := <-b.done:
+		return err
+	case <-time.After(20 * time.Second):
+		t.Fatalf("still running: %s", b)
+		return nil
+	}
 }
