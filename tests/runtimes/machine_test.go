@@ -46,6 +46,7 @@ printf 'HTTP/1.0 200 OK\r\n\r\n%s' "$SOCAT_PEERADDR"
 END
 chmod 755 "$1/root/srv/http/answer"
 for dir in /etc /opt /usr/local /var/lib; do overlay "$dir" "$dir"; done
+mount -t tmpfs root /root
 rm -rf /etc/cni /etc/containerd /opt/cni /var/lib/cni
 mkdir -p /etc/cni/net.d /etc/containers /etc/containerd /opt/cni/bin /usr/local/libexec
 for dir in cni containers containerd; do

@@ -15,7 +15,9 @@ func TestMain(m *testing.M) {
 	os.Exit(testnet.Plugins(m,
 		"macvlan-vip/plugins/macvlan-vip", "macvlan-vip/plugins/hairpin-route",
 		"github.com/containernetworking/plugins/plugins/ipam/static",
+		"github.com/containernetworking/plugins/plugins/main/loopback",
 		"github.com/containernetworking/cni/cnitool",
+		"macvlan-vip/tests/runtimes/answer",
 	))
 }
 
@@ -141,8 +143,13 @@ func (m *machine) ctrLeak() {
 
 func newContainerd(t testing.TB) *machine {
 	t.Helper()
+	return newContainerdWith(t, fenced(t, "containerd", "toml"))
+}
+
+func newContainerdWith(t testing.TB, config string) *machine {
+	t.Helper()
 	m := newMachine(t, "containerd", "runc")
-	m.write("/etc/containerd/config.toml", fenced(t, "containerd", "toml"))
+	m.write("/etc/containerd/config.toml", config)
 	m.write("/etc/cni/net.d/web.conflist", fenced(t, "The network", "json"))
 	m.start("containerd")
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
