@@ -30,10 +30,33 @@ type Machine struct {
 	console *os.File
 }
 
+// options are what New can be told.
+type options struct {
+	packages []string
+	bare     bool
+}
+
+// Option tells New to make another machine than the usual one.
+type Option func(*options)
+
+// With adds Debian packages to those that every machine has.
+func With(packages ...string) Option {
+	return func(o *options) { o.packages = append(o.packages, packages...) }
+}
+
+// Bare leaves the project out, for a test that installs it in its own way.
+func Bare() Option {
+	return func(o *options) { o.bare = true }
+}
+
 // New makes a machine that is not booted yet: a copy of the root, into which
 // the project is installed, with a network namespace as its network.
-func New(netns string) (*Machine, error) {
-	root, err := Root()
+func New(netns string, opts ...Option) (*Machine, error) {
+	var o options
+	for _, opt := range opts {
+		opt(&o)
+	}
+	root, err := Root(o.packages...)
 	if err != nil {
 		return nil, err
 	}
@@ -43,22 +66,33 @@ func New(netns string) (*Machine, error) {
 		return nil, err
 	}
 	m := &Machine{dir: dir, netns: netns}
-	if err := m.prepare(root); err != nil {
+	if err := m.prepare(root, o); err != nil {
 		return nil, errors.Join(err, m.Destroy())
 	}
 	return m, nil
 }
 
-func (m *Machine) prepare(root string) error {
+func (m *Machine) prepare(root string, o options) error {
 	for _, sub := range []string{"upper", "work", "root"} {
 		if err := os.Mkdir(filepath.Join(m.dir, sub), 0o755); err != nil {
 			return err
 		}
 	}
-	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", root, m.dir, m.dir)
-	if err := unix.Mount("overlay", m.Path(""), "overlay", 0, options); err != nil {
+	layers := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", root, m.dir, m.dir)
+	if err := unix.Mount("overlay", m.Path(""), "overlay", 0, layers); err != nil {
 		return fmt.Errorf("mount the machine's root: %w", err)
 	}
+	if !o.bare {
+		if err := m.install(); err != nil {
+			return err
+		}
+	}
+	var err error
+	m.console, err = os.Create(filepath.Join(m.dir, "console"))
+	return err
+}
+
+func (m *Machine) install() error {
 	top, err := Top()
 	if err != nil {
 		return err
@@ -67,8 +101,7 @@ func (m *Machine) prepare(root string) error {
 	if err != nil {
 		return fmt.Errorf("make install: %w: %s", err, out)
 	}
-	m.console, err = os.Create(filepath.Join(m.dir, "console"))
-	return err
+	return nil
 }
 
 // Path is where the machine's file lies in this one's file system.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -39,10 +40,11 @@ func Top() (string, error) {
 	}
 }
 
-// Root makes the root file system that all machines share, read-only, and
-// gives its path. It is kept in build/ under a name that changes with what is
-// in it, so that it is made once; another process that wants it waits.
-func Root() (string, error) {
+// Root makes the root file system that machines share, read-only, with more
+// packages if a test needs them, and gives its path. It is kept in build/ under
+// a name that changes with what is in it, so that it is made once; another
+// process that wants it waits.
+func Root(more ...string) (string, error) {
 	top, err := Top()
 	if err != nil {
 		return "", err
@@ -56,20 +58,21 @@ func Root() (string, error) {
 		return "", err
 	}
 	defer unlock()
-	sum := sha256.Sum256([]byte(suite() + strings.Join(packages, " ")))
+	include := slices.Concat(packages, more)
+	sum := sha256.Sum256([]byte(suite() + strings.Join(include, " ")))
 	root := filepath.Join(build, fmt.Sprintf("root-%s-%x", suite(), sum[:4]))
 	if _, err := os.Stat(root); err == nil {
 		return root, nil
 	}
-	return root, makeRoot(root)
+	return root, makeRoot(root, include)
 }
 
-func makeRoot(root string) error {
+func makeRoot(root string, include []string) error {
 	tmp := root + ".tmp"
 	if err := os.RemoveAll(tmp); err != nil {
 		return err
 	}
-	cmd := exec.Command("mmdebstrap", "--quiet", "--variant=minbase", "--include="+strings.Join(packages, ","), suite(), tmp)
+	cmd := exec.Command("mmdebstrap", "--quiet", "--variant=minbase", "--include="+strings.Join(include, ","), suite(), tmp)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("make a Debian root with mmdebstrap: %w", err)
