@@ -74,10 +74,35 @@ func jsonName(goKind string) string {
 }
 
 func checkInterfaceName(key, name string) error {
-	if err := utils.ValidateInterfaceName(name); err != nil {
-		return cnierr.Config(key, name, err.Msg+" ("+err.Details+")", "use a link name of 1 to 15 characters without '/', ':' or spaces")
+	if problem := nameProblem(name); problem != "" {
+		return cnierr.Config(key, name, problem, "use a link name of 1 to 15 characters without '/', ':', '%' or spaces")
 	}
 	return nil
+}
+
+// checkIfName checks what the library has not checked of CNI_IFNAME.
+func checkIfName(name string) error {
+	if problem := nameProblem(name); problem != "" {
+		return cnierr.New(types.ErrInvalidEnvironmentVariables, "use a link name of 1 to 15 characters without '/', ':', '%' or spaces", "CNI_IFNAME: %q: %s", name, problem)
+	}
+	return nil
+}
+
+// nameProblem says why no link can have a name; "" where one can.
+func nameProblem(name string) string {
+	if err := utils.ValidateInterfaceName(name); err != nil {
+		return err.Msg + " (" + err.Details + ")"
+	}
+	switch {
+	case strings.Contains(name, "%"):
+		// Of mv%d the kernel would make mv0.
+		return "the kernel replaces '%' by a number of its own choice"
+	case strings.ContainsFunc(name, isBlank):
+		return "it holds a character that cannot be seen"
+	case name == "all", name == "default":
+		return "what the kernel calls the sysctls of every link, or of links to come"
+	}
+	return ""
 }
 
 func checkRange(key string, value, low, high int, unit string) error {

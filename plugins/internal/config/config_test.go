@@ -112,6 +112,26 @@ func TestErrors(t *testing.T) {
 		{`"sysctl": {"net.ipv4": 1}`, "", macvlan, decode, []string{"sysctl"}},
 		{`"sysctl": {"net/../kernel/hostname": "x"}`, "", macvlan, config, []string{"sysctl", "net/../kernel/hostname"}},
 		{`"sysctl": {"net..ip": "x"}`, "", macvlan, config, []string{"sysctl", "net..ip"}},
+		{`"sysctl": {"net.ipv4/../../kernel.hostname": "x"}`, "", macvlan, config, []string{"sysctl", "net.ipv4/../../kernel.hostname"}},
+		{`"sysctl": {"net/ipv4/../../kernel/hostname": "x"}`, "", macvlan, config, []string{"sysctl", "net/ipv4/../../kernel/hostname"}},
+		{`"sysctl": {"../net/ipv4/ip_forward": "x"}`, "", macvlan, config, []string{"sysctl", "../net"}},
+		{`"sysctl": {"/net/ipv4/ip_forward": "x"}`, "", macvlan, config, []string{"sysctl", "/net"}},
+		{`"sysctl": {"net/./ipv4": "x"}`, "", macvlan, config, []string{"sysctl", "net/./ipv4"}},
+		{`"sysctl": {"net/ipv4/": "x"}`, "", macvlan, config, []string{"sysctl", "net/ipv4/"}},
+		{`"sysctl": {"net//ipv4": "x"}`, "", macvlan, config, []string{"sysctl", "net//ipv4"}},
+		{`"sysctl": {"net.": "x"}`, "", macvlan, config, []string{"sysctl", "net."}},
+		{`"sysctl": {"": "x"}`, "", macvlan, config, []string{"sysctl"}},
+		{`"sysctl": {"net.ipv4.ip_forward\u0000": "x"}`, "", macvlan, config, []string{"sysctl", `\x00`}},
+		{`"sysctl": {"net.ipv4.ip_forward\n": "x"}`, "", macvlan, config, []string{"sysctl", `\n`}},
+		{`"sysctl": {"network.x": "x"}`, "", macvlan, config, []string{"sysctl", "network.x"}},
+		{`"master": ".."`, "", macvlan, config, []string{"master", ".."}},
+		{`"master": "../eth0"`, "", macvlan, config, []string{"master", "../eth0"}},
+		{`"hostInterface": "../eth0"`, "", macvlan, config, []string{"hostInterface", "../eth0"}},
+		{`"hostInterface": "."`, "", macvlan, config, []string{"hostInterface", `"."`}},
+		{`"hostInterface": "mv%d"`, "", macvlan, config, []string{"hostInterface", "mv%d"}},
+		{`"hostInterface": "all"`, "", macvlan, config, []string{"hostInterface", "all"}},
+		{`"hostInterface": "default"`, "", hairpin, config, []string{"hostInterface", "default"}},
+		{`"hostInterface": "mv\u0000int"`, "", macvlan, config, []string{"hostInterface", `\x00`}},
 		{`"sysctl": {"net": "x"}`, "", macvlan, config, []string{"sysctl", `"net"`}},
 		{`"addressConflict": "panic"`, "", macvlan, config, []string{"addressConflict", `"panic"`}},
 		{`"probe": {"counts": 3}`, "", macvlan, decode, []string{"probe", "counts"}},
@@ -151,6 +171,17 @@ func TestErrors(t *testing.T) {
 				t.Errorf("no remedy: %s", got.Msg)
 			}
 		})
+	}
+}
+
+// TestIfName: the library checks CNI_IFNAME for path tricks, but not for what
+// the kernel takes for something else than a name.
+func TestIfName(t *testing.T) {
+	for _, name := range []string{"mv%d", "all", "default", "..", "a/b", "", "sixteen-letters-", "a\x00b"} {
+		_, err := ParseMacvlan(conf(""), "", name)
+		if got := cnierr.ToCNI(err); got == nil || got.Code != types.ErrInvalidEnvironmentVariables || !strings.Contains(got.Msg, "CNI_IFNAME") || got.Details == "" {
+			t.Errorf("%q: %v", name, got)
+		}
 	}
 }
 
@@ -251,7 +282,7 @@ func FuzzParseMacvlan(f *testing.F) {
 			return
 		}
 		for _, s := range c.Sysctl {
-			if !strings.HasPrefix(s.Key, "net/") || strings.Contains("/"+s.Key+"/", "/../") && ifName != ".." {
+			if !strings.HasPrefix(s.Key, "net/") || strings.Contains("/"+s.Key+"/", "/../") {
 				t.Errorf("sysctl %q leads out of net/", s.Key)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -116,6 +117,7 @@ func ParseMacvlan(stdin []byte, args, ifName string) (*Macvlan, error) {
 		AddressConflict: raw.AddressConflict,
 	}
 	for _, step := range []func() error{
+		func() error { return checkIfName(ifName) },
 		func() error { return conf.setLink() },
 		func() error { return conf.setMAC(&raw, args) },
 		func() error { return conf.setHostInterface(raw.HostInterface) },
@@ -246,7 +248,7 @@ func sysctlPath(key, ifName string) (string, error) {
 		return "", cnierr.Config("sysctl", key, "not a key under net.", "set only keys of the network namespace, such as net.ipv4.conf.IFNAME.forwarding")
 	}
 	for i, part := range parts {
-		if part == "" || part == "." || part == ".." {
+		if part == "" || part == "." || part == ".." || strings.ContainsFunc(part, isBlank) {
 			return "", cnierr.Config("sysctl", key, "not a sysctl key", "write it as sysctl(8) does, such as net.ipv4.conf.IFNAME.forwarding")
 		}
 		if part == "IFNAME" {
@@ -255,6 +257,9 @@ func sysctlPath(key, ifName string) (string, error) {
 	}
 	return strings.Join(parts, "/"), nil
 }
+
+// isBlank tells what stands in no sysctl's name, and could hide in an error's text.
+func isBlank(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
 
 func (c *Macvlan) setClaim() error {
 	if c.AddressConflict == "" {

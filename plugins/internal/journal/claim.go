@@ -14,8 +14,11 @@ import (
 // system call that fails when it exists, and found without reading the other
 // attachments' records, so that the 500th service costs what the first does.
 
+// claims is the folder of the claims within a scope.
+func claims(scope string) string { return filepath.Join("claims", scope) }
+
 func (s *Store) claim(scope string, addr netip.Addr) string {
-	return filepath.Join(s.dir, "claims", scope, addr.String())
+	return filepath.Join(s.dir, claims(scope), addr.String())
 }
 
 // Claim makes an attachment the owner of an address within a scope (a layer 2
@@ -23,7 +26,7 @@ func (s *Store) claim(scope string, addr netip.Addr) string {
 // claim whose owner has no record any more is taken over.
 func (s *Store) Claim(scope string, addr netip.Addr, key Key) (owner Key, err error) {
 	path := s.claim(scope, addr)
-	err = s.inFolder(filepath.Dir(path), func() error { return os.Symlink(key.String(), path) })
+	err = s.inFolder(claims(scope), func(string) error { return os.Symlink(key.String(), path) })
 	if err == nil {
 		return key, nil
 	}
@@ -71,6 +74,9 @@ func (s *Store) takeOver(scope string, addr netip.Addr, key Key) (Key, error) {
 
 // Owner tells who owns an address; the zero Key where nobody does.
 func (s *Store) Owner(scope string, addr netip.Addr) (Key, error) {
+	if _, err := s.folder(claims(scope)); err != nil {
+		return Key{}, ignoreMissing(err)
+	}
 	target, err := os.Readlink(s.claim(scope, addr))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EINVAL) {
 		return Key{}, nil
@@ -104,6 +110,6 @@ func (s *Store) UnclaimAll(rec *Record) error {
 		}
 		errs = append(errs, err)
 	}
-	s.prune(filepath.Join("claims", rec.ClaimScope))
+	s.prune(claims(rec.ClaimScope))
 	return errors.Join(errs...)
 }

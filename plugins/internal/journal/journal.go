@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -43,7 +44,7 @@ func (k Key) String() string {
 
 func parseKey(s string) (Key, bool) {
 	parts := strings.Split(s, ":")
-	if len(parts) != 3 {
+	if len(parts) != 3 || strings.Contains(s, "/") {
 		return Key{}, false
 	}
 	return Key{Network: parts[0], ContainerID: parts[1], IfName: parts[2]}, true
@@ -67,45 +68,44 @@ type Record struct {
 }
 
 // Store is the journal of one plugin in one network namespace.
-type Store struct{ dir string }
+type Store struct {
+	// root is the folder of all journals, dir this one's below it.
+	root, dir string
+	// trusted are the folders that were found private by this process, so
+	// that a thousand claims cost a thousand system calls and not five times
+	// as many.
+	trusted sync.Map
+}
 
 // Open opens the journal of a plugin. scope names the network namespace that
 // the plugin runs in. Nothing is created until something is recorded.
 func Open(plugin, scope string) (*Store, error) {
-	return openAt(filepath.Join(Root, plugin), scope)
+	return openAt(Root, plugin, scope)
 }
 
-func openAt(base, scope string) (*Store, error) {
-	if err := checkPrivate(base); err != nil {
+func openAt(root, plugin, scope string) (*Store, error) {
+	s := &Store{root: root, dir: filepath.Join(root, plugin, scope)}
+	if _, err := s.folder(""); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	return &Store{dir: filepath.Join(base, scope)}, nil
+	return s, nil
 }
 
-// checkPrivate refuses a folder that somebody else could have filled.
-func checkPrivate(dir string) error {
-	info, err := os.Lstat(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("journal: %w", err)
-	}
-	owner := info.Sys().(*syscall.Stat_t).Uid
-	if !info.IsDir() || info.Mode().Perm()&0o022 != 0 || int(owner) != os.Geteuid() {
-		return cnierr.New(types.ErrIOFailure, "remove it, after finding out who made it",
-			"journal: %s: %s of user %d: want a folder of user %d that nobody else can write", dir, info.Mode(), owner, os.Geteuid())
-	}
-	return nil
-}
+// attachments is the folder of the records.
+const attachments = "attachments"
 
 func (s *Store) attachment(key Key) string {
-	return filepath.Join(s.dir, "attachments", key.String()+".json")
+	return filepath.Join(s.dir, attachments, key.String()+".json")
 }
 
-// Load reads an attachment's record; nil where there is none.
+// Load reads an attachment's record; nil where there is none. One that is not
+// as Save wrote it is a CNI error 5 that names the file and the remedy.
 func (s *Store) Load(key Key) (*Record, error) {
-	data, err := os.ReadFile(s.attachment(key))
+	if _, err := s.folder(attachments); err != nil {
+		return nil, ignoreMissing(err)
+	}
+	path := s.attachment(key)
+	data, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENAMETOOLONG) {
 		return nil, nil
 	}
@@ -114,9 +114,19 @@ func (s *Store) Load(key Key) (*Record, error) {
 	}
 	var rec Record
 	if err := json.Unmarshal(data, &rec); err != nil {
-		return nil, cnierr.New(types.ErrIOFailure, "remove the file, and what it describes by hand", "record %s: %v", s.attachment(key), err)
+		return nil, cnierr.New(types.ErrIOFailure, badFileRemedy, "record %s: %v", path, err)
+	}
+	if rec.Key != key {
+		return nil, cnierr.New(types.ErrIOFailure, badFileRemedy, "record %s: it is of another attachment, %q", path, rec.Key)
 	}
 	return &rec, nil
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // tmp is the suffix of a record that is being written.
@@ -129,25 +139,50 @@ func (s *Store) Save(rec *Record) error {
 		return fmt.Errorf("write record: %w", err)
 	}
 	path := s.attachment(rec.Key)
-	err = s.inFolder(filepath.Dir(path), func() error {
-		if err := os.WriteFile(path+tmp, data, 0o600); err != nil {
+	err = s.inFolder(attachments, func(string) error {
+		if err := writeFile(path+tmp, data); err != nil {
 			return err
 		}
 		return os.Rename(path+tmp, path)
 	})
-	if err != nil {
-		os.Remove(path + tmp)
-		return cnierr.New(types.ErrIOFailure, "make sure that "+s.dir+" can be written", "write record: %v", err)
+	if err == nil {
+		return nil
 	}
-	return nil
+	var own *cnierr.Error
+	if errors.As(err, &own) {
+		return fmt.Errorf("write record: %w", err)
+	}
+	os.Remove(path + tmp)
+	return cnierr.New(types.ErrIOFailure, "make sure that "+s.dir+" can be written", "write record: %v", err)
+}
+
+// writeFile writes a new file, in place of what a process that was killed has
+// left under its name.
+func writeFile(path string, data []byte) error {
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	file, err := openFile(path, flags)
+	if errors.Is(err, fs.ErrExist) {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		file, err = openFile(path, flags)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(data)
+	return errors.Join(err, file.Close())
 }
 
 // Remove forgets an attachment, and what a process that was killed while it
 // wrote the record has left. One that is not known is no error.
 func (s *Store) Remove(key Key) error {
+	if _, err := s.folder(attachments); err != nil {
+		return ignoreMissing(err)
+	}
 	path := s.attachment(key)
 	err := errors.Join(remove(path+tmp), remove(path))
-	s.prune("attachments")
+	s.prune(attachments)
 	return err
 }
 
@@ -162,7 +197,11 @@ func remove(path string) error {
 // List gives the attachments of a network, those whose record was never
 // finished as well.
 func (s *Store) List(network string) ([]Key, error) {
-	entries, err := os.ReadDir(filepath.Join(s.dir, "attachments"))
+	dir, err := s.folder(attachments)
+	if err != nil {
+		return nil, ignoreMissing(err)
+	}
+	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list records: %w", err)
 	}
@@ -176,26 +215,11 @@ func (s *Store) List(network string) ([]Key, error) {
 	return slices.Compact(keys), nil
 }
 
-// inFolder makes a folder and does something in it, once more if another
-// process pruned the folder in between.
-func (s *Store) inFolder(dir string, do func() error) error {
-	for try := 0; ; try++ {
-		// A folder that goes while it is made shows as either error.
-		if err := os.MkdirAll(dir, 0o700); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		err := do()
-		if !errors.Is(err, fs.ErrNotExist) || try == 100 {
-			return err
-		}
-	}
-}
-
 // prune removes a folder of the journal and those above it, as far as they
 // are empty: a host that runs nothing of ours shows nothing of ours.
 func (s *Store) prune(sub string) {
-	for dir := filepath.Join(s.dir, sub); dir != Root && dir != "/" && dir != "."; dir = filepath.Dir(dir) {
-		if os.Remove(dir) != nil {
+	for dir := filepath.Join(s.dir, sub); dir != s.root; dir = filepath.Dir(dir) {
+		if syscall.Rmdir(dir) != nil {
 			return
 		}
 	}

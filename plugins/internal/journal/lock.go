@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -48,8 +49,8 @@ func (s *Store) lock(name string, timeout time.Duration) (*Lock, error) {
 
 func (s *Store) openLock(path string) (*os.File, error) {
 	var file *os.File
-	err := s.inFolder(s.dir, func() (err error) {
-		file, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	err := s.inFolder("", func(string) (err error) {
+		file, err = openFile(path, os.O_RDWR|os.O_CREATE)
 		return err
 	})
 	if err != nil {
@@ -89,25 +90,34 @@ func holderError(file *os.File, path string, timeout time.Duration, err error) e
 		file.Close()
 		return fmt.Errorf("lock %s: %w", path, err)
 	}
-	holder, _ := os.ReadFile(path)
+	// Through the open file: what has its name by now may be something else.
+	holder, _ := io.ReadAll(io.NewSectionReader(file, 0, 64))
 	return cnierr.Transient("look at what process "+strings.TrimSpace(string(holder))+" waits for, and end it if it hangs",
 		"lock %s: held for more than %s by process %s", path, timeout, strings.TrimSpace(string(holder)))
 }
 
 func sameFile(file *os.File, path string) bool {
 	held, err1 := file.Stat()
-	named, err2 := os.Stat(path)
+	named, err2 := os.Lstat(path)
 	return err1 == nil && err2 == nil && os.SameFile(held, named)
 }
 
 // Unlock gives the lock to the next one.
 func (l *Lock) Unlock() { l.file.Close() }
 
+// users is the folder of those who use a host-side link.
+func users(hostInterface string) string { return filepath.Join("users", hostInterface) }
+
 // Join notes that an attachment uses a host-side link. The lock of that link
 // must be held.
 func (s *Store) Join(hostInterface string, key Key) error {
-	dir := filepath.Join(s.dir, "users", hostInterface)
-	err := s.inFolder(dir, func() error { return os.WriteFile(filepath.Join(dir, key.String()), nil, 0o600) })
+	err := s.inFolder(users(hostInterface), func(dir string) error {
+		file, err := openFile(filepath.Join(dir, key.String()), os.O_WRONLY|os.O_CREATE)
+		if err != nil {
+			return err
+		}
+		return file.Close()
+	})
 	if err != nil {
 		return fmt.Errorf("join %s: %w", hostInterface, err)
 	}
@@ -117,18 +127,21 @@ func (s *Store) Join(hostInterface string, key Key) error {
 // Leave notes that an attachment uses a host-side link no more, and tells
 // whether nobody does now. The lock of that link must be held.
 func (s *Store) Leave(hostInterface string, key Key) (unused bool, err error) {
-	dir := filepath.Join(s.dir, "users", hostInterface)
+	dir, err := s.folder(users(hostInterface))
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist), ignoreMissing(err)
+	}
 	if err := os.Remove(filepath.Join(dir, key.String())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("leave %s: %w", hostInterface, err)
 	}
-	users, err := os.ReadDir(dir)
+	left, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("users of %s: %w", hostInterface, err)
 	}
-	if len(users) == 0 {
-		s.prune(filepath.Join("users", hostInterface))
+	if len(left) == 0 {
+		s.prune(users(hostInterface))
 	}
-	return len(users) == 0, nil
+	return len(left) == 0, nil
 }
 
 // Forget removes the lock's file while the lock is held, once nobody uses
