@@ -53,18 +53,28 @@ func Root(more ...string) (string, error) {
 	if err := os.MkdirAll(build, 0o755); err != nil {
 		return "", err
 	}
+	include := slices.Concat(packages, more)
+	sum := sha256.Sum256([]byte(suite() + strings.Join(include, " ")))
+	root := filepath.Join(build, fmt.Sprintf("root-%s-%x", suite(), sum[:4]))
+	// It gets its name when it is whole, so one that is there need not wait
+	// while another is made.
+	if exists(root) {
+		return root, nil
+	}
 	unlock, err := lock(filepath.Join(build, "root.lock"))
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	include := slices.Concat(packages, more)
-	sum := sha256.Sum256([]byte(suite() + strings.Join(include, " ")))
-	root := filepath.Join(build, fmt.Sprintf("root-%s-%x", suite(), sum[:4]))
-	if _, err := os.Stat(root); err == nil {
+	if exists(root) {
 		return root, nil
 	}
 	return root, makeRoot(root, include)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 func makeRoot(root string, include []string) error {

@@ -10,24 +10,18 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 
+	"macvlan-vip/tests/page"
 	"macvlan-vip/tests/testnet"
 )
 
 // fenced is the first block of a language in a section of README.md.
 func fenced(t testing.TB, section, language string) string {
 	t.Helper()
-	page, err := os.ReadFile("README.md")
+	blocks, err := page.Blocks("README.md", section, language)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(page), "\n## "+section+"\n")
-	rest, _, _ = strings.Cut(rest, "\n## ")
-	_, block, _ := strings.Cut(rest, "```"+language+"\n")
-	block, _, found := strings.Cut(block, "```\n")
-	if !found {
-		t.Fatalf("README.md has no block of %s in the section %q", language, section)
-	}
-	return block
+	return blocks[0]
 }
 
 // TestNomad attaches as Nomad does, by its documentation: with arguments of
