@@ -1,0 +1,213 @@
+package bench
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// measure attaches and detaches once, each way by itself.
+func (s *site) measure(w way, adds, dels *samples, counts bool) {
+	s.t.Helper()
+	added := s.run(w.add(s))
+	settled()
+	deleted := s.run(w.del(s))
+	s.restore()
+	if counts {
+		adds.add(w.name, ms(added))
+		dels.add(w.name, ms(deleted))
+	}
+}
+
+// oneService is a service with two VIPs, the host's first or its next.
+func oneService(t *testing.T, rounds int, shared bool) []Comparison {
+	s := newSite(t, vips(2), shared)
+	ways := []way{wayDefault(), wayNoProbe(), wayOneRound(), wayQuiet(), wayArticle(), wayUpstream(), wayFloor()}
+	for _, w := range ways {
+		w.prepare(s)
+	}
+	adds, dels, both := newSamples(), newSamples(), newSamples()
+	inTurn(rounds, ways, func(round int, w way) { s.measure(w, adds, dels, round >= 0) })
+	for _, w := range ways {
+		for i, add := range adds.values[w.name] {
+			both.add(w.name, add+dels.values[w.name][i])
+		}
+	}
+	suffix, text := "first", "the host's first service"
+	if shared {
+		suffix, text = "next", "a further service of the host"
+	}
+	compare := func(what, title string, of *samples) Comparison {
+		c := of.comparison(what+"-"+suffix, title+", "+text, "ms", nameArticle)
+		for _, ours := range []struct{ key, name string }{{"noprobe", nameNoProbe}, {"once", nameOneRound}, {"quiet", nameQuiet}} {
+			id := fmt.Sprintf("%s-%s-%s", what, suffix, ours.key)
+			c.Goals = append(c.Goals,
+				of.goal(id+"-article", fmt.Sprintf("%s: %s / %s", c.Title, ours.name, nameArticle), ours.name, nameArticle, 0.5),
+				of.goal(id+"-upstream", fmt.Sprintf("%s: %s / %s", c.Title, ours.name, nameUpstream), ours.name, nameUpstream, 1.0))
+		}
+		return c
+	}
+	return []Comparison{
+		compare("add", "ADD of 2 VIPs", adds), compare("del", "DEL of 2 VIPs", dels), compare("both", "ADD and DEL of 2 VIPs", both),
+	}
+}
+
+// verify proves that a way does what it should, by packets and, of ours and of
+// the floor, by the kernel's state, which is returned.
+func (s *site) verify(w way) (state []string) {
+	s.t.Helper()
+	before := s.snapshot()
+	s.run(w.add(s))
+	s.lan.IP("neigh flush all")
+	for _, vip := range []string{s.vips[0], s.vips[len(s.vips)-1]} {
+		if err := s.lan.Ping(addrOf(vip)); err != nil {
+			s.t.Errorf("%s: from the LAN: %v", w.name, err)
+		}
+		if err := s.host.Ping(addrOf(vip), "-W1"); (err == nil) != w.reachable {
+			s.t.Errorf("%s: from the host, where an answer is %v: %v", w.name, w.reachable, err)
+		}
+	}
+	state = s.snapshot()
+	s.run(w.del(s))
+	s.restore()
+	s.host.IP("neigh flush all")
+	if diff := cmp.Diff(before, s.snapshot()); diff != "" {
+		s.t.Errorf("%s: DEL left another state (+) than there was (-):\n%s", w.name, diff)
+	}
+	return state
+}
+
+// sizes are the numbers of VIPs that are tried.
+var sizes = []int{1, 10, 100, 1000}
+
+// manyVIPs is one service with more and more VIPs: what each costs, and what
+// comes before the first.
+func manyVIPs(t *testing.T, rounds int) []Comparison {
+	adds, dels, checks := map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
+	var all []Comparison
+	for _, n := range sizes {
+		c := vipsOf(t, n, max(rounds/3, 5))
+		for i, into := range []map[string][]float64{adds, dels, checks} {
+			for _, series := range c[i].Series {
+				into[series.Name] = append(into[series.Name], series.Median)
+			}
+		}
+		all = append(all, c...)
+	}
+	all = append(all, slopes("vips-add", "ADD", adds), slopes("vips-del", "DEL", dels))
+	c := slopes("vips-check", "CHECK", checks)
+	add, check := adds[nameQuiet], checks[nameQuiet]
+	last := len(sizes) - 1
+	c.Goals = []Goal{
+		{ID: "check-1000", Text: "CHECK / ADD of 1,000 VIPs", Ratio: exactly(check[last] / add[last]), Most: 0.1},
+		{ID: "check-linear", Text: "time of CHECK per VIP, fixed cost taken off, of 1,000 VIPs / of 100", Ratio: exactly(
+			(check[last] - check[0]) / float64(sizes[last]-sizes[0]) / ((check[last-1] - check[0]) / float64(sizes[last-1]-sizes[0]))), Most: 1.5},
+	}
+	return append(all, c)
+}
+
+func exactly(value float64) Spread { return Spread{value, value, value, 1} }
+
+func vipsOf(t *testing.T, n, rounds int) []Comparison {
+	s := newSite(t, vips(n), true)
+	ways := []way{wayQuiet(), wayFloor()}
+	if n <= 100 {
+		ways = append(ways, wayArticle())
+	}
+	for _, w := range ways {
+		w.prepare(s)
+	}
+	adds, dels, checks := newSamples(), newSamples(), newSamples()
+	inTurn(rounds, ways, func(round int, w way) {
+		if w.name == nameArticle && n >= 100 && (round < 0 || round > 1) {
+			return // it takes a thousand times as long as a process does
+		}
+		if w.name != nameQuiet {
+			s.measure(w, adds, dels, round >= 0)
+			return
+		}
+		added := s.run(w.add(s))
+		settled()
+		checked := s.run(s.cnitool("check", "quiet", s.service))
+		settled()
+		deleted := s.run(w.del(s))
+		s.restore()
+		if round >= 0 {
+			adds.add(w.name, ms(added))
+			checks.add(w.name, ms(checked))
+			dels.add(w.name, ms(deleted))
+		}
+	})
+	id, title := fmt.Sprintf("-%d", n), fmt.Sprintf(" of %d VIPs", n)
+	return []Comparison{
+		adds.comparison("vips-add"+id, "ADD"+title, "ms", nameFloor), dels.comparison("vips-del"+id, "DEL"+title, "ms", nameFloor),
+		checks.comparison("vips-check"+id, "CHECK"+title, "ms", nameQuiet),
+	}
+}
+
+// slopes fits a fixed cost and a cost per VIP to the medians.
+func slopes(id, verb string, medians map[string][]float64) Comparison {
+	c := Comparison{ID: id, Title: verb + ": microseconds for each further VIP", Unit: "us", Base: nameFloor, Less: true}
+	x := make([]float64, len(sizes))
+	for i, n := range sizes {
+		x[i] = float64(n)
+	}
+	slope, fixed := map[string]float64{}, map[string]float64{}
+	for _, name := range []string{nameQuiet, nameFloor, nameArticle} {
+		if y := medians[name]; len(y) > 1 {
+			fixed[name], slope[name] = line(x[:len(y)], y)
+		}
+	}
+	for _, name := range []string{nameQuiet, nameFloor, nameArticle} {
+		if slope[name] == 0 {
+			continue
+		}
+		c.Series = append(c.Series, Series{Name: name, Spread: exactly(1000 * slope[name]), Ratio: exactly(slope[name] / slope[nameFloor])})
+	}
+	if slope[nameFloor] != 0 {
+		c.Goals = []Goal{{ID: id + "-slope", Text: fmt.Sprintf("%s: each further VIP, %s / %s", verb, nameQuiet, nameFloor),
+			Ratio: exactly(slope[nameQuiet] / slope[nameFloor]), Most: 1.5}}
+		for i, n := range sizes {
+			c.Goals = append(c.Goals, Goal{ID: fmt.Sprintf("%s-%d", id, n), Text: fmt.Sprintf("%s of %d VIPs: (%s - its fixed cost) / %s", verb, n, nameQuiet, nameFloor),
+				Ratio: exactly((medians[nameQuiet][i] - fixed[nameQuiet]) / medians[nameFloor][i]), Most: 1.5})
+		}
+	}
+	return c
+}
+
+// crowd is how many services the full host has before the one that is measured.
+const crowd = 499
+
+// manyServices is the first service of a host, whose mv-int is there, against
+// the five hundredth of another. The floor shows what of it is the kernel's.
+func manyServices(t *testing.T, rounds int) []Comparison {
+	return crowded(t, rounds, crowd)
+}
+
+func crowded(t *testing.T, rounds, crowd int) []Comparison {
+	type contender struct {
+		*site
+		way
+		name string
+	}
+	var contenders []contender
+	last := fmt.Sprintf(", service %d", crowd+1)
+	for suffix, s := range map[string]*site{", service 1": newSite(t, vips(2), true), last: fullSite(t, crowd)} {
+		for _, w := range []way{wayQuiet(), wayFloor()} {
+			w.prepare(s)
+			contenders = append(contenders, contender{s, w, w.name + suffix})
+		}
+	}
+	adds, dels := newSamples(), newSamples()
+	inTurn(rounds, contenders, func(round int, c contender) {
+		c.way.name = c.name
+		c.site.measure(c.way, adds, dels, round >= 0)
+	})
+	compare := func(id, verb string, of *samples) Comparison {
+		c := of.comparison(id, fmt.Sprintf("%s of 2 VIPs, the host's first service and its %dth", verb, crowd+1), "ms", nameQuiet+", service 1")
+		c.Goals = []Goal{of.goal(id, fmt.Sprintf("%s: service %d / service 1", verb, crowd+1), nameQuiet+last, nameQuiet+", service 1", 1.2)}
+		return c
+	}
+	return []Comparison{compare("services-add", "ADD", adds), compare("services-del", "DEL", dels)}
+}
