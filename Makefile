@@ -13,24 +13,28 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 OURS     := macvlan-vip hairpin-route
+SHIM     := systemd-netns
 IPAM     := static host-local dhcp
 TOOLS    := cnitool $(IPAM)
-BINARIES := $(addprefix bin/,$(OURS) $(TOOLS))
+BINARIES := $(addprefix bin/,$(OURS) $(SHIM) $(TOOLS))
 
 BUILDVERSION := github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion
 UPSTREAM      = $(shell $(GO) list -m -f '{{.Version}}' github.com/containernetworking/plugins)
 GOBUILD       = CGO_ENABLED=0 $(GO) build -trimpath
 
-GOSOURCES := $(shell find plugins -name '*.go' -not -name '*_test.go') go.mod go.sum
+GOSOURCES := $(shell find plugins systemd -name '*.go' -not -name '*_test.go') go.mod go.sum
 
 .PHONY: help build
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: $(BINARIES) ## Build the plugins, cnitool and the IPAM plugins into bin/
+build: $(BINARIES) ## Build the plugins, the shim, cnitool and the IPAM plugins into bin/
 
 $(addprefix bin/,$(OURS)): bin/%: $(GOSOURCES)
 	$(GOBUILD) -ldflags '-s -w -X $(BUILDVERSION)=$(VERSION)' -o $@ ./plugins/$*
+
+bin/$(SHIM): $(GOSOURCES)
+	$(GOBUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./systemd/$(SHIM)
 
 $(addprefix bin/,$(IPAM)): bin/%: go.mod go.sum
 	$(GOBUILD) -ldflags '-s -w -X $(BUILDVERSION)=$(UPSTREAM)' -o $@ github.com/containernetworking/plugins/plugins/ipam/$*

@@ -12,13 +12,11 @@ NMCONF   := $(PREFIX)/lib/NetworkManager/conf.d
 fill = sed 's,/usr/local,$(PREFIX),g' $(1) > $(2)
 
 .PHONY: install uninstall
-install: build ## Install the plugins, cnitool, the units and the examples
-	install -d $(DESTDIR)$(CNI_BIN) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec $(DESTDIR)$(UNITDIR) \
+install: build ## Install the plugins, cnitool, the shim with its units, and the examples
+	install -d $(DESTDIR)$(CNI_BIN) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITDIR) \
 		$(DESTDIR)$(SHARE)/conf $(DESTDIR)$(SHARE)/haproxy.service.d $(DESTDIR)$(DOC) $(DESTDIR)$(NETWORKD) $(DESTDIR)$(NMCONF)
 	install -m 755 $(addprefix bin/,$(OURS) $(IPAM)) $(DESTDIR)$(CNI_BIN)
-	install -m 755 bin/cnitool $(DESTDIR)$(PREFIX)/bin
-	$(call fill,systemd/systemd-netns,$(DESTDIR)$(PREFIX)/libexec/systemd-netns)
-	chmod 755 $(DESTDIR)$(PREFIX)/libexec/systemd-netns
+	install -m 755 bin/cnitool bin/$(SHIM) $(DESTDIR)$(PREFIX)/bin
 	set -e; for unit in $(UNITS); do to="$(DESTDIR)$(UNITDIR)/$${unit##*/}"; $(call fill,"$$unit","$$to"); chmod 644 "$$to"; done
 	install -m 644 systemd/network/50-mv-int.network $(DESTDIR)$(NETWORKD)
 	install -m 644 systemd/network/50-mv-int.conf $(DESTDIR)$(NMCONF)
@@ -27,8 +25,8 @@ install: build ## Install the plugins, cnitool, the units and the examples
 	install -m 644 $(DOCS) $(DESTDIR)$(DOC)
 
 uninstall: ## Remove what `make install` installed
-	rm -f $(addprefix $(DESTDIR)$(CNI_BIN)/,$(OURS) $(IPAM)) $(DESTDIR)$(PREFIX)/bin/cnitool \
-		$(DESTDIR)$(PREFIX)/libexec/systemd-netns $(addprefix $(DESTDIR)$(UNITDIR)/,$(notdir $(UNITS))) \
+	rm -f $(addprefix $(DESTDIR)$(CNI_BIN)/,$(OURS) $(IPAM)) $(addprefix $(DESTDIR)$(PREFIX)/bin/,cnitool $(SHIM)) \
+		$(addprefix $(DESTDIR)$(UNITDIR)/,$(notdir $(UNITS))) \
 		$(DESTDIR)$(NETWORKD)/50-mv-int.network $(DESTDIR)$(NMCONF)/50-mv-int.conf
 	rm -rf $(DESTDIR)$(SHARE) $(DESTDIR)$(DOC)
 	-rmdir $(DESTDIR)$(CNI_BIN) $(DESTDIR)$(dir $(CNI_BIN)) 2>/dev/null

@@ -48,7 +48,7 @@ chmod 755 "$1/root/srv/http/answer"
 for dir in /etc /opt /usr/local /var/lib; do overlay "$dir" "$dir"; done
 mount -t tmpfs root /root
 rm -rf /etc/cni /etc/containerd /opt/cni /var/lib/cni
-mkdir -p /etc/cni/net.d /etc/containers /etc/containerd /opt/cni/bin /usr/local/libexec
+mkdir -p /etc/cni/net.d /etc/containers /etc/containerd /opt/cni/bin /usr/local/bin
 for dir in cni containers containerd; do
 	mkdir -p /var/lib/$dir
 	mount -t tmpfs $dir /var/lib/$dir
@@ -154,17 +154,12 @@ func (m *machine) removeCgroups() {
 	}
 }
 
-// install puts the plugins, cnitool and the shim's script where they belong.
+// install puts the plugins, cnitool and the shim where they belong.
 func (m *machine) install() {
 	m.t.Helper()
 	built := filepath.SplitList(os.Getenv("PATH"))[0]
-	top, err := nspawn.Top()
-	if err != nil {
-		m.t.Fatal(err)
-	}
 	m.run("cp", "-a", built+"/.", "/opt/cni/bin")
-	m.run("cp", built+"/cnitool", "/usr/local/bin/cnitool")
-	m.run("install", top+"/systemd/systemd-netns", "/usr/local/libexec/systemd-netns")
+	m.run("cp", built+"/cnitool", built+"/systemd-netns", "/usr/local/bin")
 }
 
 // path is where the test finds a file of the machine's.

@@ -202,6 +202,7 @@ func (l *lab) nameRemoved(t *testing.T) {
 	l.run(t, "systemctl stop haproxy")
 	l.wantState(t, "systemd-netns@haproxy", "inactive")
 	l.silent(t, vip1)
+	l.run(t, "systemctl reset-failed haproxy")
 	l.run(t, "systemctl start haproxy")
 	l.serves(t, vip1, vip2)
 }

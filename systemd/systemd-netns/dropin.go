@@ -1,0 +1,182 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// unitDir is where an administrator's drop-ins go.
+const unitDir = "/etc/systemd/system"
+
+// written begins every file that `enable` writes, and only such are removed or
+// replaced.
+const written = "# Written by `systemd-netns enable`; `systemd-netns disable` removes it.\n"
+
+// shipped is a file that is installed with the units.
+func shipped(name string) string {
+	return filepath.Join(prefix(), "lib/systemd/system", name)
+}
+
+// dropIn puts a unit into a namespace.
+type dropIn struct {
+	file string
+	// base is the shipped file for its kind of unit.
+	base string
+	// in is the namespace, if that is not named after the unit.
+	in string
+}
+
+// newDropIn is the drop-in of a unit, such as "web.service" or "web.socket".
+func newDropIn(unit, in string) dropIn {
+	d := dropIn{file: filepath.Join(unitDir, unit+".d", "netns.conf"), base: "netns.conf"}
+	stem, kind, _ := cutLast(unit, ".")
+	if kind == "socket" {
+		d.base = "netns-socket.conf"
+	}
+	if in != stem {
+		d.in = in
+	}
+	return d
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}
+
+// ours tells whether the file is one that this program may replace or remove:
+// a link to what is shipped, or one that it has written.
+func (d dropIn) ours() (ours, found bool, err error) {
+	if target, err := os.Readlink(d.file); err == nil {
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(filepath.Dir(d.file), target)
+		}
+		return filepath.Base(target) == d.base, true, nil
+	}
+	return isWritten(d.file)
+}
+
+func isWritten(file string) (ours, found bool, err error) {
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, false, nil
+	}
+	return strings.HasPrefix(string(data), written), err == nil, err
+}
+
+// put makes the drop-in; it says whether there was something to do.
+func (d dropIn) put() (changed bool, err error) {
+	ours, found, err := d.ours()
+	if err != nil {
+		return false, err
+	}
+	if found && !ours {
+		return false, fmt.Errorf("%s: not written by this program, and left alone; move it away, or keep it instead", d.file)
+	}
+	if err := os.MkdirAll(filepath.Dir(d.file), 0o755); err != nil {
+		return false, err
+	}
+	if d.in == "" {
+		return d.link()
+	}
+	text, err := os.ReadFile(shipped(d.base))
+	if err != nil {
+		return false, fmt.Errorf("%w; repeat `make install`, which installs it", err)
+	}
+	return writeOurs(d.file, strings.ReplaceAll(string(text), "%N", d.in))
+}
+
+func (d dropIn) link() (changed bool, err error) {
+	want := shipped(d.base)
+	if target, err := os.Readlink(d.file); err == nil && target == want {
+		return false, nil
+	}
+	if err := removeIfThere(d.file); err != nil {
+		return false, err
+	}
+	return true, os.Symlink(want, d.file)
+}
+
+// writeOurs writes a file of this program's, whole or not at all.
+func writeOurs(file, text string) (changed bool, err error) {
+	text = written + text
+	old, err := os.ReadFile(file)
+	if err == nil && string(old) == text {
+		return false, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return false, err
+	}
+	tmp := file + ".new"
+	if err := os.WriteFile(tmp, []byte(text), 0o644); err != nil {
+		return false, err
+	}
+	return true, os.Rename(tmp, file)
+}
+
+// remove takes the drop-in away; it says whether there was one.
+func (d dropIn) remove() (changed bool, err error) {
+	ours, found, err := d.ours()
+	if err != nil || !found {
+		return false, err
+	}
+	if !ours {
+		return false, fmt.Errorf("%s: not written by this program, and left alone; remove it by hand", d.file)
+	}
+	if err := os.Remove(d.file); err != nil {
+		return false, err
+	}
+	// Goes if nothing else is in it.
+	_ = os.Remove(filepath.Dir(d.file))
+	return true, nil
+}
+
+// member is a service that a drop-in puts into a namespace.
+type member struct {
+	unit, namespace string
+}
+
+// members finds the services that have a drop-in for a namespace.
+func members() ([]member, error) {
+	files, err := filepath.Glob(filepath.Join(unitDir, "*.service.d", "*.conf"))
+	if err != nil {
+		return nil, err
+	}
+	var all []member
+	for _, file := range files {
+		// One that dangles puts nothing anywhere.
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		unit := strings.TrimSuffix(filepath.Base(filepath.Dir(file)), ".d")
+		stem, _, _ := cutLast(unit, ".")
+		if in := namespaceOf(string(text), stem); in != "" {
+			all = append(all, member{unit, in})
+		}
+	}
+	slices.SortFunc(all, func(a, b member) int { return strings.Compare(a.unit, b.unit) })
+	return slices.Compact(all), nil
+}
+
+// namespaceOf is the namespace that the text of a drop-in names, the one way
+// or the other.
+func namespaceOf(text, stem string) string {
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		for _, key := range []string{"NetworkNamespacePath=" + netnsDir + "/", "JoinsNamespaceOf=systemd-netns@"} {
+			if name, found := strings.CutPrefix(line, key); found {
+				return strings.ReplaceAll(strings.TrimSuffix(name, ".service"), "%N", stem)
+			}
+		}
+	}
+	return ""
+}

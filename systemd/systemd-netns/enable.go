@@ -1,0 +1,254 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/libcni"
+)
+
+// wish is what `enable` was asked for.
+type wish struct {
+	unit, in, network string
+	vips              []string
+}
+
+// parseWish reads the arguments of `enable`, whose options may come before or
+// after the service's name.
+func parseWish(args []string) (wish, error) {
+	var w wish
+	flags := flag.NewFlagSet("enable", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.StringVar(&w.in, "in", "", "")
+	flags.StringVar(&w.network, "network", "", "")
+	flags.Func("vip", "", func(vip string) error {
+		w.vips = append(w.vips, vip)
+		return checkVIP(vip)
+	})
+	for len(args) > 0 {
+		if err := flags.Parse(args); err != nil {
+			return w, fmt.Errorf("enable: %w; see systemd-netns --help", err)
+		}
+		if args = flags.Args(); len(args) == 0 {
+			break
+		}
+		if w.unit != "" {
+			return w, fmt.Errorf("enable: %q: one service at a time; several share a namespace by --in", args[0])
+		}
+		w.unit, args = args[0], args[1:]
+	}
+	var err error
+	if w.unit, err = serviceName(w.unit); err != nil {
+		return w, err
+	}
+	if w.network != "" && networkName(w.network) != w.network {
+		return w, fmt.Errorf("--network: %q: no name of a network; use letters, digits and _.- in it", w.network)
+	}
+	if w.in == "" {
+		w.in = strings.TrimSuffix(w.unit, ".service")
+	}
+	return w, checkName(w.in)
+}
+
+func checkVIP(vip string) error {
+	if _, err := netip.ParsePrefix(vip); err != nil {
+		return errors.New("no address with a prefix length; write it as 192.0.2.20/24")
+	}
+	return nil
+}
+
+// serviceName takes a service's name with and without its suffix.
+func serviceName(name string) (string, error) {
+	stem := strings.TrimSuffix(name, ".service")
+	if err := checkName(stem); err != nil {
+		return "", err
+	}
+	if strings.HasSuffix(stem, "@") {
+		return "", fmt.Errorf("%q: a template has no namespace, its instances have: name one, such as %s1", name, stem)
+	}
+	for _, kind := range []string{".socket", ".timer", ".target", ".mount", ".slice"} {
+		if strings.HasSuffix(stem, kind) {
+			return "", fmt.Errorf("%q: no service; name the service, and its sockets are seen to", name)
+		}
+	}
+	return stem + ".service", nil
+}
+
+// enable puts a service into a namespace, and restarts it if it runs.
+func enable(args []string) error {
+	w, err := parseWish(args)
+	if err != nil {
+		return err
+	}
+	u, err := findUnit(w.unit)
+	if err != nil {
+		return err
+	}
+	n, err := w.namespace()
+	if err != nil {
+		return err
+	}
+	if err := n.checkNetwork(len(w.vips) > 0); err != nil {
+		return err
+	}
+	changed, err := w.write(u)
+	if err != nil {
+		return errors.Join(err, u.takeOut(w.in))
+	}
+	if !changed {
+		n.say(levelInfo, "%s is in namespace %s already", u.name, w.in)
+		return nil
+	}
+	if err := u.restart(); err != nil {
+		return errors.Join(fmt.Errorf("%w\n%s\nit is as it was before", err, lastWords(w.in)), u.takeOut(w.in), u.restart())
+	}
+	n.say(levelInfo, "%s is in namespace %s, network %s%s", u.name, w.in, n.network, u.hint())
+	return nil
+}
+
+// namespace is the namespace as it is going to be.
+func (w wish) namespace() (*netns, error) {
+	n, err := open(w.in)
+	if err == nil && w.network != "" {
+		n.network = w.network
+	}
+	return n, err
+}
+
+// checkNetwork makes sure that there is a network for the namespace, which
+// takes VIPs from outside if there are any.
+func (n *netns) checkNetwork(vips bool) error {
+	conf, err := libcni.LoadNetworkConf(n.confDir, n.network)
+	var none libcni.NoConfigsFoundError
+	var other libcni.NotFoundError
+	if errors.As(err, &none) || errors.As(err, &other) {
+		return n.noNetwork()
+	}
+	if err != nil {
+		return fmt.Errorf("network %q: %w; correct that file", n.network, err)
+	}
+	if vips && !slices.ContainsFunc(conf.Plugins, func(p *libcni.PluginConfig) bool { return p.Network.Capabilities["ips"] }) {
+		return fmt.Errorf(`network %q: no plugin of it takes VIPs from outside; add "capabilities": {"ips": true} to macvlan-vip's part of it in %s`, n.network, n.confDir)
+	}
+	return nil
+}
+
+// write writes all files of a wish, and says whether any was not there.
+func (w wish) write(u *unit) (changed bool, err error) {
+	if w.network != "" || len(w.vips) > 0 {
+		if changed, err = w.writeEnv(); err != nil {
+			return changed, err
+		}
+	}
+	for _, name := range u.names() {
+		put, err := newDropIn(name, w.in).put()
+		changed = changed || put
+		if err != nil {
+			return changed, err
+		}
+	}
+	return changed, nil
+}
+
+func (w wish) writeEnv() (changed bool, err error) {
+	file := envFile(w.in)
+	ours, found, err := isWritten(file)
+	if err != nil {
+		return false, err
+	}
+	text, err := w.env()
+	if err != nil {
+		return false, err
+	}
+	if found && !ours {
+		return false, fmt.Errorf("%s: not written by this program, and left alone; write there what you want:\n%s", file, text)
+	}
+	return writeOurs(file, text)
+}
+
+// env is the text of a namespace's environment file.
+func (w wish) env() (string, error) {
+	var b strings.Builder
+	if w.network != "" {
+		fmt.Fprintf(&b, "NETWORK=%s\n", w.network)
+	}
+	if len(w.vips) > 0 {
+		ips, err := json.Marshal(map[string][]string{"ips": w.vips})
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&b, "CAP_ARGS=%s\n", ips)
+	}
+	return b.String(), nil
+}
+
+// disable takes a service out of its namespace, and restarts it if it runs.
+func disable(args []string) error {
+	if len(args) != 1 {
+		return errors.New("disable: one service; see systemd-netns --help")
+	}
+	name, err := serviceName(args[0])
+	if err != nil {
+		return err
+	}
+	all, err := members()
+	if err != nil {
+		return err
+	}
+	v := newVoice(strings.TrimSuffix(name, ".service"))
+	i := slices.IndexFunc(all, func(m member) bool { return m.unit == name })
+	if i < 0 {
+		v.say(levelInfo, "%s is in no namespace", name)
+		return nil
+	}
+	u := &unit{name: name}
+	if err := u.ask(); err != nil {
+		return err
+	}
+	if err := u.takeOut(all[i].namespace); err != nil {
+		return err
+	}
+	if err := u.restart(); err != nil {
+		return err
+	}
+	v.say(levelInfo, "%s is out of namespace %s%s", name, all[i].namespace, u.hint())
+	return letGo(all[i].namespace)
+}
+
+// letGo ends a shim that nobody needs any more: systemd does not look again
+// when a drop-in goes.
+func letGo(namespace string) error {
+	n := &netns{name: namespace}
+	users, err := show("BoundBy", n.shim())
+	if err != nil || users != "" {
+		return err
+	}
+	return output("systemctl", "stop", n.shim())
+}
+
+// takeOut removes what `enable` has written for a unit and, with its last
+// one, for the namespace.
+func (u *unit) takeOut(namespace string) error {
+	var errs []error
+	for _, name := range u.names() {
+		_, err := newDropIn(name, namespace).remove()
+		errs = append(errs, err)
+	}
+	all, err := members()
+	errs = append(errs, err)
+	if !slices.ContainsFunc(all, func(m member) bool { return m.namespace == namespace }) {
+		if ours, _, err := isWritten(envFile(namespace)); err == nil && ours {
+			errs = append(errs, os.Remove(envFile(namespace)))
+			_ = os.Remove(filepath.Dir(envFile(namespace)))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// tryAgain is in the text of every error of our plugins that may pass.
+const tryAgain = "try again"
+
+// ours are the plugins whose errors hold their remedy, after a semicolon.
+var ours = []string{"macvlan-vip", "hairpin-route"}
+
+// hints are the remedies for what other plugins and libcni say.
+var hints = []struct{ text, remedy string }{
+	{"failed to find plugin", "install that plugin, or correct its `type` or CNI_PATH"},
+	{"dhcp.sock", "start the DHCP daemon, `/opt/cni/bin/dhcp daemon`"},
+	{"no IP addresses available", "widen the network's range, or stop a service that has an address of it"},
+	{"duplicate allocation", "clear it with `systemctl stop systemd-netns@NAME`, then start the service again"},
+	{"invalid CNI_ARGS pair", "write KEY=VALUE, parted by semicolons, in /etc/systemd-netns/NAME.env"},
+	{"parsing configuration", "correct its JSON"},
+	{"error loading config", "correct its JSON"},
+	{"unmarshal", "correct its JSON"},
+	{"invalid character", "correct the JSON of the network or of CAP_ARGS in /etc/systemd-netns/NAME.env"},
+}
+
+// explain makes one error of what cnitool has said: the plugin, what is wrong,
+// and the remedy.
+func (n *netns) explain(problem, verb string) error {
+	if strings.Contains(problem, "no net configuration") {
+		return n.noNetwork()
+	}
+	plugin, text := unwrap(problem)
+	if plugin != "" {
+		text = plugin + ": " + text
+	}
+	text = strings.ReplaceAll(text, "systemd-netns@NAME", "systemd-netns@"+n.name)
+	for _, own := range ours {
+		if plugin == own && strings.Contains(text, "; ") {
+			return errors.New(text)
+		}
+	}
+	return fmt.Errorf("%s; %s", text, n.remedy(problem, verb))
+}
+
+func (n *netns) remedy(problem, verb string) string {
+	for _, h := range hints {
+		if strings.Contains(problem, h.text) {
+			return strings.ReplaceAll(h.remedy, "NAME", n.name)
+		}
+	}
+	return fmt.Sprintf("to see it by hand: CNI_PATH=/opt/cni/bin NETCONFPATH=%s CNI_IFNAME=%s cnitool %s %s %s", n.confDir, n.ifName, verb, n.network, n.path)
+}
+
+var errNoNetwork = errors.New("no such network")
+
+func (n *netns) noNetwork() error {
+	return fmt.Errorf("network %q: %w in %s; copy an example of %s/share/macvlan-vip/conf there, give it that name and edit it, or name another network: echo NETWORK=lan >>%s",
+		n.network, errNoNetwork, n.confDir, prefix(), envFile(n.name))
+}
+
+// unwrap takes libcni's words off an error: `plugin type="x" failed (add): `.
+func unwrap(problem string) (plugin, text string) {
+	text = problem
+	for strings.HasPrefix(text, `plugin type="`) {
+		head, rest, found := strings.Cut(text, "): ")
+		if !found || !strings.Contains(head, " failed (") {
+			break
+		}
+		plugin, _, _ = strings.Cut(strings.TrimPrefix(head, `plugin type="`), `"`)
+		text = rest
+	}
+	return plugin, text
+}

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestCheckName(t *testing.T) {
+	for name, want := range map[string]bool{
+		"haproxy": true, "app@1": true, `foo\x2dbar@a:b_c.d`: true,
+		"": false, ".": false, "..": false, "a/b": false, "../x": false, "-x": false, "a b": false, "a\nb": false, "ä": false,
+		strings.Repeat("a", 256): false,
+	} {
+		if err := checkName(name); (err == nil) != want {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
+func TestServiceName(t *testing.T) {
+	for name, want := range map[string]string{
+		"haproxy": "haproxy.service", "haproxy.service": "haproxy.service", "app@1": "app@1.service",
+		"app@": "", "web.socket": "", "../x": "", "/etc/x.service": "", ".service": "",
+	} {
+		got, err := serviceName(name)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v", name, got, err)
+		}
+	}
+}
+
+func TestNetworkName(t *testing.T) {
+	for name, want := range map[string]string{"haproxy": "haproxy", "app@1": "app-1", `a\x2db:c`: "a-x2db-c"} {
+		if got := networkName(name); got != want {
+			t.Errorf("%q: %q", name, got)
+		}
+	}
+}
+
+// TestParseEnv: the format of systemd.exec(5), EnvironmentFile=.
+func TestParseEnv(t *testing.T) {
+	got := parseEnv("# a comment\n; another\n\nNETWORK=lan\n  CNI_IFNAME = \"vip 0\" \n" +
+		`CAP_ARGS={"ips":["192.0.2.20/24"]}` + "\n" + `Q='{"ips":["192.0.2.20/24"]}'` + "\n" +
+		`D="a\"b\\c\d"` + "\nLONG=a\\\nb\nEMPTY=\nno assignment\n" + `MIX=a'b c'd\ e` + "\n")
+	want := map[string]string{
+		"NETWORK": "lan", "CNI_IFNAME": "vip 0",
+		"CAP_ARGS": `{"ips":["192.0.2.20/24"]}`, "Q": `{"ips":["192.0.2.20/24"]}`,
+		"D": `a"b\c\d`, "LONG": "ab", "EMPTY": "", "MIX": "a'b c'd e",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestSplit takes what cnitool really prints.
+func TestSplit(t *testing.T) {
+	usage := "\nUsage:\n  cnitool add <network-name> <netns> [flags]\n\nFlags:\n  -h, --help   help for add\n\n"
+	for name, c := range map[string]struct{ stderr, logs, problem string }{
+		"nothing":        {"", "", ""},
+		"a plugin's log": {"macvlan-vip: eth0 has no carrier\n", "macvlan-vip: eth0 has no carrier", ""},
+		"an error":       {"Error: it is bad" + usage + "it is bad\n", "", "it is bad"},
+		"both":           {"macvlan-vip: a\nmacvlan-vip: b\nError: it is\n  bad" + usage + "it is\n  bad\n", "macvlan-vip: a\nmacvlan-vip: b", "it is\n  bad"},
+	} {
+		if logs, problem := split(c.stderr); logs != c.logs || problem != c.problem {
+			t.Errorf("%s: %q, %q", name, logs, problem)
+		}
+	}
+}
+
+// TestExplain: no words of libcni's are left, and each error has a remedy.
+func TestExplain(t *testing.T) {
+	n := &netns{name: "web", network: "lan", path: "/run/netns/web", confDir: "/etc/cni/net.d", ifName: "mv0"}
+	for problem, want := range map[string]string{
+		`plugin type="macvlan-vip" failed (add): mode: "bad": no such macvlan mode; use one of bridge`:                       `macvlan-vip: mode: "bad": no such macvlan mode; use one of bridge`,
+		`plugin type="macvlan-vip" name="lan" failed (check): drift:\n  x; reload (systemctl reload systemd-netns@NAME)`:     `macvlan-vip: drift:\n  x; reload (systemctl reload systemd-netns@web)`,
+		`plugin type="macvlan-vip" failed (add): no remedy`:                                                                  "macvlan-vip: no remedy; to see it by hand: CNI_PATH=/opt/cni/bin NETCONFPATH=/etc/cni/net.d CNI_IFNAME=mv0 cnitool add lan /run/netns/web",
+		`plugin type="x" failed (add): failed to find plugin "x" in path [/opt/cni/bin]`:                                     `x: failed to find plugin "x" in path [/opt/cni/bin]; install that plugin, or correct its ` + "`type` or CNI_PATH",
+		`plugin type="tuning" failed (add): plugin type="y" failed (add): error dialing: dial unix /run/cni/dhcp.sock: gone`: "y: error dialing: dial unix /run/cni/dhcp.sock: gone; start the DHCP daemon, `/opt/cni/bin/dhcp daemon`",
+	} {
+		if got := n.explain(problem, "add").Error(); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+	if err := n.explain(`no net configuration with name "lan" in /etc/cni/net.d`, "add"); !errors.Is(err, errNoNetwork) {
+		t.Error(err)
+	}
+}
+
+func TestChooseDNS(t *testing.T) {
+	const real, stub = "nameserver 192.0.2.53\nsearch example.com\n", "nameserver 127.0.0.53\noptions edns0\n"
+	for name, c := range map[string]struct {
+		dns   types.DNS
+		files map[string]string
+		want  string
+		fails bool
+	}{
+		"the host's own will do":    {files: map[string]string{"/etc/resolv.conf": real}},
+		"one of two is reachable":   {files: map[string]string{"/etc/resolv.conf": stub + real}},
+		"no file on the host":       {},
+		"the network's":             {dns: types.DNS{Nameservers: []string{"192.0.2.1", "2001:db8::1"}, Domain: "a.example", Options: []string{"ndots:2"}}, files: map[string]string{"/etc/resolv.conf": real}, want: "nameserver 192.0.2.1\nnameserver 2001:db8::1\nsearch a.example\noptions ndots:2\n"},
+		"resolved's stub":           {files: map[string]string{"/etc/resolv.conf": stub, upstreams[0]: real}, want: real},
+		"NetworkManager's":          {files: map[string]string{"/etc/resolv.conf": "nameserver ::1\n", upstreams[1]: real}, want: real},
+		"resolved without any":      {files: map[string]string{"/etc/resolv.conf": stub, upstreams[0]: "# none\n"}, fails: true},
+		"no server means one's own": {files: map[string]string{"/etc/resolv.conf": "search x\n"}, fails: true},
+	} {
+		read := func(file string) ([]byte, error) {
+			if text, ok := c.files[file]; ok {
+				return []byte(text), nil
+			}
+			return nil, fs.ErrNotExist
+		}
+		if got, _, err := chooseDNS(c.dns, read); got != c.want || (err != nil) != c.fails {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+}
+
+func TestParseWish(t *testing.T) {
+	got, err := parseWish([]string{"--vip", "192.0.2.20/24", "web", "--network=lan", "--vip=2001:db8::20/64", "--in", "front"})
+	want := wish{unit: "web.service", in: "front", network: "lan", vips: []string{"192.0.2.20/24", "2001:db8::20/64"}}
+	if err != nil || !slices.Equal(got.vips, want.vips) || got.unit != want.unit || got.in != want.in || got.network != want.network {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if text, err := got.env(); err != nil || text != "NETWORK=lan\nCAP_ARGS={\"ips\":[\"192.0.2.20/24\",\"2001:db8::20/64\"]}\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+	for _, bad := range []string{"", "web other", "web --vip 192.0.2.20", "web --in ../x", "../web", "web --nonsense", "web --in", "web --network ../x"} {
+		if _, err := parseWish(strings.Fields(bad)); err == nil {
+			t.Errorf("enable %s: no error", bad)
+		}
+	}
+}
+
+func TestNamespaceOf(t *testing.T) {
+	for text, want := range map[string]string{
+		"[Service]\nNetworkNamespacePath=/run/netns/%N\n":           "web",
+		"[Service]\nNetworkNamespacePath=/run/netns/front\n":        "front",
+		"[Unit]\nJoinsNamespaceOf=systemd-netns@%N.service\n":       "web",
+		"[Service]\n# NetworkNamespacePath=/run/netns/x\nSlice=a\n": "",
+	} {
+		if got := namespaceOf(text, "web"); got != want {
+			t.Errorf("%q: %q", text, got)
+		}
+	}
+}
+
+// TestDropIn: what is ours is replaced and removed, and nothing else.
+func TestDropIn(t *testing.T) {
+	d := dropIn{file: filepath.Join(t.TempDir(), "web.service.d", "netns.conf"), base: "netns.conf"}
+	for range 2 { // the second time it is there
+		if _, err := d.put(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if target, err := os.Readlink(d.file); err != nil || target != shipped("netns.conf") {
+		t.Errorf("%q, %v", target, err)
+	}
+	if changed, err := d.remove(); !changed || err != nil {
+		t.Errorf("remove: %v, %v", changed, err)
+	}
+	if _, err := os.Stat(filepath.Dir(d.file)); err == nil {
+		t.Error("an empty folder is left")
+	}
+	if err := writeFor(d.file, "[Service]\nUser=web\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.put(); err == nil {
+		t.Error("an administrator's file was replaced")
+	}
+	if _, err := d.remove(); err == nil {
+		t.Error("an administrator's file was removed")
+	}
+	if data, err := os.ReadFile(d.file); err != nil || string(data) != "[Service]\nUser=web\n" {
+		t.Errorf("it is %q now, %v", data, err)
+	}
+}
+
+func TestFactsInWords(t *testing.T) {
+	vip, other := netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64")
+	f := facts{
+		link: "mv0", mac: "02:00:00:00:00:01", master: "eth0", vips: []netip.Prefix{vip, other}, host: "mv-int",
+		ways: []way{{source: "192.0.2.9", vips: []netip.Addr{vip.Addr()}}, {vips: []netip.Addr{other.Addr()}}},
+	}
+	for _, c := range []struct{ got, want []string }{
+		{f.made("lan"), []string{
+			"192.0.2.1/24 2001:db8::1/64 on mv0, network lan", "mv0 on eth0, MAC 02:00:00:00:00:01",
+			"host reaches 192.0.2.1 through mv-int from 192.0.2.9", "host reaches 2001:db8::1 through mv-int",
+		}},
+		{facts{link: "mv0"}.made("lan"), []string{"no VIPs on mv0, network lan"}},
+		{f.removed(facts{}, "lan"), []string{
+			"removed mv0 192.0.2.1/24 2001:db8::1/64, network lan", "removed the host's way to 192.0.2.1", "removed the host's way to 2001:db8::1",
+			"removed mv-int, which no other service needs",
+		}},
+		{f.removed(f, "lan"), nil},
+	} {
+		if diff := cmp.Diff(c.want, c.got); diff != "" {
+			t.Error(diff)
+		}
+	}
+	var many []netip.Prefix
+	for range 10 {
+		many = append(many, vip)
+	}
+	if got := list(many); !strings.HasSuffix(got, " 192.0.2.1/24 and 2 more") {
+		t.Error(got)
+	}
+}
