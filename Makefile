@@ -42,4 +42,4 @@ $(addprefix bin/,$(IPAM)): bin/%: go.mod go.sum
 bin/cnitool: go.mod go.sum
 	$(GOBUILD) -ldflags '-s -w' -o $@ github.com/containernetworking/cni/cnitool
 
-include $(wildcard systemd/*.mk tests/*.mk)
+include $(wildcard systemd/*.mk packaging/*.mk tests/*.mk)

@@ -1,0 +1,68 @@
+# Manual pages, and packages for distributions.
+
+TOOL := $(GO) tool -modfile=tests/tools/go.mod
+
+# Of all that is made: the commit's time, so that it can be made again.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
+export SOURCE_DATE_EPOCH
+
+MANPAGES := macvlan-vip.8 hairpin-route.8 systemd-netns@.service.8 netns.conf.5
+MAN      := $(addprefix bin/man/,$(MANPAGES))
+MANDATE   = $(shell date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%d)
+
+.PHONY: man install-man uninstall-man
+build: man
+man: $(MAN) ## Make the manual pages out of the READMEs, in bin/man/
+
+bin/man/%: $(wildcard packaging/man/*.go plugins/*/README.md systemd/*.md systemd/*/README.md)
+	@mkdir -p bin/man
+	$(GO) run ./packaging/man $* $(MANDATE) $(VERSION) > $@.md
+	$(TOOL) go-md2man -in $@.md -out $@
+	@rm $@.md
+
+# Their paths are those of the default prefix, as in all files of the project.
+install: install-man
+install-man: man
+	install -d $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8
+	set -e; for page in $(MANPAGES); do to="$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page"; \
+		$(call fill,"bin/man/$$page","$$to"); chmod 644 "$$to"; done
+
+uninstall: uninstall-man
+uninstall-man:
+	rm -f $(foreach page,$(MANPAGES),$(DESTDIR)$(PREFIX)/share/man/man$(lastword $(subst ., ,$(page)))/$(page))
+
+DIST       ?= dist
+PKGVERSION ?= $(shell $(GO) run ./packaging/version)
+PACKAGER   ?= macvlan-vip maintainers <maintainers@macvlan-vip.invalid>
+
+.PHONY: deb rpm package-root pkgversion
+pkgversion:
+	@echo $(PKGVERSION)
+
+# What goes into packages: what `make install` installs, built in a copy, so that
+# bin/ stays as it is. The IPAM plugins go to a folder of their own, since the
+# packages kubernetes-cni and containernetworking-plugins have them, too.
+SOURCES := Makefile go.mod go.sum LICENSE README.md conf packaging plugins systemd tests
+STAGE   := $(abspath $(DIST))/root
+package-root:
+	@test -n '$(PKGVERSION)'
+	rm -rf $(STAGE) $(DIST)/src
+	mkdir -p $(DIST)/src
+	cp -r $(SOURCES) $(DIST)/src
+	umask 022 && $(MAKE) -C $(DIST)/src install VERSION='$(PKGVERSION)' PREFIX=/usr DESTDIR=$(STAGE)
+	install -d $(STAGE)/usr/lib/macvlan-vip
+	mv $(addprefix $(STAGE)$(CNI_BIN)/,$(IPAM)) $(STAGE)/usr/lib/macvlan-vip
+	mv $(STAGE)/usr/share/doc/macvlan-vip/LICENSE $(STAGE)
+	install -m 644 packaging/copyright $(STAGE)/usr/share/doc/macvlan-vip
+	gzip -9n $(STAGE)/usr/share/man/man*/*
+	find $(STAGE) -exec touch -d @$(SOURCE_DATE_EPOCH) {} +
+	printf -- '- semver: "%s"\n  date: %s\n  packager: %s\n  deb: {urgency: medium, distributions: [unstable]}\n  changes:\n    - note: %s\n' \
+		'$(PKGVERSION)' "$$(date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ)" '$(PACKAGER)' \
+		'Version $(PKGVERSION); git has its history.' > $(DIST)/changelog.yaml
+
+deb: package-root ## Make a package for Debian in dist/
+rpm: package-root ## Make a package for Fedora and openSUSE in dist/
+deb rpm:
+	nfpm=$$($(TOOL) -n nfpm) && cd $(DIST) && \
+		GOARCH=$$($(GO) env GOARCH) PKGVERSION='$(PKGVERSION)' PACKAGER='$(PACKAGER)' \
+		$$nfpm package --config src/packaging/nfpm.yaml --packager $@ --target .
