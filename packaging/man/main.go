@@ -43,6 +43,11 @@ var pages = []page{
 		"systemd/netns.conf.md",
 		[]string{"systemd-netns@.service(8)", "systemd-netns(8)", "systemd.unit(5)", "systemd.exec(5)"},
 	},
+	{
+		"systemd-netns.8", "make, repair and remove the network namespace of a service",
+		"systemd/systemd-netns/README.md",
+		[]string{"systemd-netns@.service(8)", "netns.conf(5)", "macvlan-vip(8)", "hairpin-route(8)", "ip-netns(8)"},
+	},
 }
 
 func main() {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha512"
 	"errors"
 	"fmt"
@@ -20,10 +21,7 @@ func (n *netns) cni(verb string) (*current.Result, error) {
 	cmd := exec.Command(beside("cnitool"), verb, n.network, n.path)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.Env = append(os.Environ(), "NETCONFPATH="+n.confDir, "CNI_IFNAME="+n.ifName)
-	if os.Getenv("CNI_PATH") == "" {
-		cmd.Env = append(cmd.Env, "CNI_PATH=/opt/cni/bin")
-	}
+	cmd.Env = append(os.Environ(), "CNI_PATH="+cniPath(), "NETCONFPATH="+n.confDir, "CNI_IFNAME="+n.ifName)
 	// Neither cnitool's nor a plugin's to use.
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET=")
 	err := cmd.Run()
@@ -54,6 +52,12 @@ func beside(program string) string {
 		}
 	}
 	return program
+}
+
+// cniPath is where plugins are looked for. Packages have the IPAM plugins in a
+// folder of their own, since others have them in /opt/cni/bin, too.
+func cniPath() string {
+	return cmp.Or(os.Getenv("CNI_PATH"), filepath.Join(prefix(), "lib/macvlan-vip")+":/opt/cni/bin")
 }
 
 // prefix is where the project is installed, such as /usr/local.

@@ -15,7 +15,7 @@ var ours = []string{"macvlan-vip", "hairpin-route"}
 // hints are the remedies for what other plugins and libcni say.
 var hints = []struct{ text, remedy string }{
 	{"failed to find plugin", "install that plugin, or correct its `type` or CNI_PATH"},
-	{"dhcp.sock", "start the DHCP daemon, `/opt/cni/bin/dhcp daemon`"},
+	{"dhcp.sock", "start the DHCP daemon, `dhcp daemon` in the folder of the IPAM plugins"},
 	{"no IP addresses available", "widen the network's range, or stop a service that has an address of it"},
 	{"duplicate allocation", "clear it with `systemctl stop systemd-netns@NAME`, then start the service again"},
 	{"invalid CNI_ARGS pair", "write KEY=VALUE, parted by semicolons, in /etc/systemd-netns/NAME.env"},
@@ -50,7 +50,7 @@ func (n *netns) remedy(problem, verb string) string {
 			return strings.ReplaceAll(h.remedy, "NAME", n.name)
 		}
 	}
-	return fmt.Sprintf("to see it by hand: CNI_PATH=/opt/cni/bin NETCONFPATH=%s CNI_IFNAME=%s cnitool %s %s %s", n.confDir, n.ifName, verb, n.network, n.path)
+	return fmt.Sprintf("to see it by hand: CNI_PATH=%s NETCONFPATH=%s CNI_IFNAME=%s cnitool %s %s %s", cniPath(), n.confDir, n.ifName, verb, n.network, n.path)
 }
 
 var errNoNetwork = errors.New("no such network")

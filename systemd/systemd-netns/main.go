@@ -38,9 +38,9 @@ What the units of the network namespace of service NAME run:
   clear    undo and remove; nothing there is no error
 
 The environment, or /etc/systemd-netns/NAME.env: NETWORK is the network's name
-[NAME, with '-' for what such a name cannot hold]; CNI_PATH [/opt/cni/bin],
-NETCONFPATH [/etc/cni/net.d], CNI_IFNAME [mv0], CNI_ARGS and CAP_ARGS are
-cnitool's.
+[NAME, with '-' for what such a name cannot hold]; CNI_PATH
+[PREFIX/lib/macvlan-vip:/opt/cni/bin], NETCONFPATH [/etc/cni/net.d], CNI_IFNAME
+[mv0], CNI_ARGS and CAP_ARGS are cnitool's.
 `
 
 // version is stamped by the build.
