@@ -84,6 +84,9 @@ func serviceName(name string) (string, error) {
 
 // enable puts a service into a namespace, and restarts it if it runs.
 func enable(args []string) error {
+	if err := needRoot(); err != nil {
+		return err
+	}
 	w, err := parseWish(args)
 	if err != nil {
 		return err
@@ -111,6 +114,13 @@ func enable(args []string) error {
 		return errors.Join(fmt.Errorf("%w\n%s\nit is as it was before", err, lastWords(w.in)), u.takeOut(w.in), u.restart())
 	}
 	n.say(levelInfo, "%s is in namespace %s, network %s%s", u.name, w.in, n.network, u.hint())
+	return nil
+}
+
+func needRoot() error {
+	if os.Geteuid() != 0 {
+		return errors.New("this takes root: run it by sudo")
+	}
 	return nil
 }
 
@@ -192,6 +202,9 @@ func (w wish) env() (string, error) {
 
 // disable takes a service out of its namespace, and restarts it if it runs.
 func disable(args []string) error {
+	if err := needRoot(); err != nil {
+		return err
+	}
 	if len(args) != 1 {
 		return errors.New("disable: one service; see systemd-netns --help")
 	}

@@ -40,25 +40,28 @@ type lab struct {
 }
 
 // newLab makes a machine that is not booted yet.
-func newLab(t testing.TB) *lab {
+func newLab(t testing.TB, opts ...nspawn.Option) *lab {
 	t.Helper()
 	l := &lab{t: t}
 	l.connect()
-	m, err := nspawn.New(l.host.Path())
+	m, err := nspawn.New(l.host.Path(), opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.m = m
-	t.Cleanup(func() {
-		if t.Failed() {
-			journal, _ := m.Run("journalctl", "--no-pager", "-o", "short-precise", "-n", "600", "-u", "systemd-netns*", "-u", "haproxy*", "-u", "app*", "-u", "web*", "-u", "init.scope")
-			t.Logf("journal:\n%s", journal)
-		}
-		if err := m.Destroy(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(l.destroy)
 	return l
+}
+
+// destroy removes the machine, whose journal tells why a test failed.
+func (l *lab) destroy() {
+	if l.t.Failed() {
+		journal, _ := l.m.Run("journalctl", "--no-pager", "-o", "short-precise", "-n", "600", "-u", "systemd-netns*", "-u", "haproxy*", "-u", "app*", "-u", "web*", "-u", "init.scope")
+		l.t.Logf("journal:\n%s", journal)
+	}
+	if err := l.m.Destroy(); err != nil {
+		l.t.Error(err)
+	}
 }
 
 // connect gives the machine a network, as its first one or, since a reboot

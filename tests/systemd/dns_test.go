@@ -1,0 +1,181 @@
+package systemd
+
+import (
+	"fmt"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/gopacket/gopacket/layers"
+
+	"macvlan-vip/tests/nspawn"
+)
+
+// Each DNS server of a test gives an address of its own for this name.
+const (
+	dnsName   = "name.example"
+	peerSays  = "192.0.2.77"
+	otherSays = "192.0.2.78"
+	otherDNS  = "172.16.27.6"
+)
+
+// dnsmasq runs one on the LAN peer.
+func (l *lab) dnsmasq(t *testing.T, addr string, args ...string) {
+	t.Helper()
+	args = append([]string{
+		"netns", "exec", filepath.Base(l.peer.Path()), "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv",
+		"--no-hosts", "--pid-file=", "--user=root", "--bind-interfaces", "--log-facility=-", "--listen-address=" + addr,
+	}, args...)
+	cmd := exec.Command("ip", args...)
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("dnsmasq: %s", said.String())
+		}
+	})
+	eventually(t, "dnsmasq listens on "+addr, func() (err error) {
+		l.peer.Do(func() error {
+			var conn net.Conn
+			if conn, err = net.Dial("tcp", addr+":53"); err == nil {
+				conn.Close()
+			}
+			return nil
+		})
+		return err
+	})
+}
+
+// resolves asserts what a lookup gives in a service's namespaces, and that the
+// LAN has seen the question come from a VIP.
+func (l *lab) resolves(t *testing.T, unit, vip, want string) {
+	t.Helper()
+	lan := l.peer.Capture("port")
+	pid := l.run(t, "systemctl show -p MainPID --value "+unit)
+	out, err := l.try("nsenter --mount --net --target " + pid + " getent ahostsv4 " + dnsName)
+	if err != nil || !strings.HasPrefix(out, want+" ") {
+		t.Errorf("%s resolves %s to %q, %v; want %s", unit, dnsName, out, err, want)
+	}
+	eventually(t, "the question is seen on the LAN", func() error {
+		for _, f := range lan.Frames() {
+			ip, _ := f.Layer(layers.LayerTypeIPv4).(*layers.IPv4)
+			udp, _ := f.Layer(layers.LayerTypeUDP).(*layers.UDP)
+			if ip != nil && udp != nil && udp.DstPort == 53 && ip.SrcIP.String() == vip {
+				return nil
+			}
+		}
+		return fmt.Errorf("no question from %s", vip)
+	})
+}
+
+// TestDNS: on a host whose resolv.conf names systemd-resolved's stub, which is
+// on a loopback address, a service can resolve names all the same.
+func TestDNS(t *testing.T) {
+	l := newLab(t, nspawn.With("systemd-resolved"))
+	l.peer.AddAddress("port", otherDNS+"/22")
+	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l.run0(t, "systemctl --root=%s enable systemd-resolved.service")
+	l.run0(t, "ln -sf ../run/systemd/resolve/stub-resolv.conf %setc/resolv.conf")
+	l.write("etc/systemd/resolved.conf", "[Resolve]\nDNS="+peerAddr+"\nFallbackDNS=\nMulticastDNS=no\nLLMNR=no\n")
+	l.dnsmasq(t, peerAddr, "--address=/"+dnsName+"/"+peerSays)
+	l.dnsmasq(t, otherDNS, "--address=/"+dnsName+"/"+otherSays)
+	l.write(dropIns+"app.service", "[Service]\nExecStart=sleep infinity\n")
+	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
+	l.network("app", vip1+"/22")
+	l.boot()
+	l.wantState(t, "systemd-resolved", "active")
+	if out := l.run(t, "cat /etc/resolv.conf"); !strings.Contains(out, "nameserver 127.0.0.53") {
+		t.Fatalf("the host does not use the stub:\n%s", out)
+	}
+	before := l.host.Snapshot()
+	start := func(t *testing.T) {
+		l.run(t, "systemctl start app")
+		t.Cleanup(func() {
+			l.run(t, "systemctl stop app")
+			l.gone(t, before)
+			if out, err := l.try("ls -A /run/systemd-netns"); err != nil || out != "" {
+				t.Errorf("left in /run/systemd-netns: %q, %v", out, err)
+			}
+		})
+	}
+	t.Run("the host's upstream servers", func(t *testing.T) {
+		start(t)
+		l.resolves(t, "app", vip1, peerSays)
+		l.says(t, "app: DNS servers "+peerAddr+", from /run/systemd/resolve/resolv.conf")
+	})
+	t.Run("the network's servers", func(t *testing.T) {
+		l.write(netDir+"app.conflist", `{"cniVersion": "1.1.0", "name": "app", "plugins": [
+			{"type": "macvlan-vip", "master": "eth0", "ipam": {"type": "static", "addresses": [{"address": "`+vip1+`/22"}], "dns": {"nameservers": ["`+otherDNS+`"]}}},
+			{"type": "hairpin-route"}]}`)
+		start(t)
+		l.resolves(t, "app", vip1, otherSays)
+		l.says(t, "app: DNS servers "+otherDNS+", from the network")
+	})
+	t.Run("an administrator's file wins, after a reload too", func(t *testing.T) {
+		start(t)
+		l.write("etc/netns/app/resolv.conf", "nameserver "+peerAddr+"\n")
+		l.run(t, "systemctl reload systemd-netns@app")
+		l.run(t, "systemctl restart app")
+		l.resolves(t, "app", vip1, peerSays)
+		l.run(t, "rm -r /etc/netns/app")
+	})
+	t.Run("loopback servers alone", func(t *testing.T) {
+		l.network("app", vip1+"/22")
+		l.run(t, "systemctl stop systemd-resolved")
+		l.run(t, "rm -rf /run/systemd/resolve /etc/resolv.conf")
+		l.write("etc/resolv.conf", "nameserver 127.0.0.1\n")
+		start(t)
+		l.says(t, "write the service's servers to /etc/netns/app/resolv.conf")
+	})
+}
+
+// says asserts that the shim's journal has a line with a text.
+func (l *lab) says(t *testing.T, text string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("the journal says %q", text), func() error {
+		if out := l.run(t, "journalctl --no-pager -o cat -t systemd-netns"); !strings.Contains(out, text) {
+			return fmt.Errorf("journal:\n%s", out)
+		}
+		return nil
+	})
+}
+
+// TestDHCP: a VIP that a DHCP server of the LAN gives, through the daemon's
+// socket, which the shim's sandbox lets cnitool reach.
+func TestDHCP(t *testing.T) {
+	l := newLab(t)
+	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l.dnsmasq(t, peerAddr, "--dhcp-range=172.16.26.50,172.16.26.59,255.255.252.0,1h", "--dhcp-leasefile=/dev/null", "--dhcp-authoritative", "--leasefile-ro")
+	l.write(dropIns+"dhcp.service", "[Service]\nExecStartPre=mkdir -p /run/cni\nExecStart=/opt/cni/bin/dhcp daemon\n")
+	l.write(dropIns+"app.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:"+peerAddr+":8080\n")
+	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
+	l.write(netDir+"app.conflist", `{"cniVersion": "1.1.0", "name": "app", "plugins": [
+		{"type": "macvlan-vip", "master": "eth0", "ipam": {"type": "dhcp"}}, {"type": "hairpin-route"}]}`)
+	l.boot()
+	t.Run("without the daemon", func(t *testing.T) {
+		if _, err := l.try("systemctl start app"); err == nil {
+			t.Error("the start succeeded")
+		}
+		l.says(t, "start the DHCP daemon, `/opt/cni/bin/dhcp daemon`")
+	})
+	l.run(t, "systemctl start dhcp")
+	eventually(t, "the daemon listens", func() error {
+		_, err := l.try("test -S /run/cni/dhcp.sock")
+		return err
+	})
+	l.run(t, "systemctl start app")
+	vip, _, _ := strings.Cut(strings.Fields(l.run(t, "ip netns exec app ip -4 -o address show mv0"))[3], "/")
+	if !strings.HasPrefix(vip, "172.16.26.5") {
+		t.Fatalf("VIP %q", vip)
+	}
+	l.serves(t, vip)
+	l.run(t, "systemctl stop app")
+	l.silent(t, vip)
+}

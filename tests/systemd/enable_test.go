@@ -1,0 +1,172 @@
+package systemd
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const program = "/usr/local/bin/systemd-netns "
+
+// refused runs a command that must fail, with words in what it says.
+func (l *lab) refused(t *testing.T, command string, words ...string) {
+	t.Helper()
+	_, err := l.try(command)
+	if err == nil {
+		t.Errorf("%s: no error", command)
+		return
+	}
+	for _, word := range words {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("%s: no %q in:\n%v", command, word, err)
+		}
+	}
+}
+
+// on asserts which network namespace a service's main process is in.
+func (l *lab) on(t *testing.T, unit, netns string) {
+	t.Helper()
+	pid := l.run(t, "systemctl show -p MainPID --value "+unit)
+	its, want := l.run(t, "stat -L -c %i /proc/"+pid+"/ns/net"), l.run(t, "stat -L -c %i "+netns)
+	if its != want {
+		t.Errorf("%s is in namespace %s, not %s (%s)", unit, its, want, netns)
+	}
+}
+
+const hostNetns = "/proc/1/ns/net"
+
+// TestEnable: one command in, and one out, with nothing left.
+func TestEnable(t *testing.T) {
+	l := newLab(t)
+	l.haproxyConfig("")
+	// Until it has its VIPs, haproxy's configuration binds what is not there.
+	l.write("etc/sysctl.d/nonlocal.conf", "net.ipv4.ip_nonlocal_bind=1\n")
+	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	backend := "ExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:" + peerAddr + ":8080\n"
+	for _, service := range []string{"one", "two", "app@"} {
+		l.write("usr/lib/systemd/system/"+service+".service", "[Service]\n"+backend)
+	}
+	l.write("usr/lib/systemd/system/two.service", "[Service]\nExecStart=sleep infinity\n")
+	l.write("usr/lib/systemd/system/web.socket", "[Socket]\nListenStream=80\n[Install]\nWantedBy=sockets.target\n")
+	l.write("usr/lib/systemd/system/web.service", "[Service]\nExecStart=/lib/systemd/systemd-socket-proxyd "+peerAddr+":8080\n")
+	l.boot()
+	before := l.host.Snapshot()
+
+	t.Run("no network", func(t *testing.T) {
+		l.refused(t, program+"enable haproxy", `network "haproxy"`, "/etc/cni/net.d", "/usr/local/share/macvlan-vip/conf")
+	})
+	l.conflist("haproxy.conflist", "", "")
+	l.network("lan", "172.16.26.9/22")
+	l.network("other", "172.16.26.9/22")
+	files := l.etc(t)
+	t.Run("a running service, and back", func(t *testing.T) {
+		l.run(t, "sysctl -q -w net.ipv4.ip_nonlocal_bind=1")
+		l.run(t, "systemctl start haproxy")
+		l.on(t, "haproxy", hostNetns)
+		for _, name := range []string{"haproxy", "haproxy.service"} {
+			l.run(t, program+"enable "+name)
+			l.on(t, "haproxy", "/run/netns/haproxy")
+			l.serves(t, vip1, vip2)
+		}
+		if target, err := os.Readlink(l.m.Path(dropIns + "haproxy.service.d/netns.conf")); err != nil || target != unitDir+"netns.conf" {
+			t.Errorf("drop-in: %q, %v", target, err)
+		}
+		if out := line(l.run(t, program+"list"), "haproxy.service"); strings.Join(strings.Fields(out), " ") != "haproxy.service active haproxy haproxy 172.16.26.1/22 172.16.26.2/22" {
+			t.Errorf("list: %q", out)
+		}
+		out := l.run(t, program+"status haproxy")
+		for _, want := range []string{"haproxy.service is active", "172.16.26.1/22 172.16.26.2/22 on mv0", "through mv-int from 172.16.27.217"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("no %q in status:\n%s", want, out)
+			}
+		}
+		for range 2 { // the second has nothing to do
+			l.run(t, program+"disable haproxy")
+		}
+		l.on(t, "haproxy", hostNetns)
+		l.gone(t, before)
+		l.untouched(t, files)
+		l.run(t, "systemctl stop haproxy")
+	})
+	t.Run("a socket-activated service", func(t *testing.T) {
+		l.run(t, "systemctl start web.socket")
+		l.run(t, program+"enable web --network lan --vip 172.16.26.3/22")
+		if got := listeners(l.run(t, "ss -ntlH")); len(got) != 0 {
+			t.Errorf("the socket listens on the host: %q", got)
+		}
+		l.serves(t, "172.16.26.3")
+		l.run(t, program+"disable web")
+		if got := listeners(l.run(t, "ss -ntlH")); len(got) != 1 {
+			t.Errorf("the socket does not listen on the host: %q", got)
+		}
+		l.run(t, "systemctl stop web.socket web.service")
+		l.gone(t, before)
+		l.untouched(t, files)
+	})
+	t.Run("two in one namespace, and a template's instance", func(t *testing.T) {
+		l.run(t, "systemctl start one")
+		l.run(t, program+"enable one --in front --network lan --vip 172.16.26.4/22 --vip fd26::4/64")
+		l.run(t, program+"enable two --in front")
+		l.run(t, program+"enable --network=lan --vip=172.16.26.5/22 app@1")
+		l.run(t, "systemctl start two app@1")
+		l.on(t, "one", "/run/netns/front")
+		l.on(t, "two", "/run/netns/front")
+		l.on(t, "app@1", "/run/netns/app@1")
+		l.serves(t, "172.16.26.4", "172.16.26.5")
+		l.run(t, program+"disable one")
+		l.on(t, "one", hostNetns)
+		l.on(t, "two", "/run/netns/front")
+		l.run(t, "systemctl stop one")
+		l.run(t, program+"disable two")
+		l.on(t, "two", hostNetns)
+		l.run(t, program+"disable app@1")
+		l.run(t, "systemctl stop two app@1")
+		l.gone(t, before)
+		l.untouched(t, files)
+	})
+	t.Run("refusals", func(t *testing.T) {
+		l.refused(t, program+"enable nothing", "nothing.service", "no such unit")
+		l.refused(t, program+"enable ../haproxy", "no name of a unit")
+		l.refused(t, program+"enable app@", "instances")
+		l.refused(t, program+"enable one --network haproxy --vip 172.16.26.4/22", `"ips": true`)
+		l.refused(t, program+"enable one --network lan --vip 172.16.26.4", "prefix length")
+		l.refused(t, program+"status one", "in no namespace", "systemd-netns enable one")
+		l.untouched(t, files)
+	})
+	t.Run("a start that fails leaves the service as it was", func(t *testing.T) {
+		l.run(t, "systemctl start one")
+		l.refused(t, program+"enable one --network lan --vip "+hostAddr+"/22", "the host itself has it")
+		l.on(t, "one", hostNetns)
+		l.gone(t, before)
+		l.untouched(t, files)
+		l.run(t, "systemctl stop one")
+	})
+	t.Run("an administrator's files", func(t *testing.T) {
+		const env, dropIn = "etc/systemd-netns/one.env", dropIns + "one.service.d/netns.conf"
+		l.write(env, "NETWORK=other\n")
+		l.refused(t, program+"enable one --network lan --vip 172.16.26.4/22", "/"+env, "NETWORK=lan")
+		l.write(dropIn, "[Service]\nNice=1\n")
+		files := l.etc(t)
+		l.refused(t, program+"enable one", "/"+dropIn)
+		l.untouched(t, files)
+	})
+}
+
+// etc lists an administrator's files, with their content.
+func (l *lab) etc(t *testing.T) string {
+	t.Helper()
+	which := "find /etc -path /etc/systemd* -o -path /etc/cni* "
+	names := strings.Split(l.run(t, strings.ReplaceAll(which, " -o", ` -printf %p:%y:%l\n -o`)+`-printf %p:%y:%l\n`), "\n")
+	slices.Sort(names)
+	return strings.Join(names, "\n") + "\n" + l.run(t, "find /etc/systemd /etc/cni -type f -exec md5sum {} +")
+}
+
+func (l *lab) untouched(t *testing.T, before string) {
+	t.Helper()
+	if diff := cmp.Diff(before, l.etc(t)); diff != "" {
+		t.Errorf("files: %s", diff)
+	}
+}
