@@ -29,13 +29,13 @@ type Comparison struct {
 	Less bool `json:"less_is_better"`
 }
 
-// Series is one contender's figures, in the order of the rounds.
+// Series is one contender's figures.
 type Series struct {
 	Name string `json:"name"`
 	Spread
 	// Ratio is that to the base, taken round by round.
 	Ratio  Spread    `json:"ratio_to_base"`
-	Values []float64 `json:"values"`
+	Values []float64 `json:"-"`
 }
 
 // Goal is a bound of the ratio between two series, or of another figure.

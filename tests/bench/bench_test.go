@@ -1,7 +1,10 @@
 package bench
 
 import (
+	"errors"
 	"flag"
+	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -15,7 +18,9 @@ import (
 var (
 	full   = flag.Bool("full", false, "measure, and write the results; without it only a look is taken that all contenders do what they should")
 	rounds = flag.Int("rounds", 30, "how often each contender is measured")
-	only   = flag.String("only", "", "measure some parts alone, and leave the results as they are: service, vips, data, failover, crowd")
+	only   = flag.String("only", "", "measure some parts alone, and leave the results as they are: service, vips, memory, data, failover, crowd")
+	traces = flag.Bool("trace", false, "show where the time of one ADD goes")
+	draw   = flag.Bool("draw", false, "draw the last run's results again")
 )
 
 func TestMain(m *testing.M) {
@@ -64,6 +69,9 @@ var parts = []struct {
 		return append(oneService(t, rounds, false), oneService(t, rounds, true)...)
 	}},
 	{"vips", manyVIPs},
+	{"memory", memory},
+	{"data", dataPath},
+	{"failover", failover},
 	{"crowd", manyServices},
 }
 
@@ -72,16 +80,107 @@ func TestBench(t *testing.T) {
 	if !*full {
 		t.Skip("only `make bench` measures")
 	}
-	r := &Results{Rounds: *rounds}
+	last, err := loadResults("results.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &Results{Machine: machine(), Rounds: *rounds}
 	for _, part := range parts {
 		if *only != "" && !slices.Contains(strings.Split(*only, ","), part.name) {
 			continue
 		}
 		// A test of its own, at whose end all of its hosts go.
 		t.Run(part.name, func(t *testing.T) {
-			done := part.measure(t, *rounds)
-			(&Results{Comparisons: done}).print(os.Stdout)
-			r.Comparisons = append(r.Comparisons, done...)
+			done := &Results{Comparisons: part.measure(t, *rounds)}
+			done.print(os.Stdout, last)
+			r.Comparisons = append(r.Comparisons, done.Comparisons...)
 		})
+	}
+	for _, worse := range r.regressions(last) {
+		fmt.Println("WORSE than in the last run:", worse)
+	}
+	if *only == "" && !t.Failed() {
+		publish(t, r)
+	}
+}
+
+// publish writes what is committed.
+func publish(t *testing.T, r *Results) {
+	t.Helper()
+	if err := errors.Join(r.save("results.json"), r.intoReadme("README.md"), r.figures("../../docs/figures")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTrace is `make bench-trace`.
+func TestTrace(t *testing.T) {
+	if !*traces {
+		t.Skip("only `make bench-trace` traces")
+	}
+	trace(t, os.Stdout)
+}
+
+// TestDraw draws the figures and writes the README's results again, from the
+// results of the last run: `go test ./tests/bench -run TestDraw -draw`.
+func TestDraw(t *testing.T) {
+	if !*draw {
+		t.Skip("only with -draw")
+	}
+	r, err := loadResults("results.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish(t, r)
+}
+
+func TestSpread(t *testing.T) {
+	if got, want := spread([]float64{4, 1, 3, 2}), (Spread{1.75, 2.5, 3.25, 4}); got != want {
+		t.Errorf("%v, want %v", got, want)
+	}
+	fixed, slope := line([]float64{1, 10, 1000}, []float64{7, 25, 2005})
+	if math.Abs(fixed-5) > 1e-6 || math.Abs(slope-2) > 1e-6 {
+		t.Errorf("line: %g + %g x, want 5 + 2 x", fixed, slope)
+	}
+}
+
+// TestWorse: what is told of the last run.
+func TestWorse(t *testing.T) {
+	run := func(less bool, ratio float64) *Results {
+		s := Series{Name: "x", Ratio: Spread{ratio * 0.98, ratio, ratio * 1.02, 9}}
+		return &Results{Comparisons: []Comparison{{ID: "c", Less: less, Series: []Series{s}}}}
+	}
+	for _, c := range []struct {
+		less      bool
+		last, now float64
+		worse     int
+	}{{true, 1, 1.5, 1}, {true, 1, 1.03, 0}, {true, 1, 0.5, 0}, {false, 1, 0.5, 1}, {false, 1, 1.5, 0}} {
+		if got := run(c.less, c.now).regressions(run(c.less, c.last)); len(got) != c.worse {
+			t.Errorf("less is better %v, %g after %g: %q", c.less, c.now, c.last, got)
+		}
+	}
+}
+
+// TestPaths: every path leads to its server, at both MTUs.
+func TestPaths(t *testing.T) {
+	for _, mtu := range mtus {
+		paths := newPaths(t, mtu)
+		for _, p := range ends(paths) {
+			p.server.Echo(httpPort, p.addr)
+		}
+		for _, p := range paths {
+			if _, err := p.client.Ask("tcp", p.addr, httpPort); err != nil {
+				t.Errorf("%s, MTU %d: %v", p.name, mtu, err)
+			}
+			// The largest packet passes whole, and none larger does.
+			if p.name == pathLoopback {
+				continue
+			}
+			if err := p.client.Ping(p.addr, "-Mdo", "-s", fmt.Sprint(mtu-28)); err != nil {
+				t.Errorf("%s, MTU %d: %v", p.name, mtu, err)
+			}
+			if err := p.client.Ping(p.addr, "-Mdo", "-s", fmt.Sprint(mtu-27)); err == nil {
+				t.Errorf("%s: a packet larger than the MTU %d passed", p.name, mtu)
+			}
+		}
 	}
 }

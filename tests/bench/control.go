@@ -148,30 +148,32 @@ func vipsOf(t *testing.T, n, rounds int) []Comparison {
 
 // slopes fits a fixed cost and a cost per VIP to the medians.
 func slopes(id, verb string, medians map[string][]float64) Comparison {
-	c := Comparison{ID: id, Title: verb + ": microseconds for each further VIP", Unit: "us", Base: nameFloor, Less: true}
+	c := Comparison{ID: id, Title: verb + ": time for each further VIP", Unit: "us", Base: nameFloor, Less: true}
 	x := make([]float64, len(sizes))
 	for i, n := range sizes {
 		x[i] = float64(n)
 	}
 	slope, fixed := map[string]float64{}, map[string]float64{}
-	for _, name := range []string{nameQuiet, nameFloor, nameArticle} {
-		if y := medians[name]; len(y) > 1 {
-			fixed[name], slope[name] = line(x[:len(y)], y)
-		}
+	for name, y := range medians {
+		fixed[name], slope[name] = line(x[:len(y)], y)
+	}
+	if _, ok := slope[nameFloor]; !ok {
+		c.Base = nameQuiet
 	}
 	for _, name := range []string{nameQuiet, nameFloor, nameArticle} {
-		if slope[name] == 0 {
-			continue
+		if _, ok := slope[name]; ok {
+			c.Series = append(c.Series, Series{Name: name, Spread: exactly(1000 * slope[name]), Ratio: exactly(slope[name] / slope[c.Base])})
 		}
-		c.Series = append(c.Series, Series{Name: name, Spread: exactly(1000 * slope[name]), Ratio: exactly(slope[name] / slope[nameFloor])})
 	}
-	if slope[nameFloor] != 0 {
-		c.Goals = []Goal{{ID: id + "-slope", Text: fmt.Sprintf("%s: each further VIP, %s / %s", verb, nameQuiet, nameFloor),
-			Ratio: exactly(slope[nameQuiet] / slope[nameFloor]), Most: 1.5}}
-		for i, n := range sizes {
-			c.Goals = append(c.Goals, Goal{ID: fmt.Sprintf("%s-%d", id, n), Text: fmt.Sprintf("%s of %d VIPs: (%s - its fixed cost) / %s", verb, n, nameQuiet, nameFloor),
-				Ratio: exactly((medians[nameQuiet][i] - fixed[nameQuiet]) / medians[nameFloor][i]), Most: 1.5})
-		}
+	if c.Base == nameQuiet {
+		return c
+	}
+	c.Goals = []Goal{{ID: id + "-slope", Text: fmt.Sprintf("%s: each further VIP, %s / %s", verb, nameQuiet, nameFloor),
+		Ratio: exactly(slope[nameQuiet] / slope[nameFloor]), Most: 1.5}}
+	for i, n := range sizes {
+		bound := 1.5*medians[nameFloor][i] + fixed[nameQuiet]
+		c.Goals = append(c.Goals, Goal{ID: fmt.Sprintf("%s-%d", id, n), Text: fmt.Sprintf("%s of %d VIPs: %s / (1.5 x %s + fixed cost)", verb, n, nameQuiet, nameFloor),
+			Ratio: exactly(medians[nameQuiet][i] / bound), Most: 1})
 	}
 	return c
 }

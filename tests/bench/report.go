@@ -1,28 +1,189 @@
 package bench
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
 	"text/tabwriter"
+
+	"golang.org/x/sys/unix"
 )
 
 // Results is a whole run.
 type Results struct {
+	Machine     string       `json:"machine"`
 	Rounds      int          `json:"rounds"`
 	Comparisons []Comparison `json:"comparisons"`
 }
 
-// print prints tables.
-func (r *Results) print(out io.Writer) {
+// machine tells what the run was made on.
+func machine() string {
+	var uts unix.Utsname
+	_ = unix.Uname(&uts)
+	cpu := "unknown CPU"
+	data, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(data)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+			cpu = strings.TrimSpace(value)
+			break
+		}
+	}
+	return fmt.Sprintf("Linux %s, %s, %d cores, %s", unix.ByteSliceToString(uts.Release[:]), cpu, runtime.NumCPU(), runtime.Version())
+}
+
+// loadResults reads an earlier run; without one it is empty.
+func loadResults(path string) (*Results, error) {
+	var r Results
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &r, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("results of the last run: %w", err)
+	}
+	return &r, nil
+}
+
+func (r *Results) save(path string) error {
+	data, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(data, '\n'), 0o644)
+}
+
+// find gives a comparison, an empty one if the run did not make it.
+func (r *Results) find(id string) (c Comparison) {
 	for _, c := range r.Comparisons {
+		if c.ID == id {
+			return c
+		}
+	}
+	return c
+}
+
+// of gives a contender's figures.
+func (c Comparison) of(name string) (s Series, ok bool) {
+	for _, s := range c.Series {
+		if s.Name == name {
+			return s, true
+		}
+	}
+	return s, false
+}
+
+// print prints a table of each comparison, and the last run's ratios.
+func (r *Results) print(out io.Writer, last *Results) {
+	for _, c := range r.Comparisons {
+		before := last.find(c.ID)
 		fmt.Fprintf(out, "\n%s [%s]\n", c.Title, c.Unit)
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		fmt.Fprintf(w, "  \tmedian\tquartiles\tratio\tquartiles\tlast ratio\n")
 		for _, s := range c.Series {
-			fmt.Fprintf(w, "  %s\t%.2f\t(%.2f - %.2f)\tx %.2f\t(%.2f - %.2f)\n", s.Name, s.Median, s.Q1, s.Q3, s.Ratio.Median, s.Ratio.Q1, s.Ratio.Q3)
+			then := "-"
+			if b, ok := before.of(s.Name); ok {
+				then = fmt.Sprintf("%.2f", b.Ratio.Median)
+				if c.worse(s, b) {
+					then += "  WORSE"
+				}
+			}
+			fmt.Fprintf(w, "  %s\t%.2f\t%.2f - %.2f\t%.2f\t%.2f - %.2f\t%s\n", s.Name, s.Median, s.Q1, s.Q3, s.Ratio.Median, s.Ratio.Q1, s.Ratio.Q3, then)
 		}
 		w.Flush()
 		for _, g := range c.Goals {
-			fmt.Fprintf(out, "  goal %-5v %s: %.2f, at most %.2f\n", g.Met(), g.Text, g.Ratio.Median, g.Most)
+			fmt.Fprintf(out, "  goal %s: %s: %.2f, %s\n", g.verdict(), g.Text, g.Ratio.Median, g.bound())
 		}
 	}
+}
+
+func (g Goal) verdict() string {
+	if g.Met() {
+		return "met"
+	}
+	return "MISSED"
+}
+
+func (g Goal) bound() string {
+	if g.Least != 0 {
+		return fmt.Sprintf("at least %.2f", g.Least)
+	}
+	return fmt.Sprintf("at most %.2f", g.Most)
+}
+
+// worse tells whether a ratio is worse than in the last run by more than the
+// spread of both.
+func (c Comparison) worse(now, last Series) bool {
+	if c.Less {
+		return now.Ratio.Q1 > last.Ratio.Q3 && now.Ratio.Median > last.Ratio.Median*(1+noise)
+	}
+	return now.Ratio.Q3 < last.Ratio.Q1 && now.Ratio.Median < last.Ratio.Median*(1-noise)
+}
+
+// regressions lists what is worse than in the last run.
+func (r *Results) regressions(last *Results) (all []string) {
+	for _, c := range r.Comparisons {
+		before := last.find(c.ID)
+		for _, s := range c.Series {
+			if b, ok := before.of(s.Name); ok && c.worse(s, b) {
+				all = append(all, fmt.Sprintf("%s: %s: ratio %.2f, last %.2f", c.Title, s.Name, s.Ratio.Median, b.Ratio.Median))
+			}
+		}
+	}
+	return all
+}
+
+const (
+	resultsBegin = "<!-- results: `make bench` writes what follows -->\n"
+	resultsEnd   = "<!-- end of the results -->\n"
+)
+
+// intoReadme replaces the results in a README.
+func (r *Results) intoReadme(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	head, rest, begun := strings.Cut(string(data), resultsBegin)
+	_, tail, ended := strings.Cut(rest, resultsEnd)
+	if !begun || !ended {
+		return fmt.Errorf("%s: no place for the results, which is between %q and %q", path, strings.TrimSpace(resultsBegin), strings.TrimSpace(resultsEnd))
+	}
+	return os.WriteFile(path, []byte(head+resultsBegin+r.markdown()+resultsEnd+tail), 0o644)
+}
+
+// markdown holds ratios only: a time means nothing on another machine.
+func (r *Results) markdown() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n%s. Up to %d rounds. Each figure is the median of the rounds' ratios, with their\nquartiles.\n\n### Goals\n\n| | ratio | quartiles | goal | |\n|---|---:|---:|---:|---|\n", r.Machine, r.Rounds)
+	for _, c := range r.Comparisons {
+		for _, g := range c.Goals {
+			fmt.Fprintf(&b, "| %s | %.2f | %.2f - %.2f | %s | %s |\n", g.Text, g.Ratio.Median, g.Ratio.Q1, g.Ratio.Q3, g.bound(), strings.ToLower(g.verdict()))
+		}
+	}
+	fmt.Fprintf(&b, "\n### All ratios\n")
+	for _, c := range r.Comparisons {
+		fmt.Fprintf(&b, "\n**%s**, ratio to %s (%s is better):\n\n| | ratio | quartiles | rounds |\n|---|---:|---:|---:|\n", c.Title, c.Base, map[bool]string{true: "less", false: "more"}[c.Less])
+		for _, s := range c.Series {
+			fmt.Fprintf(&b, "| %s | %.2f | %.2f - %.2f | %d |\n", s.Name, s.Ratio.Median, s.Ratio.Q1, s.Ratio.Q3, s.N)
+		}
+	}
+	b.WriteByte('\n')
+	return b.String()
+}
+
+// writeFile writes a file and the folders above it.
+func writeFile(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, data, 0o644)
 }

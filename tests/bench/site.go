@@ -134,9 +134,15 @@ func (s *site) write(name, content string) string {
 	return path
 }
 
-// writeNetwork writes a conflist of plugins, the first of which has the VIPs.
+// writeNetwork writes a conflist.
 func (s *site) writeNetwork(name string, plugins []map[string]any, vips ...string) {
 	s.t.Helper()
+	s.write(name+".conflist", conflist(s.t, name, plugins, vips...))
+}
+
+// conflist is a network of plugins, the first of which has the VIPs.
+func conflist(t testing.TB, name string, plugins []map[string]any, vips ...string) string {
+	t.Helper()
 	addresses := make([]map[string]string, len(vips))
 	for i, vip := range vips {
 		addresses[i] = map[string]string{"address": vip}
@@ -144,9 +150,9 @@ func (s *site) writeNetwork(name string, plugins []map[string]any, vips ...strin
 	plugins[0]["ipam"] = map[string]any{"type": "static", "addresses": addresses}
 	list, err := json.MarshalIndent(map[string]any{"cniVersion": "1.1.0", "name": name, "plugins": plugins}, "", "  ")
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	s.write(name+".conflist", string(list))
+	return string(list)
 }
 
 // restore makes the service's namespace what it was at first, ends announcers,
