@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"macvlan-vip/plugins/internal/cnierr"
 	"macvlan-vip/plugins/internal/config"
@@ -54,19 +55,27 @@ func (a *attachment) findHostLink() error {
 
 // hostSide is the result's macvlan that is in no sandbox, or else whatever is
 // in none.
-func (a *attachment) hostSide() (name string) {
-	for _, iface := range a.prev.Interfaces {
-		if iface.Sandbox != "" {
-			continue
-		}
-		if f, found, err := a.k.Host.Link(iface.Name); err == nil && found && f.Kind == plan.KindMacvlan {
-			return iface.Name
-		}
-		if name == "" {
-			name = iface.Name
+func (a *attachment) hostSide() string {
+	names := onHost(a.prev)
+	for _, name := range names {
+		if f, found, err := a.k.Host.Link(name); err == nil && found && f.Kind == plan.KindMacvlan {
+			return name
 		}
 	}
-	return name
+	if len(names) == 0 {
+		return ""
+	}
+	return names[0]
+}
+
+// onHost names the interfaces of a result that are in no sandbox.
+func onHost(r *current.Result) (names []string) {
+	for _, iface := range r.Interfaces {
+		if iface.Sandbox == "" {
+			names = append(names, iface.Name)
+		}
+	}
+	return names
 }
 
 func (a *attachment) findServiceLink() error {

@@ -81,10 +81,14 @@ func cmdAdd(args *skel.CmdArgs) error {
 		return err
 	}
 	defer a.k.Close()
-	if err := a.add(); err != nil {
+	err = a.add()
+	if err == nil {
+		err = verb.PrintResult(a.conf.PrevResult, a.conf.CNIVersion)
+	}
+	if err != nil {
 		return verb.RollBack(err, &a.undo)
 	}
-	return types.PrintResult(a.conf.PrevResult, a.conf.CNIVersion)
+	return nil
 }
 
 // add makes the way, or puts right what is missing of it.

@@ -13,6 +13,7 @@ import (
 	"github.com/containernetworking/plugins/pkg/ipam"
 
 	"macvlan-vip/plugins/internal/cnierr"
+	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/journal"
 )
 
@@ -49,7 +50,19 @@ func ipamAdd(kind string, stdin []byte) (*current.Result, error) {
 		return nil, ipamError(kind, "give addresses", err)
 	}
 	result, err := current.NewResultFromResult(raw)
-	return result, ipamError(kind, "understand its result", err)
+	if err != nil {
+		return nil, ipamError(kind, "understand its result", err)
+	}
+	// Which link the addresses are for is not the IPAM plugin's to say.
+	for _, ip := range result.IPs {
+		if ip != nil {
+			ip.Interface = nil
+		}
+	}
+	if err := config.CheckResult(result); err != nil {
+		return nil, cnierr.New(types.ErrDecodingFailure, "use an IPAM plugin that prints a valid result", "ipam: %q: its result: %v", kind, err)
+	}
+	return result, nil
 }
 
 func ipamDel(kind string, stdin []byte) error {

@@ -11,7 +11,6 @@ import (
 	"runtime"
 
 	"github.com/containernetworking/cni/pkg/skel"
-	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 	bv "github.com/containernetworking/plugins/pkg/utils/buildversion"
 
@@ -130,10 +129,13 @@ func cmdAdd(args *skel.CmdArgs) error {
 	}
 	defer a.k.Close()
 	result, err := a.add()
+	if err == nil {
+		err = verb.PrintResult(plan.Chain(a.prev, result), a.conf.CNIVersion)
+	}
 	if err != nil {
 		return verb.RollBack(err, &a.undo)
 	}
-	return types.PrintResult(plan.Chain(a.prev, result), a.conf.CNIVersion)
+	return nil
 }
 
 // cmdDel reads as little of the configuration as it can, since one that was

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -159,6 +160,7 @@ func (o outcome) String() string {
 func (l *lab) exec(env []string, stdin string, argv ...string) (o outcome) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	var stdout, stderr bytes.Buffer
+	env = append(slices.Clone(env), testnet.CoverEnv()...)
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, strings.NewReader(stdin), &stdout, &stderr
 	l.host.Do(func() error {
 		// The child begins in the namespace of the thread that starts it.

@@ -165,8 +165,13 @@ func TestDEL(t *testing.T) {
 		"host's route gone":     func(p *pair) { l.host.IP("route del 192.0.2.10 table local metric 100") },
 		"host's neighbour gone": func(p *pair) { l.host.IP("neigh del 192.0.2.10 dev mv-int") },
 		"the master is another": func(p *pair) { p.link = with(t, p.link, "master", "nonesuch") },
-		"the mode is none":      func(p *pair) { p.link = with(t, p.link, "mode", "nonesuch") },
-		"never added":           func(p *pair) { p.down() },
+		"keys are of wrong types": func(p *pair) {
+			for _, key := range []string{"prevResult", "dns", "mtu", "sysctl", "metric", "capabilities", "args"} {
+				p.link, p.hairpin = with(t, p.link, key, "x"), with(t, p.hairpin, key, "x")
+			}
+		},
+		"the mode is none": func(p *pair) { p.link = with(t, p.link, "mode", "nonesuch") },
+		"never added":      func(p *pair) { p.down() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := l.up(t, "c1", "1.1.0", staticV4)
@@ -361,6 +366,10 @@ func TestDelegatedADDFails(t *testing.T) {
 		"nonsense":            {func(s *spy) { s.answers("ADD", "none") }, types.ErrInternal},
 		"no address":          {func(s *spy) { s.answers("ADD", `{"cniVersion": "1.1.0"}`) }, types.ErrInvalidNetworkConfig},
 		"the host's address":  {func(s *spy) { s.answers("ADD", `{"cniVersion": "1.1.0", "ips": [{"address": "192.0.2.1/24"}]}`) }, 100},
+		"null for an address": {func(s *spy) { s.answers("ADD", `{"cniVersion": "1.1.0", "ips": [null]}`) }, types.ErrDecodingFailure},
+		"null for a route": {func(s *spy) {
+			s.answers("ADD", `{"cniVersion": "1.1.0", "ips": [{"address": "192.0.2.10/24"}], "routes": [null]}`)
+		}, types.ErrDecodingFailure},
 		"an address too many": {func(s *spy) {
 			s.answers("ADD", `{"cniVersion": "1.1.0", "ips": [{"address": "192.0.2.10/24"}, {"address": "192.0.2.10/24"}]}`)
 		}, types.ErrInvalidNetworkConfig},
@@ -403,6 +412,21 @@ func TestPrevResult(t *testing.T) {
 	a.must("hairpin-route", "ADD", hairpin)
 	a.must("hairpin-route", "CHECK", hairpin)
 	a.must("hairpin-route", "DEL", hairpin)
+}
+
+// TestResultWithoutForm: before 0.3.0 there is no result without an address, so
+// that ADD fails when all is made, and must leave nothing of it.
+func TestResultWithoutForm(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24")
+	before := l.state()
+	for _, v := range []string{"0.1.0", "0.2.0"} {
+		a := l.attachment("c1")
+		refused(t, a.run("macvlan-vip", "ADD", conf(v, "macvlan-vip", "lan", `"master": "eth0"`)), types.ErrInvalidNetworkConfig)
+		l.mustBe(before, "after the refused ADD")
+		if out := a.service.IP("link show"); strings.Contains(out, "mv0") {
+			t.Errorf("left in the netns:\n%s", out)
+		}
+	}
 }
 
 // TestLongContainerID: the specification sets no limit, but a file's name has

@@ -2,10 +2,12 @@ package testnet
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -16,6 +18,9 @@ import (
 // Plugins builds CNI plugins into a folder that lives as long as the test
 // binary, and makes it part of CNI_PATH. It is for TestMain.
 func Plugins(m *testing.M, packages ...string) int {
+	if fuzzing() {
+		return m.Run()
+	}
 	dir, err := os.MkdirTemp("", "cni-plugins-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -23,7 +28,7 @@ func Plugins(m *testing.M, packages ...string) int {
 	}
 	defer os.RemoveAll(dir)
 	for _, pkg := range packages {
-		build := exec.Command("go", "build", "-o", filepath.Join(dir, filepath.Base(pkg)), pkg)
+		build := exec.Command("go", append(buildArgs(pkg), "-o", filepath.Join(dir, filepath.Base(pkg)), pkg)...)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build %s: %v\n%s", pkg, err, out)
@@ -33,6 +38,36 @@ func Plugins(m *testing.M, packages ...string) int {
 	// testutils makes PATH the CNI_PATH.
 	os.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	return m.Run()
+}
+
+// buildArgs makes binaries of this project that say what of them was run, if
+// GOCOVERDIR names a folder for that (go.dev/doc/build-cover).
+func buildArgs(pkg string) []string {
+	if len(CoverEnv()) > 0 && strings.HasPrefix(pkg, "macvlan-vip/") {
+		return []string{"build", "-cover", "-coverpkg=macvlan-vip/plugins/..."}
+	}
+	return []string{"build"}
+}
+
+// CoverEnv is what a process that is given an environment of its own needs in
+// it, to say what of it was run; empty where nobody asks.
+func CoverEnv() []string {
+	if dir := os.Getenv("GOCOVERDIR"); dir != "" {
+		return []string{"GOCOVERDIR=" + dir}
+	}
+	return nil
+}
+
+// fuzzing tells whether the test binary is to fuzz, which runs no plugin, in
+// worker processes that come and go.
+func fuzzing() bool {
+	flag.Parse()
+	for _, name := range []string{"test.fuzz", "test.fuzzworker"} {
+		if f := flag.Lookup(name); f != nil && f.Value.String() != f.DefValue {
+			return true
+		}
+	}
+	return false
 }
 
 // Attachment is one that a test adds, checks and deletes by calling a

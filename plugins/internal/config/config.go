@@ -55,10 +55,19 @@ func decodeStrict(key string, data []byte, into any) error {
 }
 
 // ParseNet reads what DEL and GC need to know, which is as little as can be: a
-// configuration that was edited after ADD must not keep them from cleaning up.
+// configuration that was edited after ADD must not keep them from cleaning up,
+// whatever its other keys hold.
 func ParseNet(stdin []byte) (*types.NetConf, error) {
-	conf := &types.NetConf{}
-	return conf, decode(stdin, conf)
+	var raw struct {
+		CNIVersion string `json:"cniVersion"`
+		Name       string `json:"name"`
+		Type       string `json:"type"`
+		IPAM       struct {
+			Type string `json:"type"`
+		} `json:"ipam"`
+	}
+	err := decode(stdin, &raw)
+	return &types.NetConf{CNIVersion: raw.CNIVersion, Name: raw.Name, Type: raw.Type, IPAM: types.IPAM{Type: raw.IPAM.Type}}, err
 }
 
 func jsonName(goKind string) string {
@@ -112,6 +121,9 @@ func checkRange(key string, value, low, high int, unit string) error {
 	return nil
 }
 
+// prevRemedy is what to do about a prevResult that is none.
+const prevRemedy = "chain this plugin behind one that prints a valid result"
+
 // ParsePrevResult gives the result of the plugin before this one as the
 // current type, or nil where there is none.
 func ParsePrevResult(conf *types.NetConf) (*current.Result, error) {
@@ -119,46 +131,43 @@ func ParsePrevResult(conf *types.NetConf) (*current.Result, error) {
 		return nil, nil
 	}
 	if err := version.ParsePrevResult(conf); err != nil {
-		return nil, cnierr.New(types.ErrDecodingFailure, "chain this plugin behind one that prints a valid result", "prevResult: %v", err)
+		return nil, cnierr.New(types.ErrDecodingFailure, prevRemedy, "prevResult: %v", err)
 	}
 	result, err := current.NewResultFromResult(conf.PrevResult)
 	if err != nil {
-		return nil, cnierr.New(types.ErrDecodingFailure, "chain this plugin behind one that prints a valid result", "prevResult: %v", err)
+		return nil, cnierr.New(types.ErrDecodingFailure, prevRemedy, "prevResult: %v", err)
 	}
-	if err := checkResult(result); err != nil {
-		return nil, err
+	if err := CheckResult(result); err != nil {
+		return nil, cnierr.New(types.ErrDecodingFailure, prevRemedy, "prevResult.%v", err)
 	}
 	return result, nil
 }
 
-// checkResult refuses what a foreign plugin's JSON can hold and no code
-// behind this should have to expect.
-func checkResult(r *current.Result) error {
-	bad := func(key string, value any, problem string) error {
-		return cnierr.New(types.ErrDecodingFailure, "chain this plugin behind one that prints a valid result", "prevResult.%s: %v: %s", key, value, problem)
-	}
+// CheckResult refuses what a foreign plugin's JSON can hold and no code
+// behind this should have to expect. The error names the key and the value.
+func CheckResult(r *current.Result) error {
 	for i, iface := range r.Interfaces {
 		if iface == nil {
-			return bad(fmt.Sprintf("interfaces[%d]", i), "null", "not an interface")
+			return fmt.Errorf("interfaces[%d]: null: not an interface", i)
 		}
 	}
 	for i, ip := range r.IPs {
 		if ip == nil {
-			return bad(fmt.Sprintf("ips[%d]", i), "null", "not an address")
+			return fmt.Errorf("ips[%d]: null: not an address", i)
 		}
 		if _, ok := PrefixOf(ip.Address); !ok {
-			return bad(fmt.Sprintf("ips[%d].address", i), ip.Address.String(), "not an address with a prefix length")
+			return fmt.Errorf("ips[%d].address: %s: not an address with a prefix length", i, ip.Address.String())
 		}
 		if n := ip.Interface; n != nil && (*n < 0 || *n >= len(r.Interfaces)) {
-			return bad(fmt.Sprintf("ips[%d].interface", i), *n, "no such interface in the result")
+			return fmt.Errorf("ips[%d].interface: %d: no such interface in the result", i, *n)
 		}
 	}
 	for i, route := range r.Routes {
 		if route == nil {
-			return bad(fmt.Sprintf("routes[%d]", i), "null", "not a route")
+			return fmt.Errorf("routes[%d]: null: not a route", i)
 		}
 		if _, ok := PrefixOf(route.Dst); !ok {
-			return bad(fmt.Sprintf("routes[%d].dst", i), route.Dst.String(), "not a prefix")
+			return fmt.Errorf("routes[%d].dst: %s: not a prefix", i, route.Dst.String())
 		}
 	}
 	return nil

@@ -99,6 +99,16 @@ func RollBack(err error, undo *reconcile.Undo) error {
 	return err
 }
 
+// PrintResult prints a result in the configuration's version of the
+// specification, which may have no room for it.
+func PrintResult(result types.Result, cniVersion string) error {
+	converted, err := result.GetAsVersion(cniVersion)
+	if err != nil {
+		return cnierr.Config("cniVersion", cniVersion, "has no form for this result: "+err.Error(), "use 0.3.0 or later: before that a result needs an address")
+	}
+	return converted.Print()
+}
+
 // openKernel opens both namespaces for ADD and CHECK, in which the service's
 // must be there, and another than the host's.
 func openKernel(netns string) (*kernel.Kernel, error) {
