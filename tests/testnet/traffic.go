@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"strings"
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -104,6 +105,19 @@ func (n *Namespace) Sysctl(key, value string) {
 		out, err := exec.Command("sysctl", "-qw", key+"="+value).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("sysctl %s=%s: %w: %s", key, value, err, out)
+		}
+		return nil
+	})
+}
+
+// NFT loads nftables rules into the namespace.
+func (n *Namespace) NFT(rules string) {
+	n.t.Helper()
+	n.Do(func() error {
+		nft := exec.Command("nft", "-f", "-")
+		nft.Stdin = strings.NewReader(rules)
+		if out, err := nft.CombinedOutput(); err != nil {
+			return fmt.Errorf("nft: %w: %s", err, out)
 		}
 		return nil
 	})

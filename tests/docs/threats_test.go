@@ -1,0 +1,79 @@
+package docs
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// attacks are what root in a service does to get out of its namespace, or to
+// reach what is the host's through it; each fails where it is kept from it.
+var attacks = map[string]string{
+	"enter the host's namespace":        "nsenter --net=/proc/1/ns/net ip link show mv-int",
+	"enter a namespace by its name":     "nsenter --net=/run/netns/haproxy true",
+	"have systemd run something":        "test -n \"$(systemd-run --quiet --wait --pipe ip -o link show mv-int)\"",
+	"set the host's MTU through /sys":   "echo 1400 >/sys/class/net/eth0/mtu; echo 1500 >/sys/class/net/eth0/mtu",
+	"write a record":                    "touch /run/cni/macvlan-vip/forged; rm /run/cni/macvlan-vip/forged",
+	"open a packet socket":              "timeout 1 tcpdump -i mv0 -w /dev/null || test $? = 124",
+	"add an address":                    "ip address add 172.16.26.99/22 dev mv0; ip address del 172.16.26.99/22 dev mv0",
+	"take another MAC":                  "ip link set mv0 address 02:00:5e:00:53:99; ip link set mv0 address $(cat /root/mac)",
+	"make a macvlan of mode source":     "ip link add link mv0 name spy type macvlan mode source; ip link del spy",
+	"set a sysctl of its own namespace": "sysctl -qw net.ipv4.conf.mv0.arp_announce=2",
+	"make a namespace of its own":       "unshare --net true",
+}
+
+// TestThreats: with all its capabilities root in a service gets out of its
+// namespace in every way that the threat model names, and with
+// netns-hardened.conf in none; Debian's haproxy works with that, too.
+func TestThreats(t *testing.T) {
+	l := newLab(t)
+	l.install(t)
+	l.serves(t)
+	// As on a machine of metal: nspawn leaves /sys for reading alone.
+	l.must(t, "mount -o remount,bind,rw /sys")
+	l.must(t, "ip netns exec haproxy ip -o link show mv0 | sed 's,.*link/ether \\([^ ]*\\).*,\\1,' >/root/mac")
+	dropIn := l.must(t, "sed s/%N/haproxy/g /usr/local/lib/systemd/system/netns.conf")
+	l.write(t, "etc/systemd/system/attack@.service", "[Service]\nType=oneshot\nExecStart=/bin/sh -eux /root/attack-%i\n")
+	l.write(t, "etc/systemd/system/attack@.service.d/netns.conf", dropIn)
+	numbers := map[string]int{}
+	for name, script := range attacks {
+		numbers[name] = len(numbers)
+		l.write(t, fmt.Sprintf("root/attack-%d", numbers[name]), script+"\n")
+	}
+	l.must(t, "systemctl daemon-reload")
+	try := func(name string) error {
+		_, err := l.sh(fmt.Sprintf("systemctl start attack@%d", numbers[name]))
+		return err
+	}
+	for name := range attacks {
+		if err := try(name); err != nil {
+			log, _ := l.sh(fmt.Sprintf("journalctl --no-pager -o cat -u attack@%d", numbers[name]))
+			t.Errorf("root with all capabilities can't %s, says the test and not the page: %v: %s", name, err, log)
+		}
+	}
+	before := l.must(t, "systemd-analyze security haproxy --no-pager | tail -1")
+
+	l.must(t, `for s in haproxy attack@; do
+		mkdir -p /etc/systemd/system/$s.service.d
+		ln -s /usr/local/lib/systemd/system/netns-hardened.conf /etc/systemd/system/$s.service.d/
+	done
+	systemctl daemon-reload; systemctl reset-failed; systemctl restart haproxy`)
+	for name := range attacks {
+		if err := try(name); err == nil {
+			t.Errorf("with netns-hardened.conf root can %s", name)
+		}
+	}
+	l.serves(t)
+	l.must(t, "systemctl reload haproxy")
+	l.serves(t)
+	after := l.must(t, "systemd-analyze security haproxy --no-pager | tail -1")
+	t.Logf("haproxy without netns-hardened.conf: %s; with it: %s", strings.TrimSpace(before), strings.TrimSpace(after))
+	if before == after {
+		t.Error("systemd sees no difference")
+	}
+	l.must(t, "systemctl stop haproxy")
+	l.silent(t)
+	if out := l.must(t, "ip netns list; find /run/cni -type f"); out != "" {
+		t.Errorf("left: %s", out)
+	}
+}
