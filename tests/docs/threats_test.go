@@ -30,7 +30,7 @@ func TestThreats(t *testing.T) {
 	l.install(t)
 	l.serves(t)
 	// As on a machine of metal: nspawn leaves /sys for reading alone.
-	l.must(t, "mount -o remount,bind,rw /sys")
+	l.must(t, "mkdir /run/sys; mount -t sysfs sysfs /run/sys; mount -o remount,rw /run/sys; mount --rbind /sys/fs/cgroup /run/sys/fs/cgroup; mount --rbind /run/sys /sys")
 	l.must(t, "ip netns exec haproxy ip -o link show mv0 | sed 's,.*link/ether \\([^ ]*\\).*,\\1,' >/root/mac")
 	dropIn := l.must(t, "sed s/%N/haproxy/g /usr/local/lib/systemd/system/netns.conf")
 	l.write(t, "etc/systemd/system/attack@.service", "[Service]\nType=oneshot\nExecStart=/bin/sh -eux /root/attack-%i\n")
@@ -57,7 +57,8 @@ func TestThreats(t *testing.T) {
 		mkdir -p /etc/systemd/system/$s.service.d
 		ln -s /usr/local/lib/systemd/system/netns-hardened.conf /etc/systemd/system/$s.service.d/
 	done
-	systemctl daemon-reload; systemctl reset-failed; systemctl restart haproxy`)
+	systemctl daemon-reload; systemctl reset-failed
+	systemctl reload systemd-netns@haproxy; systemctl restart haproxy`)
 	for name := range attacks {
 		if err := try(name); err == nil {
 			t.Errorf("with netns-hardened.conf root can %s", name)
