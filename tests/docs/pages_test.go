@@ -14,8 +14,8 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 
-	"macvlan-vip/tests/markdown"
 	"macvlan-vip/tests/nspawn"
+	"macvlan-vip/tests/page"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -30,7 +30,7 @@ var languages = []string{"sh", "console", "json", "nft", "ini", "text", "toml", 
 const notRun = "not run: "
 
 // pages reads every page of the project that is for its users.
-func pages(t *testing.T) (all []*markdown.Page) {
+func pages(t *testing.T) (all []*page.Page) {
 	t.Helper()
 	top, err := nspawn.Top()
 	if err != nil {
@@ -42,19 +42,19 @@ func pages(t *testing.T) (all []*markdown.Page) {
 			t.Fatalf("%s: %d files, %v", pattern, len(files), err)
 		}
 		for _, file := range files {
-			page, err := markdown.Read(file)
+			p, err := page.Read(file)
 			if err != nil {
 				t.Fatal(err)
 			}
-			page.Path, _ = filepath.Rel(top, file)
-			all = append(all, page)
+			p.Path, _ = filepath.Rel(top, file)
+			all = append(all, p)
 		}
 	}
 	return all
 }
 
 // commands gives the blocks of a page that are to be run.
-func commands(p *markdown.Page) (blocks []markdown.Block) {
+func commands(p *page.Page) (blocks []page.Block) {
 	for _, b := range p.Blocks {
 		if (b.Language == "sh" || b.Language == "console") && !strings.HasPrefix(b.Note, notRun) {
 			blocks = append(blocks, b)
@@ -105,9 +105,9 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-func hasAnchor(all []*markdown.Page, target, fragment string) bool {
-	i := slices.IndexFunc(all, func(p *markdown.Page) bool { return p.Path == target })
-	return i >= 0 && slices.ContainsFunc(all[i].Headings, func(h string) bool { return markdown.Anchor(h) == fragment })
+func hasAnchor(all []*page.Page, target, fragment string) bool {
+	i := slices.IndexFunc(all, func(p *page.Page) bool { return p.Path == target })
+	return i >= 0 && slices.ContainsFunc(all[i].Headings, func(h string) bool { return page.Anchor(h) == fragment })
 }
 
 var testName = regexp.MustCompile("`(Test[A-Z][A-Za-z0-9]*)`")
@@ -177,7 +177,7 @@ func TestJSON(t *testing.T) {
 }
 
 // attach adds a service to a block's network, checks it and deletes it.
-func attach(t *testing.T, b markdown.Block, config string) {
+func attach(t *testing.T, b page.Block, config string) {
 	t.Helper()
 	list, err := libcni.NetworkConfFromBytes([]byte(config))
 	if err != nil {
@@ -250,6 +250,7 @@ func TestPages(t *testing.T) {
 				if err := l.run(b); err != nil {
 					t.Errorf("%s: %v", b.At(), err)
 				}
+				l.serves(t)
 			}
 		})
 	}
@@ -258,7 +259,7 @@ func TestPages(t *testing.T) {
 }
 
 // run runs a block: of sh, which has to succeed, or of console.
-func (l *lab) run(b markdown.Block) error {
+func (l *lab) run(b page.Block) error {
 	if b.Language == "console" {
 		return l.console(b)
 	}
@@ -279,7 +280,7 @@ type step struct {
 
 // console runs a block that begins its commands with `host# ` or `peer# ` and
 // shows, under each, what it prints. In that, … stands for anything.
-func (l *lab) console(b markdown.Block) error {
+func (l *lab) console(b page.Block) error {
 	var steps []step
 	for line := range strings.Lines(b.Text) {
 		line = strings.TrimRight(line, "\n")

@@ -15,7 +15,7 @@ import (
 	"github.com/mdlayher/packet"
 	"golang.org/x/sys/unix"
 
-	"macvlan-vip/tests/markdown"
+	"macvlan-vip/tests/page"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -73,15 +73,11 @@ func newThreatLAN(t *testing.T) *threat {
 // load loads the rules that a section of the page has, with nft(8).
 func (th *threat) load(in *testnet.Namespace, section string) {
 	th.Helper()
-	page, err := markdown.Read(threatModel)
+	blocks, err := page.Blocks(threatModel, section, "nft")
 	if err != nil {
 		th.Fatal(err)
 	}
-	blocks := page.In(section, "nft")
-	if len(blocks) != 1 {
-		th.Fatalf("%d blocks of nft rules in the section %q", len(blocks), section)
-	}
-	in.NFT(blocks[0].Text)
+	in.NFT(blocks[0])
 }
 
 // send sends a frame out of the taken-over service's link.

@@ -1,6 +1,4 @@
-// Package markdown reads the project's pages for tests: what is in their
-// fenced blocks, and where their links lead.
-package markdown
+package page
 
 import (
 	"fmt"
@@ -25,7 +23,7 @@ type Block struct {
 
 // At is where the block is, for messages.
 func (b Block) At() string {
-	return fmt.Sprintf("%s:%d (%s)", filepath.Base(b.Page), b.Line, b.Section)
+	return fmt.Sprintf("%s/%s:%d (%s)", filepath.Base(filepath.Dir(b.Page)), filepath.Base(b.Page), b.Line, b.Section)
 }
 
 var (
@@ -94,16 +92,6 @@ func (p *Page) prose(line string) string {
 		return m[1]
 	}
 	return ""
-}
-
-// In gives the blocks of a language in a section.
-func (p *Page) In(section, language string) (blocks []Block) {
-	for _, b := range p.Blocks {
-		if b.Section == section && b.Language == language {
-			blocks = append(blocks, b)
-		}
-	}
-	return blocks
 }
 
 var notAnchor = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
