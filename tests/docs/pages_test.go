@@ -250,8 +250,8 @@ func TestPages(t *testing.T) {
 				if err := l.run(b); err != nil {
 					t.Errorf("%s: %v", b.At(), err)
 				}
-				l.serves(t)
 			}
+			l.serves(t)
 		})
 	}
 	l.reset(t)
