@@ -54,6 +54,7 @@ package-root:
 	mv $(addprefix $(STAGE)$(CNI_BIN)/,$(IPAM)) $(STAGE)/usr/lib/macvlan-vip
 	mv $(STAGE)/usr/share/doc/macvlan-vip/LICENSE $(STAGE)
 	install -m 644 packaging/copyright $(STAGE)/usr/share/doc/macvlan-vip
+	install -m 644 packaging/lintian-overrides $(STAGE)
 	gzip -9n $(STAGE)/usr/share/man/man*/*
 	find $(STAGE) -exec touch -d @$(SOURCE_DATE_EPOCH) {} +
 	printf -- '- semver: "%s"\n  date: %s\n  packager: %s\n  deb: {urgency: medium, distributions: [unstable]}\n  changes:\n    - note: %s\n' \

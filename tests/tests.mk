@@ -10,7 +10,7 @@ ALONE := unshare --mount sh -ec 'mkdir -p /run/netns; mount -t tmpfs netns /run/
 
 GOTEST := $(ALONE) $(GO) test -count=1 -p 1 -timeout 15m
 
-.PHONY: test-deps test test-systemd fuzz demo lint
+.PHONY: test-deps test test-systemd fuzz demo lint lint-deps
 test-deps:
 	@set -e; missing="$(missing)"; [ -z "$$missing" ] || { \
 		echo "installing: $$missing"; apt-get update -qq; \
@@ -32,6 +32,18 @@ fuzz: ## Fuzz every target for FUZZTIME [30s]
 demo: test-deps build ## Show the main job on a throwaway machine: haproxy on two VIPs
 	@$(ALONE) $(GO) run ./tests/demo
 
-lint: test-deps ## Run the linters
+LINT_DEBS := mandoc shfmt
+lint-deps: DEBS += $(LINT_DEBS)
+lint-deps: test-deps
+
+SCRIPTS  := .ci/run $(wildcard packaging/scripts/*)
+LINTROOT := build/lint
+
+lint: lint-deps build ## Run the linters of code, scripts, manual pages and units
 	$(GO) tool -modfile=tests/tools/go.mod golangci-lint run ./...
-	shellcheck -s sh .ci/run
+	shellcheck -s sh $(SCRIPTS)
+	shfmt -d $(SCRIPTS)
+	mandoc -T lint -W warning $(MAN)
+	rm -rf $(LINTROOT) && $(MAKE) -s install DESTDIR=$(LINTROOT) >/dev/null
+	for unit in $(notdir $(wildcard systemd/*@.service systemd/*@.timer)); do \
+		systemd-analyze verify --root=$(abspath $(LINTROOT)) --man=no --recursive-errors=no $${unit%@*}@name.$${unit##*.} || exit 1; done

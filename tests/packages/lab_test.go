@@ -1,0 +1,191 @@
+package packages
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"context"
+	"net"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"golang.org/x/sys/unix"
+
+	"macvlan-vip/tests/nspawn"
+	"macvlan-vip/tests/testnet"
+)
+
+const (
+	vip1   = "172.16.26.1"
+	vip2   = "172.16.26.2"
+	answer = "answer of haproxy"
+)
+
+// lab is a machine without the project, on a LAN with one peer.
+type lab struct {
+	host, peer *testnet.Namespace
+	m          *nspawn.Machine
+}
+
+func newLab(t testing.TB) *lab {
+	t.Helper()
+	l := &lab{}
+	l.host, l.peer = testnet.NewHost(t, "172.16.27.217/22")
+	l.peer.AddAddress("port", "172.16.27.5/22")
+	m, err := nspawn.New(l.host.Path(), nspawn.Bare(), nspawn.With("lintian", "man-db", "rpm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.m = m
+	t.Cleanup(func() {
+		if t.Failed() {
+			journal, _ := m.Run("journalctl", "--no-pager", "-n", "100")
+			t.Logf("journal:\n%s", journal)
+		}
+		if err := m.Destroy(); err != nil {
+			t.Error(err)
+		}
+	})
+	// It is started when its namespace can be made.
+	if out, err := exec.Command("systemctl", "--root="+m.Path(""), "disable", "--quiet", "haproxy.service").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	l.write(t, "etc/haproxy/haproxy.cfg", fmt.Sprintf(`
+defaults
+	mode http
+	timeout connect 5s
+	timeout client 5s
+	timeout server 5s
+frontend vips
+	bind %s:80
+	bind %s:80
+	http-request return status 200 content-type text/plain string %q
+`, vip1, vip2, answer))
+	if err := m.Boot(); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func (l *lab) write(t testing.TB, name, content string) {
+	t.Helper()
+	if err := l.m.Write(name, content); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// copyIn puts a package into the machine and gives its path there.
+func (l *lab) copyIn(t testing.TB, path string) string {
+	t.Helper()
+	to := "/root/" + filepath.Base(path)
+	l.write(t, to, string(read(t, path)))
+	return to
+}
+
+// run runs a command line that must succeed; words are parted by spaces.
+func (l *lab) run(t testing.TB, command string) string {
+	t.Helper()
+	out, err := l.try(command)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return out
+}
+
+func (l *lab) try(command string) (string, error) {
+	out, err := l.m.Run(strings.Fields(command)...)
+	return strings.TrimSpace(out), err
+}
+
+// get fetches the page of a VIP from inside a namespace.
+func get(from *testnet.Namespace, vip string) error {
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+			err = from.NetNS.Do(func(ns.NetNS) (err error) {
+				conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
+				return err
+			})
+			return conn, err
+		},
+	}}
+	response, err := client.Get("http://" + vip)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && string(body) != answer {
+		err = fmt.Errorf("%s: got %q", vip, body)
+	}
+	return err
+}
+
+func (l *lab) serves(t testing.TB) {
+	t.Helper()
+	for name, from := range map[string]*testnet.Namespace{"host": l.host, "LAN peer": l.peer} {
+		for _, vip := range []string{vip1, vip2} {
+			eventually(t, name+" gets the page of "+vip, func() error { return get(from, vip) })
+		}
+	}
+}
+
+// watch pings a VIP and fetches another one's page, from the LAN peer, until
+// stop is called, which asserts that not one answer was missing.
+func (l *lab) watch(t testing.TB) (stop func()) {
+	t.Helper()
+	var out strings.Builder
+	ping := exec.Command("ping", "-n", "-i", "0.05", "-W", "5", vip1)
+	ping.Stdout = &out
+	l.peer.Do(ping.Start)
+	var fetched, failed atomic.Int64
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+			fetched.Add(1)
+			if err := get(l.peer, vip2); err != nil {
+				failed.Add(1)
+				t.Errorf("after %d pages: %v", fetched.Load(), err)
+			}
+		}
+	}()
+	return func() {
+		t.Helper()
+		close(done)
+		<-ended
+		_ = ping.Process.Signal(os.Signal(unix.SIGINT))
+		_ = ping.Wait()
+		m := regexp.MustCompile(`(\d+) packets transmitted, (\d+) received`).FindStringSubmatch(out.String())
+		if m == nil || m[1] != m[2] || m[1] == "0" || fetched.Load() == 0 || failed.Load() > 0 {
+			t.Errorf("%d of %d pages failed; ping:\n%s", failed.Load(), fetched.Load(), out.String())
+			return
+		}
+		t.Logf("%s pings and %d pages, none missing", m[1], fetched.Load())
+	}
+}
+
+// eventually waits for what systemd or the kernel is about to do.
+func eventually(t testing.TB, what string, check func() error) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if err = check(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("waited in vain until %s: %v", what, err)
+}

@@ -1,0 +1,225 @@
+package packages
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// manager is a package manager, as an operator calls it in the machine.
+type manager struct {
+	kind                           string
+	install, upgrade               string
+	remove, purge, installed, list string
+}
+
+var managers = []manager{
+	{
+		kind: "deb", install: "apt-get install -y -qq ", upgrade: "apt-get install -y -qq ",
+		remove: "apt-get remove -y -qq macvlan-vip", purge: "apt-get purge -y -qq macvlan-vip",
+		installed: "dpkg-query --show --showformat=${db:Status-Abbrev}${Version} macvlan-vip", list: "dpkg -L macvlan-vip",
+	},
+	// Debian's rpm knows of no other package, so it must be told not to look.
+	{
+		kind: "rpm", install: "rpm --install --force-debian --nodeps ", upgrade: "rpm --upgrade --force-debian --nodeps ",
+		remove: "rpm --erase --force-debian --nodeps macvlan-vip", purge: "rpm --erase --force-debian --nodeps macvlan-vip",
+		installed: "rpm --query --queryformat=ii%{VERSION}-%{RELEASE} macvlan-vip", list: "rpm --query --list macvlan-vip",
+	},
+}
+
+// TestPackages makes packages of two versions and lives with them on one machine.
+func TestPackages(t *testing.T) {
+	made := build(t, older, "022")
+	t.Run("reproducible", func(t *testing.T) { reproducible(t, made) })
+	t.Run("licences", func(t *testing.T) { licences(t, made["deb"]) })
+	next := build(t, newer, "022")
+	l := newLab(t)
+	t.Run("same contents", func(t *testing.T) { l.sameContents(t, made) })
+	t.Run("lintian", func(t *testing.T) { l.lintian(t, made["deb"]) })
+	for _, mgr := range managers {
+		t.Run(mgr.kind, func(t *testing.T) { l.life(t, mgr, made[mgr.kind], next[mgr.kind]) })
+	}
+}
+
+// sameContents: what differs is how each distribution takes licence,
+// changelog and lint.
+func (l *lab) sameContents(t *testing.T, made map[string]string) {
+	root := t.TempDir()
+	unpack := exec.Command("sh", "-c", `dpkg-deb -x "$1" "$2" && cd "$2" && find . -type f -printf '/%P 0%m ' -exec sha256sum {} \;`, "sh", made["deb"], root)
+	out, err := unpack.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	deb := shared(string(out))
+	dump := l.run(t, "rpm --query --package --queryformat=[%{FILENAMES}\\t%{FILEMODES:octal}\\t%{FILEDIGESTS}\\n] "+l.copyIn(t, made["rpm"]))
+	rpm := shared(strings.ReplaceAll(dump, "\t0100", "\t0"))
+	if len(deb) < 25 || !slices.Equal(deb, rpm) {
+		t.Errorf("deb:\n%s\nrpm:\n%s", strings.Join(deb, "\n"), strings.Join(rpm, "\n"))
+	}
+}
+
+// shared sorts lines of path, mode and digest, but for those of one kind of
+// package alone.
+func shared(lines string) []string {
+	var all []string
+	for line := range strings.Lines(lines) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 || strings.HasPrefix(fields[0], "/usr/share/lintian/") ||
+			strings.HasPrefix(fields[0], "/usr/share/licenses/") || strings.HasSuffix(fields[0], "/changelog.Debian.gz") {
+			continue
+		}
+		all = append(all, strings.Join(fields[:3], " "))
+	}
+	slices.Sort(all)
+	return all
+}
+
+// lintian finds nothing, and no override is for nothing.
+func (l *lab) lintian(t *testing.T, deb string) {
+	out, err := l.try("lintian --allow-root --fail-on=error,warning --tag-display-limit=0 --display-level=>=info " + l.copyIn(t, deb))
+	if err != nil || strings.Contains(out, "override") {
+		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
+// life is a package's, from its installation to its purge.
+func (l *lab) life(t *testing.T, mgr manager, first, second string) {
+	before, links := l.traces(t), l.host.Snapshot()
+	l.run(t, mgr.install+l.copyIn(t, first))
+	l.wantInstalled(t, mgr, older)
+	l.verifyUnits(t)
+	l.manuals(t)
+
+	// As the README says, with the package's paths.
+	l.run(t, "mkdir -p /etc/cni/net.d /etc/systemd/system/haproxy.service.d")
+	l.run(t, "cp /usr/share/macvlan-vip/conf/haproxy.conflist /etc/cni/net.d/")
+	l.run(t, "ln -s /usr/lib/systemd/system/netns.conf /etc/systemd/system/haproxy.service.d/")
+	l.run(t, "systemctl daemon-reload")
+	l.run(t, "systemctl restart haproxy")
+	l.serves(t)
+	l.wantInside(t)
+
+	t.Run("refused while in use", func(t *testing.T) { l.refused(t, mgr) })
+	t.Run("upgrade", func(t *testing.T) { l.upgrade(t, mgr, second) })
+
+	l.run(t, "systemctl stop haproxy")
+	eventually(t, "the host is as before", func() error {
+		if now := l.host.Snapshot(); now != links {
+			return fmt.Errorf("before:\n%s\nnow:\n%s", links, now)
+		}
+		return nil
+	})
+	out, err := l.m.Run("sh", "-c", mgr.remove+" 2>&1")
+	if err != nil || !strings.Contains(out, "/etc/systemd/system/haproxy.service.d/netns.conf") {
+		t.Errorf("removal does not tell of the link that is left: %v: %s", err, out)
+	}
+	if mgr.purge != mgr.remove {
+		l.run(t, mgr.purge)
+	}
+	// The administrator's own files stay.
+	l.run(t, "rm /etc/cni/net.d/haproxy.conflist /etc/systemd/system/haproxy.service.d/netns.conf")
+	l.run(t, "rmdir /etc/cni/net.d /etc/cni /etc/systemd/system/haproxy.service.d")
+	l.run(t, "systemctl daemon-reload")
+	if after := l.traces(t); after != before {
+		t.Errorf("files before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+// traces lists the machine's files with a name of the project's or of CNI's.
+func (l *lab) traces(t testing.TB) string {
+	t.Helper()
+	return l.run(t, `find / /run -xdev -regextype posix-extended -regex .*(macvlan-vip|hairpin-route|netns|mv-int|cni).* -not -path /root/* -not -path /usr/lib/python*`)
+}
+
+func (l *lab) wantInstalled(t testing.TB, mgr manager, version string) {
+	t.Helper()
+	if got := strings.ReplaceAll(l.run(t, mgr.installed), " ", ""); got != "ii"+version+"-1" {
+		t.Errorf("installed: %q, want version %s", got, version)
+	}
+	if got := l.run(t, "/opt/cni/bin/macvlan-vip --version"); !strings.Contains(got, version) {
+		t.Errorf("macvlan-vip --version: %q, want %s", got, version)
+	}
+}
+
+// verifyUnits: systemd finds nothing to say about any unit, whose manual pages
+// it looks for, too.
+func (l *lab) verifyUnits(t testing.TB) {
+	t.Helper()
+	paths, err := filepath.Glob(l.m.Path("usr/lib/systemd/system/systemd-netns*@.*"))
+	if err != nil || len(paths) < 4 {
+		t.Fatalf("units: %q, %v", paths, err)
+	}
+	for _, path := range paths {
+		unit := strings.Replace(filepath.Base(path), "@.", "@haproxy.", 1)
+		if out, err := l.m.Run("sh", "-c", "systemd-analyze verify "+unit+" 2>&1"); err != nil || strings.Contains(out, "netns") {
+			t.Errorf("systemd-analyze verify %s: %v: %s", unit, err, out)
+		}
+	}
+}
+
+// manuals: man(1) finds and formats every page without a complaint.
+func (l *lab) manuals(t testing.TB) {
+	t.Helper()
+	for page, want := range map[string]string{
+		"macvlan-vip(8)": "addressConflict", "hairpin-route(8)": "returnPath",
+		"systemd-netns@.service(8)": "systemctl reload", "netns.conf(5)": "NetworkNamespacePath=",
+	} {
+		name, section, _ := strings.Cut(strings.TrimSuffix(page, ")"), "(")
+		out, err := l.m.Run("env", "LC_ALL=C.UTF-8", "MANWIDTH=80", "sh", "-c", fmt.Sprintf("man --warnings=all %s %s 2>&1", section, name))
+		if err != nil || !strings.Contains(out, want) || strings.Contains(out, "warning:") {
+			t.Errorf("man %s: %v:\n%s", page, err, out)
+		}
+	}
+}
+
+// wantInside: haproxy is in its namespace, by the package's own IPAM plugin.
+func (l *lab) wantInside(t testing.TB) {
+	t.Helper()
+	if got := l.run(t, "readlink /proc/"+l.mainPID(t)+"/ns/net"); got == l.run(t, "readlink /proc/1/ns/net") {
+		t.Error("haproxy is in the host's namespace")
+	}
+}
+
+func (l *lab) mainPID(t testing.TB) string {
+	t.Helper()
+	return l.run(t, "systemctl show haproxy --property=MainPID --value")
+}
+
+// refused: a namespace in use keeps the package, whole, and the remedy is told.
+func (l *lab) refused(t *testing.T, mgr manager) {
+	before := l.run(t, mgr.list)
+	out, err := l.m.Run("sh", "-c", mgr.remove+" 2>&1")
+	if err == nil || !strings.Contains(out, "systemctl stop systemd-netns@haproxy.service haproxy.service") {
+		t.Errorf("removal while in use: %v: %s", err, out)
+	}
+	l.wantInstalled(t, mgr, older)
+	if after := l.run(t, mgr.list); after != before {
+		t.Errorf("files before: %s\nafter: %s", before, after)
+	}
+	l.serves(t)
+}
+
+// upgrade replaces the package under the running service, which no client notices.
+func (l *lab) upgrade(t *testing.T, mgr manager, path string) {
+	pid, mac := l.mainPID(t), l.run(t, "ip netns exec haproxy cat /sys/class/net/mv0/address")
+	path = l.copyIn(t, path)
+	stop := l.watch(t)
+	l.run(t, mgr.upgrade+path)
+	l.serves(t)
+	stop()
+	l.wantInstalled(t, mgr, newer)
+	if got := l.mainPID(t); got != pid {
+		t.Errorf("haproxy's process was %s and is %s", pid, got)
+	}
+	if got := l.run(t, "ip netns exec haproxy cat /sys/class/net/mv0/address"); got != mac {
+		t.Errorf("the MAC was %s and is %s", mac, got)
+	}
+	if got := l.run(t, "systemctl show systemd-netns@haproxy haproxy --property=NeedDaemonReload --value"); strings.Contains(got, "yes") {
+		t.Error("systemd has not read the new units")
+	}
+	l.run(t, "systemctl reload systemd-netns@haproxy")
+	l.serves(t)
+}
