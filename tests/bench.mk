@@ -1,6 +1,6 @@
 # Measuring, against what a user would do instead: tests/bench/README.md.
 
-BENCH_DEBS := gnuplot-nox haproxy iperf3 strace time wrk
+BENCH_DEBS := ethtool gnuplot-nox haproxy iperf3 strace time wrk
 # What a run is told, such as BENCH='-rounds 5 -only service'.
 BENCH ?=
 

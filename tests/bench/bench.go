@@ -93,11 +93,11 @@ func (s *samples) goal(id, text, of, to string, most float64) Goal {
 }
 
 // inTurn runs every contender in each round, forwards and backwards by turns,
-// after a round that does not count. measure is told the round, -1 at first.
+// after a backward round that does not count. measure is told the round, -1 at first.
 func inTurn[T any](rounds int, contenders []T, measure func(round int, c T)) {
 	for round := -1; round < rounds; round++ {
 		order := slices.Clone(contenders)
-		if round%2 == 0 {
+		if round%2 != 0 {
 			slices.Reverse(order)
 		}
 		for _, c := range order {

@@ -149,7 +149,7 @@ func failover(t *testing.T, rounds int) []Comparison {
 	f := newTakeover(t)
 	ours4, ours6 := newSamples(), newSamples()
 	slowRounds := max(rounds/15, 1)
-	inTurn(max(rounds/3, 2), successors(t), func(round int, s successor) {
+	inTurn(max(rounds/5, 2), successors(t), func(round int, s successor) {
 		if s.slow && (round < 0 || round >= slowRounds) {
 			return
 		}

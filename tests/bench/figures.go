@@ -28,7 +28,7 @@ func (r *Results) figures(dir string) error {
 			column{"ADD", "add-next"}, column{"DEL", "del-next"}, column{"both", "both-next"}),
 		"vips": r.scaling(),
 		"data": r.bars("Paths: ratio to veth + bridge (of latency, less is better)", "",
-			column{"throughput", "throughput-1500"}, column{"requests per second", "http-rate"}, column{"latency", "http-latency"}),
+			column{"throughput", "throughput"}, column{"requests per second", "http-rate"}, column{"latency", "http-latency"}),
 		"failover": r.bars("Failover: time until a LAN peer has its answer / that of the article's commands", "set logscale y\nset yrange [0.001:2]\n", column{"IPv4", "failover"}),
 		"crowd":    r.bars("A host with 1 service and one with 500: time / that of the plugins on the former", "", column{"ADD", "services-add"}, column{"DEL", "services-del"}),
 	} {

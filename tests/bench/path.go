@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"slices"
 	"testing"
 
@@ -26,16 +27,16 @@ type path struct {
 	addr           netip.Addr
 }
 
-// newPaths builds all of them, with one MTU on every link but loopback.
-func newPaths(t testing.TB, mtu int) []path {
+// newPaths builds all of them.
+func newPaths(t testing.TB, u tuning) []path {
 	t.Helper()
 	alone := testnet.New(t)
 	alone.IP("link set lo up")
-	s := attached(t, mtu)
+	s := attached(t, u)
 	vip := addrOf(s.vips[0])
 	return []path{
 		{pathLoopback, alone, alone, netip.MustParseAddr("127.0.0.1")},
-		veth(t, mtu), bridged(t, mtu),
+		veth(t, u), bridged(t, u),
 		{pathHairpin, s.host, s.service, vip},
 		{pathLAN, s.lan, s.service, vip},
 		{pathOwn, s.lan, s.host, netip.MustParseAddr(hostAddr)},
@@ -52,23 +53,25 @@ func ends(paths []path) []path {
 	})
 }
 
-func veth(t testing.TB, mtu int) path {
+func veth(t testing.TB, u tuning) path {
 	client, server := testnet.New(t), testnet.New(t)
 	testnet.Cable(t, client, "eth0", server, "eth0")
-	setMTU(mtu, client, "eth0", server, "eth0")
+	u.set(client, "eth0")
+	u.set(server, "eth0")
 	client.AddAddress("eth0", "10.98.0.1/24")
 	server.AddAddress("eth0", "10.98.0.2/24")
 	return path{pathVeth, client, server, netip.MustParseAddr("10.98.0.2")}
 }
 
 // bridged is what container runtimes do: the host has the bridge's address.
-func bridged(t testing.TB, mtu int) path {
+func bridged(t testing.TB, u tuning) path {
 	host, service := testnet.New(t), testnet.New(t)
 	testnet.Cable(t, host, "port", service, "eth0")
 	host.IP("link add br0 type bridge")
 	host.IP("link set port master br0")
-	setMTU(mtu, host, "port", service, "eth0")
-	setMTU(mtu, host, "br0")
+	u.set(host, "port")
+	u.set(service, "eth0")
+	u.set(host, "br0")
 	host.IP("link set br0 up")
 	host.AddAddress("br0", "10.98.0.1/24")
 	service.AddAddress("eth0", "10.98.0.2/24")
@@ -76,9 +79,10 @@ func bridged(t testing.TB, mtu int) path {
 }
 
 // attached is a service on a VIP.
-func attached(t testing.TB, mtu int) *site {
+func attached(t testing.TB, u tuning) *site {
 	s := newSite(t, vips(1), false)
-	setMTU(mtu, s.host, "eth0", s.lan, "port")
+	u.set(s.host, "eth0")
+	u.set(s.lan, "port")
 	w := wayDefault()
 	w.prepare(s)
 	s.run(w.add(s))
@@ -86,9 +90,17 @@ func attached(t testing.TB, mtu int) *site {
 	return s
 }
 
-// setMTU takes namespaces and links by turns.
-func setMTU(mtu int, ends ...any) {
-	for i := 0; i < len(ends); i += 2 {
-		ends[i].(*testnet.Namespace).IP(fmt.Sprintf("link set %s mtu %d", ends[i+1], mtu))
+// set tunes a link.
+func (u tuning) set(n *testnet.Namespace, link string) {
+	n.IP(fmt.Sprintf("link set %s mtu %d", link, u.mtu))
+	if !u.gro {
+		return
 	}
+	n.Do(func() error {
+		out, err := exec.Command("ethtool", "-K", link, "gro", "on").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("ethtool: %w: %s", err, out)
+		}
+		return nil
+	})
 }

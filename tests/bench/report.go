@@ -98,7 +98,7 @@ func (r *Results) print(out io.Writer, last *Results) {
 			}
 			fmt.Fprintf(w, "  %s\t%.2f\t%.2f - %.2f\t%.2f\t%.2f - %.2f\t%s\n", s.Name, s.Median, s.Q1, s.Q3, s.Ratio.Median, s.Ratio.Q1, s.Ratio.Q3, then)
 		}
-		w.Flush()
+		_ = w.Flush()
 		for _, g := range c.Goals {
 			fmt.Fprintf(out, "  goal %s: %s: %.2f, %s\n", g.verdict(), g.Text, g.Ratio.Median, g.bound())
 		}

@@ -71,7 +71,6 @@ func (s *site) occupy(service *testnet.Namespace, network, vip string) {
 // call is a process that is measured.
 type call struct {
 	argv, env []string
-	stdin     string
 }
 
 // cnitool runs a verb on a network of the site's.
@@ -82,44 +81,37 @@ func (s *site) cnitool(verb, network string, service *testnet.Namespace) call {
 	}
 }
 
-// run runs a call in the host's namespace and tells how long it took.
-func (s *site) run(c call) time.Duration {
-	s.t.Helper()
-	took, err := s.try(c)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return took
-}
+// cost is what a call takes: time, and CPU time of all its processes but those
+// that outlive it.
+type cost struct{ wall, cpu time.Duration }
 
-func (s *site) try(c call) (took time.Duration, err error) {
+// run runs a call in the host's namespace; it must succeed.
+func (s *site) run(c call) (took cost) {
 	s.t.Helper()
 	path, err := exec.LookPath(c.argv[0])
 	if err != nil {
-		return 0, err
+		s.t.Fatal(err)
 	}
-	// A file, since what the announcer inherits must not keep a pipe open.
+	// A file, not a pipe, which would need a goroutine to read it.
 	out, err := os.CreateTemp(s.dir, "out-")
 	if err != nil {
-		return 0, err
+		s.t.Fatal(err)
 	}
 	defer os.Remove(out.Name())
 	defer out.Close()
 	cmd := &exec.Cmd{Path: path, Args: c.argv, Env: c.env, Stdout: out, Stderr: out}
-	if c.stdin != "" {
-		cmd.Stdin = strings.NewReader(c.stdin)
-	}
 	s.host.Do(func() error {
 		began := time.Now()
 		err = cmd.Run()
-		took = time.Since(began)
+		took.wall = time.Since(began)
 		return nil
 	})
 	if err != nil {
 		said, _ := os.ReadFile(out.Name())
-		err = fmt.Errorf("%s: %w: %s", strings.Join(c.argv, " "), err, bytes.TrimSpace(said))
+		s.t.Fatalf("%s: %v: %s", strings.Join(c.argv, " "), err, bytes.TrimSpace(said))
 	}
-	return took, err
+	took.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	return took
 }
 
 func (s *site) write(name, content string) string {

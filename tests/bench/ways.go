@@ -30,6 +30,11 @@ type way struct {
 	prepare func(*site)
 }
 
+// ways are all of them, the article's last: it leaves the host forwarding.
+func ways() []way {
+	return []way{wayDefault(), wayNoProbe(), wayOneRound(), wayQuiet(), wayUpstream(), wayFloor(), wayArticle()}
+}
+
 // quiet leaves out what waits for the network, or tells it anything.
 var quiet = map[string]any{"addressConflict": "ignore", "announce": map[string]any{"count": 0}}
 
