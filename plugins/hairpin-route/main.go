@@ -5,7 +5,6 @@ package main
 
 import (
 	"fmt"
-	"runtime"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -22,11 +21,6 @@ import (
 )
 
 const name = "hairpin-route"
-
-func init() {
-	// Namespaces are a thread's, so the main goroutine must keep its own.
-	runtime.LockOSThread()
-}
 
 func main() {
 	verb.Main(skel.CNIFuncs{Add: cmdAdd, Del: cmdDel, Check: cmdCheck, GC: cmdGC, Status: cmdStatus}, bv.BuildString(name), help)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -22,7 +23,7 @@ func (a *attachment) add() (*current.Result, error) {
 	if err := a.recall(); err != nil {
 		return nil, err
 	}
-	for _, step := range []func() error{a.record, a.joinHost, a.makeLink} {
+	for _, step := range []func() error{a.record, a.askEarly, a.joinHost, a.makeLink} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -140,6 +141,9 @@ func (a *attachment) joinHost() error {
 
 // leaveHost removes the host's side if it is ours and nobody else uses it.
 func leaveHost(store *journal.Store, k *kernel.Kernel, rec *journal.Record) error {
+	if rec.HostInterface == "" {
+		return nil
+	}
 	lock, err := store.Lock(rec.HostInterface)
 	if err != nil {
 		return err
@@ -186,21 +190,57 @@ func (a *attachment) addresses() (*current.Result, error) {
 	return result, nil
 }
 
-// allocate asks the IPAM plugin for the VIPs, or the record where the
+// linkless are the IPAM plugins that look at nothing but their configuration
+// and their own files. They can be asked while the links are being made.
+var linkless = []string{"static", "host-local"}
+
+// askEarly asks such a plugin for the VIPs, and does not wait for the answer.
+func (a *attachment) askEarly() error {
+	if slices.Contains(linkless, a.conf.IPAM.Type) && a.rec.IPAM == nil {
+		a.ask()
+	}
+	return nil
+}
+
+// answer is that of the IPAM plugin, once done is closed.
+type answer struct {
+	done   chan struct{}
+	result *current.Result
+	err    error
+}
+
+// ask has the IPAM plugin give addresses. After an ADD that failed, too, the
+// specification wants a DEL, which has to come after it.
+func (a *attachment) ask() {
+	l := &answer{done: make(chan struct{})}
+	a.ipam = l
+	a.undo.Push(func() error {
+		<-l.done
+		return ipamDel(a.conf.IPAM.Type, a.args.StdinData)
+	})
+	go func() {
+		defer close(l.done)
+		l.result, l.err = ipamAdd(a.conf.IPAM.Type, a.args.StdinData)
+	}()
+}
+
+// allocate gets the VIPs from the IPAM plugin, or from the record where the
 // attachment stands already: host-local, for one, gives an attachment
 // addresses only once.
 func (a *attachment) allocate() (*current.Result, error) {
 	if a.rec.IPAM != nil {
 		return recordedIPAM(a.rec)
 	}
-	// Pushed first: after a failed ADD, too, the specification wants a DEL.
-	a.undo.Push(func() error { return ipamDel(a.conf.IPAM.Type, a.args.StdinData) })
-	result, err := ipamAdd(a.conf.IPAM.Type, a.args.StdinData)
-	if err != nil {
-		return nil, err
+	if a.ipam == nil {
+		a.ask()
 	}
-	a.rec.IPAM, err = json.Marshal(result)
-	return result, err
+	<-a.ipam.done
+	if a.ipam.err != nil {
+		return nil, a.ipam.err
+	}
+	var err error
+	a.rec.IPAM, err = json.Marshal(a.ipam.result)
+	return a.ipam.result, err
 }
 
 func recordedIPAM(rec *journal.Record) (*current.Result, error) {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/plugins/pkg/ipam"
 
 	"macvlan-vip/plugins/internal/cnierr"
 	"macvlan-vip/plugins/internal/config"
@@ -135,7 +134,7 @@ func (a *attachment) checkIPAM() error {
 	if a.conf.IPAM.Type == "" {
 		return nil
 	}
-	return ipamError(a.conf.IPAM.Type, "check its addresses", ipam.ExecCheck(a.conf.IPAM.Type, a.args.StdinData))
+	return ipamCheck(a.conf.IPAM.Type, a.args.StdinData)
 }
 
 // status tells whether an ADD could work now (CNI specification, "STATUS").
@@ -154,17 +153,4 @@ func status(conf *config.Macvlan, stdin []byte) error {
 		return nil
 	}
 	return ipamStatus(conf.IPAM.Type, stdin)
-}
-
-func ipamStatus(kind string, stdin []byte) error {
-	err := ipam.ExecStatus(kind, stdin)
-	if err == nil {
-		return nil
-	}
-	code := types.ErrPluginNotAvailable
-	var foreign *types.Error
-	if errors.As(err, &foreign) && foreign.Code == types.ErrLimitedConnectivity {
-		code = types.ErrLimitedConnectivity
-	}
-	return &cnierr.Error{Code: code, Text: fmt.Sprintf("ipam: %q: not ready for ADD", kind), Cause: err, Remedy: "make the IPAM plugin ready"}
 }

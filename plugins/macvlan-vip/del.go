@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"os"
+	"sync"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -40,23 +41,28 @@ func (d remover) remove(key journal.Key, rec *journal.Record, netns string) erro
 	defer k.Close()
 	links := func() error { return reconcile.Remove(k, plan.Desired{Links: rec.Desired.Links}) }
 	lease := func() error { return d.release(rec) }
-	steps := []func() error{links, lease}
+	service := func() error { return atOnce(links, lease) }
 	if d.ipam == "dhcp" {
 		// It gives the lease back to the server through the link.
-		steps = []func() error{lease, links}
+		service = func() error { return errors.Join(lease(), links()) }
 	}
-	var errs []error
-	for _, step := range steps {
-		errs = append(errs, step())
-	}
-	errs = append(errs, d.store.UnclaimAll(rec))
-	if rec.HostInterface != "" {
-		errs = append(errs, leaveHost(d.store, k, rec))
-	}
-	if err := errors.Join(errs...); err != nil {
+	host := func() error { return leaveHost(d.store, k, rec) }
+	if err := errors.Join(atOnce(service, host), d.store.UnclaimAll(rec)); err != nil {
 		return err
 	}
 	return d.store.Remove(key)
+}
+
+// atOnce does things of which each mostly waits: for the kernel, which takes
+// some RCU grace periods to remove a link, or for a process.
+func atOnce(steps ...func() error) error {
+	errs := make([]error, len(steps))
+	var wg sync.WaitGroup
+	for i, step := range steps {
+		wg.Go(func() { errs[i] = step() })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 func (d remover) release(rec *journal.Record) error {

@@ -10,12 +10,15 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/plugins/pkg/ipam"
 
 	"macvlan-vip/plugins/internal/cnierr"
 	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/journal"
 )
+
+// The IPAM plugin is run by libcni's invoke rather than by plugins/pkg/ipam,
+// which does no more than call it, but brings along what doubles the time that
+// the process takes to start.
 
 // ipamError says which plugin failed, keeps its code, and tells where the
 // plugin is looked for when it is not there.
@@ -45,7 +48,7 @@ func hasIPAM(kind, path string) bool {
 }
 
 func ipamAdd(kind string, stdin []byte) (*current.Result, error) {
-	raw, err := ipam.ExecAdd(kind, stdin)
+	raw, err := invoke.DelegateAdd(context.Background(), kind, stdin, nil)
 	if err != nil {
 		return nil, ipamError(kind, "give addresses", err)
 	}
@@ -66,7 +69,11 @@ func ipamAdd(kind string, stdin []byte) (*current.Result, error) {
 }
 
 func ipamDel(kind string, stdin []byte) error {
-	return ipamError(kind, "take addresses back", ipam.ExecDel(kind, stdin))
+	return ipamError(kind, "take addresses back", invoke.DelegateDel(context.Background(), kind, stdin, nil))
+}
+
+func ipamCheck(kind string, stdin []byte) error {
+	return ipamError(kind, "check its addresses", invoke.DelegateCheck(context.Background(), kind, stdin, nil))
 }
 
 // ipamDelFor takes back the addresses of the attachment that a record names,
@@ -87,4 +94,17 @@ func ipamGC(conf *types.NetConf, stdin []byte) error {
 		return nil
 	}
 	return ipamError(conf.IPAM.Type, "collect garbage", invoke.DelegateGC(context.Background(), conf.IPAM.Type, stdin, nil))
+}
+
+func ipamStatus(kind string, stdin []byte) error {
+	err := invoke.DelegateStatus(context.Background(), kind, stdin, nil)
+	if err == nil {
+		return nil
+	}
+	code := types.ErrPluginNotAvailable
+	var foreign *types.Error
+	if errors.As(err, &foreign) && foreign.Code == types.ErrLimitedConnectivity {
+		code = types.ErrLimitedConnectivity
+	}
+	return &cnierr.Error{Code: code, Text: fmt.Sprintf("ipam: %q: not ready for ADD", kind), Cause: err, Remedy: "make the IPAM plugin ready"}
 }

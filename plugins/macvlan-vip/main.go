@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -24,11 +23,6 @@ import (
 )
 
 const name = "macvlan-vip"
-
-func init() {
-	// Namespaces are a thread's, so the main goroutine must keep its own.
-	runtime.LockOSThread()
-}
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == announceArg {
@@ -57,6 +51,8 @@ type attachment struct {
 	// that one made, or else this one's.
 	rec       *journal.Record
 	repairing bool
+	// ipam is what the IPAM plugin answers, once it was asked.
+	ipam *answer
 	// fresh are the VIPs that were not on the link before this ADD.
 	fresh []netip.Addr
 	// lan speaks ARP and NDP on the service's link, once it is open.

@@ -2,14 +2,13 @@ package kernel
 
 import (
 	"errors"
-	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"macvlan-vip/plugins/internal/cnierr"
@@ -17,29 +16,22 @@ import (
 	"macvlan-vip/plugins/internal/plan"
 )
 
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
-// AddAddress adds an address, usable at once: its uniqueness is the caller's
-// to find out (IFA_F_NODAD). made is false where it was there.
-func (k *Kernel) AddAddress(a plan.Address) (made bool, err error) {
-	n, link, err := k.linkOf(a.Side, a.Link)
-	if err != nil {
-		return false, err
-	}
-	addr := &netlink.Addr{IPNet: ipNet(a.Prefix)}
-	if a.Prefix.Addr().Is6() {
-		addr.Flags = unix.IFA_F_NODAD
-	}
-	err = n.handle.AddrAdd(link, addr)
-	switch {
-	case errors.Is(err, unix.EEXIST):
-		return false, nil
-	case err != nil:
-		return false, &cnierr.Error{Code: types.ErrInternal, Text: "add " + a.String(), Cause: err}
-	}
-	return true, nil
+// AddAddresses adds addresses of one side, usable at once: their uniqueness is
+// the caller's to find out (IFA_F_NODAD). It gives those that were not there.
+// After an error, too, others may have been added.
+func (k *Kernel) AddAddresses(side plan.Side, all []plan.Address) (made []plan.Address, err error) {
+	return changeSide(k, side, all, func(n *Namespace, a plan.Address) (*nl.NetlinkRequest, error) {
+		link, err := n.link(a.Link)
+		if err != nil {
+			return nil, err
+		}
+		return addressRequest(unix.RTM_NEWADDR, create, link.Attrs().Index, a.Prefix), nil
+	}, func(_ *Namespace, a plan.Address, err error) error {
+		if errors.Is(err, unix.EEXIST) {
+			return nil
+		}
+		return &cnierr.Error{Code: types.ErrInternal, Text: "add " + a.String(), Cause: err}
+	})
 }
 
 // The kernel has a few milliseconds' work to do for an IPv6 address, more on a
@@ -92,25 +84,12 @@ func (n *Namespace) unreachable(all []plan.Address) (waiting []plan.Address, err
 	}), nil
 }
 
-// RemoveAddress removes an address; one that is not there is no error.
-func (k *Kernel) RemoveAddress(a plan.Address) error {
-	n, link, err := k.linkOf(a.Side, a.Link)
-	if err == nil {
-		err = n.handle.AddrDel(link, &netlink.Addr{IPNet: ipNet(a.Prefix)})
-	}
-	if err != nil && !isAbsent(err) && !errors.Is(err, errGone) {
-		return fmt.Errorf("remove %s: %w", a, err)
-	}
-	return nil
-}
-
-func (k *Kernel) linkOf(side plan.Side, name string) (*Namespace, netlink.Link, error) {
-	n, err := k.On(side)
-	if err != nil {
-		return nil, nil, err
-	}
-	link, err := n.link(name)
-	return n, link, err
+// RemoveAddresses removes addresses of one side; one that is not there is no
+// error.
+func (k *Kernel) RemoveAddresses(side plan.Side, all []plan.Address) error {
+	return removeSide(k, side, all, func(link int, a plan.Address) (*nl.NetlinkRequest, error) {
+		return addressRequest(unix.RTM_DELADDR, 0, link, a.Prefix), nil
+	})
 }
 
 type onLink struct {

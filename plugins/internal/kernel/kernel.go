@@ -33,6 +33,8 @@ type Namespace struct {
 	handle netlinksafe.Handle
 	netns  ns.NetNS
 	links  map[string]netlink.Link
+	// batch is opened when there is something to change.
+	batch *batch
 }
 
 // Kernel is the host's namespace and the service's.
@@ -102,6 +104,9 @@ func (n *Namespace) Close() {
 		return
 	}
 	n.handle.Close()
+	if n.batch != nil {
+		n.batch.socket.Close()
+	}
 	n.netns.Close()
 }
 

@@ -3,11 +3,11 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/containernetworking/plugins/pkg/ip"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -112,10 +112,7 @@ func (k *Kernel) createMacvlan(n *Namespace, l plan.Link) error {
 // createRenamed gets round kernels before 6.14, which look for a link of the
 // new one's name in the master's namespace instead of the new link's.
 func (k *Kernel) createRenamed(n *Namespace, l plan.Link) error {
-	name, err := ip.RandomVethName()
-	if err != nil {
-		return err
-	}
+	name := fmt.Sprintf("mv%08x", rand.Uint32())
 	passing := l
 	passing.Name = name
 	if err := k.createMacvlan(n, passing); err != nil {

@@ -3,10 +3,10 @@ package kernel
 import (
 	"errors"
 	"fmt"
-	"net"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"macvlan-vip/plugins/internal/cnierr"
@@ -14,41 +14,26 @@ import (
 	"macvlan-vip/plugins/internal/plan"
 )
 
-// SetNeighbour makes a permanent neighbour entry. It replaces what the kernel
-// may have learned on its own.
-func (k *Kernel) SetNeighbour(e plan.Neighbour) error {
-	n, link, err := k.linkOf(e.Side, e.Link)
-	if err != nil {
-		return err
-	}
-	mac, err := net.ParseMAC(e.MAC)
-	if err != nil {
-		return fmt.Errorf("set %s: %w", e, err)
-	}
-	err = n.handle.NeighSet(&netlink.Neigh{
-		LinkIndex:    link.Attrs().Index,
-		Family:       familyOf(e.Addr),
-		State:        netlink.NUD_PERMANENT,
-		Type:         unix.RTN_UNICAST,
-		IP:           e.Addr.AsSlice(),
-		HardwareAddr: mac,
-	})
-	if err != nil {
+// SetNeighbours makes permanent neighbour entries of one side, and gives those
+// that it made. They replace what the kernel may have learned on its own.
+func (k *Kernel) SetNeighbours(side plan.Side, all []plan.Neighbour) (made []plan.Neighbour, err error) {
+	return changeSide(k, side, all, func(n *Namespace, e plan.Neighbour) (*nl.NetlinkRequest, error) {
+		link, err := n.link(e.Link)
+		if err != nil {
+			return nil, err
+		}
+		return neighbourRequest(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, link.Attrs().Index, e)
+	}, func(_ *Namespace, e plan.Neighbour, err error) error {
 		return &cnierr.Error{Code: types.ErrInternal, Text: "set " + e.String(), Cause: err}
-	}
-	return nil
+	})
 }
 
-// RemoveNeighbour removes an entry; one that is not there is no error.
-func (k *Kernel) RemoveNeighbour(e plan.Neighbour) error {
-	n, link, err := k.linkOf(e.Side, e.Link)
-	if err == nil {
-		err = n.handle.NeighDel(&netlink.Neigh{LinkIndex: link.Attrs().Index, Family: familyOf(e.Addr), IP: e.Addr.AsSlice()})
-	}
-	if err != nil && !isAbsent(err) && !errors.Is(err, errGone) {
-		return fmt.Errorf("remove %s: %w", e, err)
-	}
-	return nil
+// RemoveNeighbours removes entries of one side; one that is not there is no
+// error.
+func (k *Kernel) RemoveNeighbours(side plan.Side, all []plan.Neighbour) error {
+	return removeSide(k, side, all, func(link int, e plan.Neighbour) (*nl.NetlinkRequest, error) {
+		return neighbourRequest(unix.RTM_DELNEIGH, 0, link, e)
+	})
 }
 
 // CheckNeighbours says which entries of one side are missing or differ, from

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"macvlan-vip/plugins/internal/cnierr"
@@ -21,62 +22,36 @@ func familyOf(addr netip.Addr) int {
 	return unix.AF_INET6
 }
 
-// rtnetlinkRoute is the one translation of a planned route, for creation and
-// removal alike.
-func rtnetlinkRoute(r plan.Route, link netlink.Link) *netlink.Route {
-	route := &netlink.Route{
-		LinkIndex: link.Attrs().Index,
-		Dst:       ipNet(r.Dst.Masked()),
-		Table:     r.Table,
-		Priority:  r.Metric,
-		Protocol:  plan.Protocol,
-		MTU:       r.MTU,
-		AdvMSS:    r.AdvMSS,
-		Scope:     netlink.SCOPE_LINK,
-	}
-	if r.Gateway.IsValid() {
-		route.Gw = r.Gateway.AsSlice()
-		route.Scope = netlink.SCOPE_UNIVERSE
-		if r.OnLink {
-			route.Flags = int(netlink.FLAG_ONLINK)
+// AddRoutes adds routes of one side, and gives those that were not there. One
+// of our own that differs is replaced; an exclusive one that somebody else has
+// is an error. After an error, too, others may have been added.
+func (k *Kernel) AddRoutes(side plan.Side, all []plan.Route) (made []plan.Route, err error) {
+	return changeSide(k, side, all, func(n *Namespace, r plan.Route) (*nl.NetlinkRequest, error) {
+		link, err := n.link(r.Link)
+		if err != nil {
+			return nil, err
 		}
-	}
-	if r.Scope != nil {
-		route.Scope = netlink.Scope(*r.Scope)
-	}
-	if r.Source.IsValid() {
-		route.Src = r.Source.AsSlice()
-	}
-	return route
+		return addRouteRequest(link.Attrs().Index, r), nil
+	}, addRouteError)
 }
 
-// AddRoute adds a route. made is false where it was there; one of our own that
-// differs is replaced. An exclusive route that somebody else has is an error.
-func (k *Kernel) AddRoute(r plan.Route) (made bool, err error) {
-	n, link, err := k.linkOf(r.Side, r.Link)
-	if err != nil {
-		return false, err
-	}
-	route := rtnetlinkRoute(r, link)
-	if r.Exclusive {
-		err = n.handle.RouteAdd(route)
-	} else {
-		err = n.handle.RouteAppend(route)
-	}
+func addRouteError(n *Namespace, r plan.Route, err error) error {
 	switch {
 	case errors.Is(err, unix.EEXIST):
-		return false, k.settleRoute(n, link, r)
+		return n.settleRoute(r)
 	case errors.Is(err, unix.EINVAL) && r.Source.IsValid():
-		return false, cnierr.New(types.ErrInvalidNetworkConfig, "set source to an address of this host, or leave it out", "add %s: the host has no address %s", r, r.Source)
-	case err != nil:
-		return false, &cnierr.Error{Code: types.ErrInternal, Text: "add " + r.String(), Cause: err}
+		return cnierr.New(types.ErrInvalidNetworkConfig, "set source to an address of this host, or leave it out", "add %s: the host has no address %s", r, r.Source)
 	}
-	return true, nil
+	return &cnierr.Error{Code: types.ErrInternal, Text: "add " + r.String(), Cause: err}
 }
 
 // settleRoute finds out whose the route is that is in the way. The caller owns
 // the destination by claim, so a route of ours is this attachment's.
-func (k *Kernel) settleRoute(n *Namespace, link netlink.Link, r plan.Route) error {
+func (n *Namespace) settleRoute(r plan.Route) error {
+	link, err := n.link(r.Link)
+	if err != nil {
+		return err
+	}
 	rivals, err := n.routes(familyOf(r.Dst.Addr()), &netlink.Route{Table: tableOf(r)})
 	if err != nil {
 		return err
@@ -98,7 +73,9 @@ func (k *Kernel) settleRoute(n *Namespace, link netlink.Link, r plan.Route) erro
 			}
 		}
 	}
-	if err := n.handle.RouteAppend(rtnetlinkRoute(r, link)); err != nil && !errors.Is(err, unix.EEXIST) {
+	r.Exclusive = false
+	err = errors.Join(n.change([]*nl.NetlinkRequest{addRouteRequest(link.Attrs().Index, r)})...)
+	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("replace %s: %w", r, err)
 	}
 	return nil
@@ -144,20 +121,11 @@ func destination(r netlink.Route) (netip.Prefix, bool) {
 	return config.PrefixOf(*r.Dst)
 }
 
-// RemoveRoute removes our route; one that is not there is no error.
-func (k *Kernel) RemoveRoute(r plan.Route) error {
-	n, link, err := k.linkOf(r.Side, r.Link)
-	if err == nil {
-		route := rtnetlinkRoute(r, link)
-		// The kernel may have stripped the source since, and needs no more
-		// than destination, metric, table, link and protocol to tell.
-		route.Src, route.MTU, route.AdvMSS = nil, 0, 0
-		err = n.handle.RouteDel(route)
-	}
-	if err != nil && !isAbsent(err) && !errors.Is(err, errGone) {
-		return fmt.Errorf("remove %s: %w", r, err)
-	}
-	return nil
+// RemoveRoutes removes routes of one side; one that is not there is no error.
+func (k *Kernel) RemoveRoutes(side plan.Side, all []plan.Route) error {
+	return removeSide(k, side, all, func(link int, r plan.Route) (*nl.NetlinkRequest, error) {
+		return removeRouteRequest(link, r), nil
+	})
 }
 
 // routes lists routes of a table, until a dump was not interrupted by a change.

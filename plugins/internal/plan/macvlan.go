@@ -210,13 +210,14 @@ func checkVIP(vip netip.Prefix) error {
 		return nil
 	case addr == vip.Masked().Addr():
 		return vipError(vip.String(), "the network's own address", remedy)
-	case addr == broadcast(vip):
+	case addr == Broadcast(vip):
 		return vipError(vip.String(), "the network's broadcast address", remedy)
 	}
 	return nil
 }
 
-func broadcast(p netip.Prefix) netip.Addr {
+// Broadcast is the last address of an IPv4 prefix.
+func Broadcast(p netip.Prefix) netip.Addr {
 	b := p.Addr().As4()
 	mask := net.CIDRMask(p.Bits(), 32)
 	for i := range b {

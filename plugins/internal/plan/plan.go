@@ -156,6 +156,31 @@ func (n Neighbour) identity() string {
 	return fmt.Sprintf("%s %s %s", n.Side, n.Link, n.Addr)
 }
 
+// Item is a part of a plan.
+type Item interface {
+	fmt.Stringer
+	// Where is the side that the item is on.
+	Where() Side
+}
+
+// OnLink is an item that lies on a link.
+type OnLink interface {
+	Item
+	// Dev names the link.
+	Dev() string
+}
+
+// Where and Dev of all items: see Item and OnLink.
+
+func (l Link) Where() Side      { return l.Side }
+func (s Sysctl) Where() Side    { return s.Side }
+func (a Address) Where() Side   { return a.Side }
+func (a Address) Dev() string   { return a.Link }
+func (r Route) Where() Side     { return r.Side }
+func (r Route) Dev() string     { return r.Link }
+func (n Neighbour) Where() Side { return n.Side }
+func (n Neighbour) Dev() string { return n.Link }
+
 // The texts below are those of iproute2, so that they can be pasted after
 // `ip link`, `ip address` and so on.
 

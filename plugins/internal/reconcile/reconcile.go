@@ -63,7 +63,7 @@ func createLinks(k *kernel.Kernel, links []plan.Link, undo *Undo) error {
 }
 
 func setSysctls(k *kernel.Kernel, side plan.Side, all []plan.Sysctl, undo *Undo) error {
-	mine := onSide(side, all, func(s plan.Sysctl) plan.Side { return s.Side })
+	mine := onSide(side, all)
 	if len(mine) == 0 {
 		return nil
 	}
@@ -93,47 +93,35 @@ func raiseLinks(k *kernel.Kernel, links []plan.Link, undo *Undo) error {
 	return nil
 }
 
-func addAddresses(k *kernel.Kernel, addrs []plan.Address, undo *Undo) error {
-	fresh := map[plan.Side][]plan.Address{}
-	for _, a := range addrs {
-		made, err := k.AddAddress(a)
-		if made {
-			undo.Push(func() error { return k.RemoveAddress(a) })
-			fresh[a.Side] = append(fresh[a.Side], a)
+func addAddresses(k *kernel.Kernel, all []plan.Address, undo *Undo) error {
+	return onBothSides(all, func(side plan.Side, mine []plan.Address) error {
+		made, err := k.AddAddresses(side, mine)
+		if len(made) > 0 {
+			undo.Push(func() error { return k.RemoveAddresses(side, made) })
 		}
 		if err != nil {
 			return err
 		}
-	}
-	for side, added := range fresh {
-		if err := k.AwaitAddresses(side, added); err != nil {
-			return err
-		}
-	}
-	return nil
+		return k.AwaitAddresses(side, made)
+	})
 }
 
-func addRoutes(k *kernel.Kernel, routes []plan.Route, undo *Undo) error {
-	for _, r := range routes {
-		made, err := k.AddRoute(r)
-		if made {
-			undo.Push(func() error { return k.RemoveRoute(r) })
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+func setNeighbours(k *kernel.Kernel, all []plan.Neighbour, undo *Undo) error {
+	return onBothSides(all, func(side plan.Side, mine []plan.Neighbour) error {
+		made, err := k.SetNeighbours(side, mine)
+		undo.Push(func() error { return k.RemoveNeighbours(side, made) })
+		return err
+	})
 }
 
-func setNeighbours(k *kernel.Kernel, entries []plan.Neighbour, undo *Undo) error {
-	for _, e := range entries {
-		if err := k.SetNeighbour(e); err != nil {
-			return err
+func addRoutes(k *kernel.Kernel, all []plan.Route, undo *Undo) error {
+	return onBothSides(all, func(side plan.Side, mine []plan.Route) error {
+		made, err := k.AddRoutes(side, mine)
+		if len(made) > 0 {
+			undo.Push(func() error { return k.RemoveRoutes(side, made) })
 		}
-		undo.Push(func() error { return k.RemoveNeighbour(e) })
-	}
-	return nil
+		return err
+	})
 }
 
 // Verify says, one line an item, how the kernel differs from the plan.
@@ -158,16 +146,16 @@ func Verify(k *kernel.Kernel, d plan.Desired) (drift []string, err error) {
 func verifySide(k *kernel.Kernel, side plan.Side, d plan.Desired) (drift []string, err error) {
 	for _, check := range []func() ([]string, error){
 		func() ([]string, error) {
-			return k.CheckSysctls(side, onSide(side, d.Sysctls, func(s plan.Sysctl) plan.Side { return s.Side }))
+			return k.CheckSysctls(side, onSide(side, d.Sysctls))
 		},
 		func() ([]string, error) {
-			return k.CheckAddresses(side, onSide(side, d.Addresses, func(a plan.Address) plan.Side { return a.Side }))
+			return k.CheckAddresses(side, onSide(side, d.Addresses))
 		},
 		func() ([]string, error) {
-			return k.CheckRoutes(side, onSide(side, d.Routes, func(r plan.Route) plan.Side { return r.Side }))
+			return k.CheckRoutes(side, onSide(side, d.Routes))
 		},
 		func() ([]string, error) {
-			return k.CheckNeighbours(side, onSide(side, d.Neighbours, func(n plan.Neighbour) plan.Side { return n.Side }))
+			return k.CheckNeighbours(side, onSide(side, d.Neighbours))
 		},
 	} {
 		lines, err := check()
@@ -179,28 +167,38 @@ func verifySide(k *kernel.Kernel, side plan.Side, d plan.Desired) (drift []strin
 	return drift, nil
 }
 
-func onSide[T any](side plan.Side, all []T, of func(T) plan.Side) []T {
+func onSide[T plan.Item](side plan.Side, all []T) []T {
 	var mine []T
 	for _, item := range all {
-		if of(item) == side {
+		if item.Where() == side {
 			mine = append(mine, item)
 		}
 	}
 	return mine
 }
 
+// onBothSides does something with the items of the host's side, and then with
+// those of the service's.
+func onBothSides[T plan.Item](all []T, do func(plan.Side, []T) error) error {
+	for _, side := range []plan.Side{plan.Host, plan.Service} {
+		if mine := onSide(side, all); len(mine) > 0 {
+			if err := do(side, mine); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // Remove takes away what a plan created, in reverse, as far as it is there
 // and ours. Shared links and sysctls stay. It goes on after an error.
 func Remove(k *kernel.Kernel, d plan.Desired) error {
 	var errs []error
-	for _, r := range d.Routes {
-		errs = append(errs, k.RemoveRoute(r))
-	}
-	for _, e := range d.Neighbours {
-		errs = append(errs, k.RemoveNeighbour(e))
-	}
-	for _, a := range d.Addresses {
-		errs = append(errs, k.RemoveAddress(a))
+	for _, side := range []plan.Side{plan.Host, plan.Service} {
+		errs = append(errs,
+			k.RemoveRoutes(side, onSide(side, d.Routes)),
+			k.RemoveNeighbours(side, onSide(side, d.Neighbours)),
+			k.RemoveAddresses(side, onSide(side, d.Addresses)))
 	}
 	for _, l := range slices.Backward(d.Links) {
 		if !l.Shared {

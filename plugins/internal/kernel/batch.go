@@ -1,0 +1,200 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"unsafe"
+
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"macvlan-vip/plugins/internal/plan"
+)
+
+// batchSize is how many changes go to the kernel in one system call. It
+// answers only the last of them and those that fail; should all fail, the
+// answers take up to 1,280 bytes each of the socket's receive buffer
+// (net.core.rmem_default, 208 KiB).
+const batchSize = 64
+
+// batch is a netlink socket that takes many changes at a time. The library's
+// own takes one, and four system calls and 64 KiB of memory for each.
+type batch struct {
+	socket *nl.NetlinkSocket
+	answer [8 << 10]byte
+}
+
+func openBatch(at netns.NsHandle) (*batch, error) {
+	socket, err := nl.GetNetlinkSocketAt(at, netns.None(), unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink for changes: %w", err)
+	}
+	// The kernel's own words, and not our whole message beside them.
+	for _, option := range []int{unix.NETLINK_EXT_ACK, unix.NETLINK_CAP_ACK} {
+		if err := unix.SetsockoptInt(socket.GetFd(), unix.SOL_NETLINK, option, 1); err != nil {
+			socket.Close()
+			return nil, fmt.Errorf("open netlink for changes: %w", err)
+		}
+	}
+	return &batch{socket: socket}, nil
+}
+
+// change has the kernel make changes, all of them in order, and gives the
+// error of each.
+func (n *Namespace) change(requests []*nl.NetlinkRequest) []error {
+	errs := make([]error, len(requests))
+	if len(requests) == 0 {
+		return errs
+	}
+	if n.batch == nil {
+		var err error
+		if n.batch, err = openBatch(netns.NsHandle(n.netns.Fd())); err != nil {
+			return fill(errs, err)
+		}
+	}
+	for first := 0; first < len(requests); first += batchSize {
+		last := min(first+batchSize, len(requests))
+		if err := n.batch.send(requests[first:last], errs[first:last]); err != nil {
+			return fill(errs[first:], fmt.Errorf("talk to the kernel: %w", err))
+		}
+	}
+	return errs
+}
+
+func fill(errs []error, err error) []error {
+	for i := range errs {
+		errs[i] = err
+	}
+	return errs
+}
+
+// send sends one batch and reads its answers. The kernel has worked it off
+// when the system call returns (netlink_rcv_skb in net/netlink/af_netlink.c).
+func (b *batch) send(requests []*nl.NetlinkRequest, errs []error) error {
+	index := make(map[uint32]int, len(requests))
+	var message []byte
+	for i, r := range requests {
+		if i == len(requests)-1 {
+			r.Flags |= unix.NLM_F_ACK
+		}
+		index[r.Seq] = i
+		message = append(message, r.Serialize()...)
+	}
+	fd := b.socket.GetFd()
+	if err := unix.Sendto(fd, message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	for {
+		size, _, err := unix.Recvfrom(fd, b.answer[:], 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		answers, err := syscall.ParseNetlinkMessage(b.answer[:size])
+		if err != nil {
+			return err
+		}
+		for _, a := range answers {
+			i, ok := index[a.Header.Seq]
+			if !ok || a.Header.Type != unix.NLMSG_ERROR {
+				continue
+			}
+			errs[i] = errorOf(a)
+			if i == len(requests)-1 {
+				return nil
+			}
+		}
+	}
+}
+
+// errorOf reads a struct nlmsgerr and, behind it, what the kernel has to say
+// (netlink(7); NLMSGERR_ATTR_MSG).
+func errorOf(m syscall.NetlinkMessage) error {
+	const header = 4 + unix.SizeofNlMsghdr
+	if len(m.Data) < header {
+		return unix.EBADMSG
+	}
+	number := *(*int32)(unsafe.Pointer(&m.Data[0]))
+	if number == 0 {
+		return nil
+	}
+	err := error(unix.Errno(-number))
+	if m.Header.Flags&unix.NLM_F_ACK_TLVS == 0 {
+		return err
+	}
+	attrs, parseErr := nl.ParseRouteAttr(m.Data[header:])
+	if parseErr != nil {
+		return err
+	}
+	for _, a := range attrs {
+		if a.Attr.Type == nl.NLMSGERR_ATTR_MSG {
+			err = fmt.Errorf("%w: %s", err, unix.ByteSliceToString(a.Value))
+		}
+	}
+	return err
+}
+
+// changeSide makes one change an item of a side, all of them in as few system
+// calls as there are batches, and gives the items that it made the change for.
+// judge turns the kernel's error into the caller's; nil says that there was
+// nothing to change.
+func changeSide[T any](k *Kernel, side plan.Side, items []T,
+	request func(*Namespace, T) (*nl.NetlinkRequest, error), judge func(*Namespace, T, error) error,
+) (made []T, err error) {
+	if len(items) == 0 {
+		return nil, nil
+	}
+	n, err := k.On(side)
+	if err != nil {
+		return nil, err
+	}
+	requests := make([]*nl.NetlinkRequest, len(items))
+	for i, item := range items {
+		if requests[i], err = request(n, item); err != nil {
+			return nil, err
+		}
+	}
+	var errs []error
+	for i, err := range n.change(requests) {
+		if err == nil {
+			made = append(made, items[i])
+			continue
+		}
+		errs = append(errs, judge(n, items[i], err))
+	}
+	return made, errors.Join(errs...)
+}
+
+// removeSide removes items of a side as far as they and their link are there.
+func removeSide[T plan.OnLink](k *Kernel, side plan.Side, items []T, request func(link int, item T) (*nl.NetlinkRequest, error)) error {
+	n, err := k.On(side)
+	if errors.Is(err, errGone) {
+		return nil
+	}
+	var there []T
+	for _, i := range items {
+		_, err := n.link(i.Dev())
+		if err == nil {
+			there = append(there, i)
+		} else if !isAbsent(err) {
+			return fmt.Errorf("remove %s: %w", i, err)
+		}
+	}
+	_, err = changeSide(k, side, there, func(n *Namespace, i T) (*nl.NetlinkRequest, error) {
+		link, err := n.link(i.Dev())
+		if err != nil {
+			return nil, err
+		}
+		return request(link.Attrs().Index, i)
+	}, func(_ *Namespace, i T, err error) error {
+		if isAbsent(err) {
+			return nil
+		}
+		return fmt.Errorf("remove %s: %w", i, err)
+	})
+	return err
+}
