@@ -6,13 +6,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/containernetworking/cni/libcni"
 )
 
 // wish is what `enable` was asked for.
@@ -136,19 +135,60 @@ func (w wish) namespace() (*netns, error) {
 // checkNetwork makes sure that there is a network for the namespace, which
 // takes VIPs from outside if there are any.
 func (n *netns) checkNetwork(vips bool) error {
-	conf, err := libcni.LoadNetworkConf(n.confDir, n.network)
-	var none libcni.NoConfigsFoundError
-	var other libcni.NotFoundError
-	if errors.As(err, &none) || errors.As(err, &other) {
+	net, file, err := findNetwork(n.confDir, n.network)
+	if err != nil {
+		return err
+	}
+	if net == nil {
 		return n.noNetwork()
 	}
-	if err != nil {
-		return fmt.Errorf("network %q: %w; correct that file", n.network, err)
-	}
-	if vips && !slices.ContainsFunc(conf.Plugins, func(p *libcni.PluginConfig) bool { return p.Network.Capabilities["ips"] }) {
-		return fmt.Errorf(`network %q: no plugin of it takes VIPs from outside; add "capabilities": {"ips": true} to macvlan-vip's part of it in %s`, n.network, n.confDir)
+	if vips && !net.takesVIPs() {
+		return fmt.Errorf(`network %q: no plugin of it takes VIPs from outside; add "capabilities": {"ips": true} to macvlan-vip's part of it in %s`, n.network, file)
 	}
 	return nil
+}
+
+// network is what `enable` reads of a network: a list of plugins or, the old
+// way, a single one.
+type network struct {
+	plugin
+	Name    string   `json:"name"`
+	Plugins []plugin `json:"plugins"`
+}
+
+type plugin struct {
+	Capabilities map[string]bool `json:"capabilities"`
+}
+
+func (n network) takesVIPs() bool {
+	return slices.ContainsFunc(append(n.Plugins, n.plugin), func(p plugin) bool { return p.Capabilities["ips"] })
+}
+
+// findNetwork looks for a network as cnitool does. Its library would do, too,
+// but makes each start of this program a third longer.
+func findNetwork(dir, name string) (*network, string, error) {
+	files, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, "", err
+	}
+	for _, f := range files {
+		if !slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(f.Name())) {
+			continue
+		}
+		file := filepath.Join(dir, f.Name())
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, file, err
+		}
+		var n network
+		if err := json.Unmarshal(data, &n); err != nil {
+			return nil, file, fmt.Errorf("%s: %w; correct its JSON", file, err)
+		}
+		if n.Name == name {
+			return &n, file, nil
+		}
+	}
+	return nil, "", nil
 }
 
 // write writes all files of a wish, and says whether any was not there.

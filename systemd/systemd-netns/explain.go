@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -31,25 +32,41 @@ func (n *netns) explain(problem, verb string) error {
 	if strings.Contains(problem, "no net configuration") {
 		return n.noNetwork()
 	}
+	if strings.Contains(problem, "parsing configuration") {
+		// libcni does not say in which file.
+		if _, _, err := findNetwork(n.confDir, n.network); err != nil {
+			return err
+		}
+	}
 	plugin, text := unwrap(problem)
 	if plugin != "" {
 		text = plugin + ": " + text
 	}
 	text = strings.ReplaceAll(text, "systemd-netns@NAME", "systemd-netns@"+n.name)
-	for _, own := range ours {
-		if plugin == own && strings.Contains(text, "; ") {
-			return errors.New(text)
-		}
+	own := slices.Contains(ours, plugin) && strings.Contains(text, "; ")
+	if own && !strings.Contains(text, "ipam: ") {
+		return errors.New(text)
 	}
-	return fmt.Errorf("%s; %s", text, n.remedy(problem, verb))
+	if hint := n.hint(problem); hint != "" {
+		// Of what an IPAM plugin says, ours know no better remedy.
+		return fmt.Errorf("%s; %s", strings.TrimSuffix(text, "; look at the keys under ipam"), hint)
+	}
+	if own {
+		return errors.New(text)
+	}
+	return fmt.Errorf("%s; %s", text, n.byHand(verb))
 }
 
-func (n *netns) remedy(problem, verb string) string {
+func (n *netns) hint(problem string) string {
 	for _, h := range hints {
 		if strings.Contains(problem, h.text) {
 			return strings.ReplaceAll(h.remedy, "NAME", n.name)
 		}
 	}
+	return ""
+}
+
+func (n *netns) byHand(verb string) string {
 	return fmt.Sprintf("to see it by hand: CNI_PATH=%s NETCONFPATH=%s CNI_IFNAME=%s cnitool %s %s %s", cniPath(), n.confDir, n.ifName, verb, n.network, n.path)
 }
 

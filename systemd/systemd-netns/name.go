@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 
+	vnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,8 +19,61 @@ func (n *netns) make() error {
 		if err := n.clearTheWay(); err != nil {
 			return err
 		}
-		return output("ip", "netns", "add", n.name)
+		return n.addName()
 	})
+}
+
+// addName does what `ip netns add` does, with a process less.
+func (n *netns) addName() error {
+	unlock, err := shareDir()
+	if err != nil {
+		return fmt.Errorf("make namespace %s: %w", n.name, err)
+	}
+	defer unlock()
+	// On a thread of its own, which from here on is in the new namespace.
+	made := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if err := joinHost(); err != nil {
+			made <- err
+			return
+		}
+		at, err := vnetns.NewNamed(n.name)
+		if err != nil {
+			made <- fmt.Errorf("make namespace %s: %w", n.name, err)
+			return
+		}
+		made <- at.Close()
+	}()
+	return <-made
+}
+
+// shareDir makes the folder of names a mount of its own that all mount
+// namespaces share, as ip(8) does: otherwise its next `ip netns add` would put
+// one on top of our names. The lock is ip's, too.
+func shareDir() (unlock func(), err error) {
+	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
+		return nil, err
+	}
+	dir, err := os.Open(netnsDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		dir.Close()
+		return nil, err
+	}
+	err = unix.Mount("", netnsDir, "none", unix.MS_SHARED|unix.MS_REC, "")
+	if errors.Is(err, unix.EINVAL) {
+		if err = unix.Mount(netnsDir, netnsDir, "none", unix.MS_BIND|unix.MS_REC, ""); err == nil {
+			err = unix.Mount("", netnsDir, "none", unix.MS_SHARED|unix.MS_REC, "")
+		}
+	}
+	if err != nil {
+		dir.Close()
+		return nil, fmt.Errorf("share %s: %w", netnsDir, err)
+	}
+	return func() { dir.Close() }, nil
 }
 
 // clearTheWay removes a name that was left, and makes the folders that the
@@ -36,15 +90,14 @@ func (n *netns) clearTheWay() error {
 // remove removes the namespace, which goes when its last process does.
 func (n *netns) remove() error { return onHost(n.removeName) }
 
+// removeName does what `ip netns delete` does. A plain file, which something
+// else has made, goes as well.
 func (n *netns) removeName() error {
-	if !n.exists() {
-		return nil
+	err := unix.Unmount(n.path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove namespace %s: %w", n.name, err)
 	}
-	if err := output("ip", "netns", "delete", n.name); err != nil {
-		// A plain file, which something that is no `ip netns add` has made.
-		return removeIfThere(n.path)
-	}
-	return nil
+	return removeIfThere(n.path)
 }
 
 func (n *netns) clear() error {
@@ -91,7 +144,7 @@ func (n *netns) rename() error {
 			return nil
 		}
 		n.say(levelNotice, "somebody removed this namespace; it is made again")
-		return output("ip", "netns", "add", n.name)
+		return n.addName()
 	})
 }
 
@@ -102,7 +155,7 @@ func onHostsNetwork(pid string) bool {
 	if err != nil {
 		return true
 	}
-	own, err := os.Readlink("/proc/self/ns/net")
+	own, err := os.Readlink("/proc/thread-self/ns/net")
 	return err != nil || its == own
 }
 
@@ -176,7 +229,8 @@ func joinHost() error {
 	if err != nil {
 		return fmt.Errorf("join the host's mount namespace: %w", err)
 	}
-	if own, err := os.Readlink("/proc/self/ns/mnt"); err != nil || own == host {
+	// Not the process's, which is that of its first thread.
+	if own, err := os.Readlink("/proc/thread-self/ns/mnt"); err != nil || own == host {
 		return err
 	}
 	fd, err := unix.Open(theirs, unix.O_RDONLY|unix.O_CLOEXEC, 0)

@@ -96,6 +96,37 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+func TestFindNetwork(t *testing.T) {
+	dir := t.TempDir()
+	for file, text := range map[string]string{
+		"1.conflist": `{"name": "lan", "plugins": [{"type": "macvlan-vip", "capabilities": {"ips": true}}, {"type": "hairpin-route"}]}`,
+		"2.conf":     `{"name": "single", "type": "macvlan-vip", "capabilities": {"ips": true}}`,
+		"3.json":     `{"name": "fixed", "plugins": [{"type": "macvlan-vip"}]}`,
+		"4.txt":      `{`,
+	} {
+		if err := writeFor(filepath.Join(dir, file), text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]bool{"lan": true, "single": true, "fixed": false} {
+		n, _, err := findNetwork(dir, name)
+		if err != nil || n == nil || n.takesVIPs() != want {
+			t.Errorf("%s: %+v, %v", name, n, err)
+		}
+	}
+	for _, in := range []string{dir, filepath.Join(dir, "none")} {
+		if n, _, err := findNetwork(in, "other"); n != nil || err != nil {
+			t.Errorf("%+v, %v", n, err)
+		}
+	}
+	if err := writeFor(filepath.Join(dir, "5.conf"), "{"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := findNetwork(dir, "other"); err == nil || !strings.Contains(err.Error(), "5.conf") {
+		t.Error(err)
+	}
+}
+
 func TestChooseDNS(t *testing.T) {
 	const real, stub = "nameserver 192.0.2.53\nsearch example.com\n", "nameserver 127.0.0.53\noptions edns0\n"
 	for name, c := range map[string]struct {

@@ -26,9 +26,14 @@ func TestMainJob(t *testing.T) {
 	t.Run("reload repairs under the running service", l.repair)
 	t.Run("the namespace's name is removed", l.nameRemoved)
 	t.Run("stop leaves nothing", func(t *testing.T) {
+		// ip's own must not come to lie on top of ours.
+		l.run(t, "ip netns add other")
+		l.run(t, "ip netns delete other")
 		l.run(t, "systemctl stop haproxy")
 		l.gone(t, before)
 		l.silent(t, vip1)
+		l.says(t, "haproxy: removed mv0 172.16.26.1/22 172.16.26.2/22, network haproxy")
+		l.says(t, "haproxy: removed mv-int, which no other service needs")
 	})
 	t.Run("start again", func(t *testing.T) {
 		l.run(t, "systemctl start haproxy")
@@ -56,6 +61,7 @@ func TestMainJob(t *testing.T) {
 	})
 	t.Run("skipped by a condition", func(t *testing.T) { l.condition(t, before) })
 	t.Run("a shim that fails keeps the service off the host", func(t *testing.T) { l.shimFails(t, before) })
+	t.Run("errors say the remedy", l.remedies)
 	t.Run("a master that comes up late", func(t *testing.T) { l.masterLate(t) })
 }
 
@@ -117,18 +123,60 @@ func (l *lab) mainPID(t *testing.T) string {
 	return l.run(t, "systemctl show haproxy -p MainPID --value")
 }
 
-// journalIsPlain: one line says what was done, and cnitool's JSON and usage
-// text are not there.
+// journalIsPlain: a few lines say what was done, as the kernel has it, and
+// cnitool's JSON and usage text are not there.
 func (l *lab) journalIsPlain(t *testing.T) {
 	out := l.run(t, "journalctl --no-pager -o cat -t systemd-netns")
-	if want := "haproxy: 172.16.26.1/22 172.16.26.2/22 on mv0, network haproxy"; !strings.Contains(out, want) {
-		t.Errorf("no line %q in:\n%s", want, out)
+	mac := l.run(t, "ip netns exec haproxy cat /sys/class/net/mv0/address")
+	for _, want := range []string{
+		"haproxy: 172.16.26.1/22 172.16.26.2/22 on mv0, network haproxy",
+		"haproxy: mv0 on eth0, MAC " + mac,
+		"haproxy: host reaches 172.16.26.1 172.16.26.2 through mv-int from 172.16.27.217",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no line %q in:\n%s", want, out)
+		}
 	}
 	for _, noise := range []string{"{", "Usage", "Flags", "cniVersion"} {
 		if strings.Contains(out, noise) {
 			t.Errorf("%q in:\n%s", noise, out)
 		}
 	}
+	if n := strings.Count(out, "\n") + 1; n > 4 {
+		t.Errorf("%d lines for a start:\n%s", n, out)
+	}
+	if out := l.run(t, "journalctl --no-pager -o cat -t systemd-netns -p notice"); out != "" {
+		t.Errorf("more than information in the journal:\n%s", out)
+	}
+	if out := l.run(t, "systemctl status systemd-netns@haproxy --no-pager"); !strings.Contains(out, `Status: "2 VIPs on mv0, network haproxy"`) || !strings.Contains(out, "host reaches") {
+		t.Errorf("status:\n%s", out)
+	}
+}
+
+// remedies: each error is one line at its level, and ends with what to do.
+func (l *lab) remedies(t *testing.T) {
+	l.run(t, "systemctl stop haproxy")
+	for name, c := range map[string]struct{ conflist, want string }{
+		"no network":       {`{"cniVersion": "1.1.0", "name": "other", "plugins": [{"type": "macvlan-vip"}]}`, `network "haproxy": no such network in /etc/cni/net.d; copy an example of /usr/local/share/macvlan-vip/conf there`},
+		"no JSON":          {`{`, "/etc/cni/net.d/haproxy.conflist: unexpected end of JSON input; correct its JSON"},
+		"no such plugin":   {`{"cniVersion": "1.1.0", "name": "haproxy", "plugins": [{"type": "nothing"}]}`, `failed to find plugin "nothing" in path [/usr/local/lib/macvlan-vip /opt/cni/bin]; install that plugin`},
+		"no such master":   {`{"cniVersion": "1.1.0", "name": "haproxy", "plugins": [{"type": "macvlan-vip", "master": "eth7"}]}`, `master: "eth7": `},
+		"an address taken": {`{"cniVersion": "1.1.0", "name": "haproxy", "plugins": [{"type": "macvlan-vip", "master": "eth0", "ipam": {"type": "static", "addresses": [{"address": "` + peerAddr + `/22"}]}}]}`, "use another VIP"},
+	} {
+		l.wantState(t, "systemd-netns@haproxy", "inactive")
+		l.write(netDir+"haproxy.conflist", c.conflist)
+		l.write("etc/systemd-netns/haproxy.env", "RETRY_SEC=1\n")
+		if _, err := l.try("systemctl start haproxy"); err == nil {
+			t.Errorf("%s: the start succeeded", name)
+		}
+		out := l.run(t, "journalctl --no-pager -o cat -t systemd-netns -p err -n 2")
+		if !strings.Contains(out, c.want) || strings.Contains(out, "failed (add)") || strings.Contains(out, "Usage") {
+			t.Errorf("%s: no %q in:\n%s", name, c.want, out)
+		}
+		l.run(t, "systemctl reset-failed")
+	}
+	l.run(t, "rm /etc/systemd-netns/haproxy.env")
+	l.conflist("haproxy.conflist", "", "")
 }
 
 func (l *lab) restart(t *testing.T) {
