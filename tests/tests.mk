@@ -10,7 +10,7 @@ ALONE := unshare --mount sh -ec 'mkdir -p /run/netns; mount -t tmpfs netns /run/
 
 GOTEST := $(ALONE) $(GO) test -count=1 -p 1 -timeout 15m
 
-.PHONY: test-deps test test-systemd fuzz demo lint lint-deps
+.PHONY: test-deps test test-systemd race soak cover fuzz demo lint lint-deps
 test-deps:
 	@set -e; missing="$(missing)"; [ -z "$$missing" ] || { \
 		echo "installing: $$missing"; apt-get update -qq; \
@@ -23,11 +23,32 @@ test: test-deps build ## Run every test, as root; installs what it needs
 test-systemd: test-deps build ## Run the tests on a booted systemd alone
 	$(GOTEST) -v ./tests/systemd
 
+race: test-deps ## Run the plugins' own tests under the race detector, which needs a C compiler
+	CGO_ENABLED=1 $(GOTEST) -race ./plugins/...
+
+# Tests that repeat themselves, far more often than `make test` has time for.
+SOAKS := TestManyServices|TestThousandVIPs|TestManyAtOnce|TestAddAndDeleteAtOnce|TestFastRestarts|TestMoreVIPsThanNeighbours
+soak: test-deps ## Run the longer soaks: 500 services, 1,000 VIPs, many at once, restarts
+	SOAK=1 $(GOTEST) -timeout 90m -v -run '^($(SOAKS))$$' ./tests/cni ./tests/lan
+
+# What the tests run of the plugins: as binaries that they call, and in their
+# own processes. A process that is killed says nothing, so TestKilled is left out.
+COVER := $(CURDIR)/build/cover
+cover: test-deps ## Measure what the tests run of the plugins, binaries included, into build/cover
+	rm -rf $(COVER)
+	mkdir -p $(COVER)/binaries $(COVER)/packages
+	GOCOVERDIR=$(COVER)/binaries $(GOTEST) -timeout 60m -skip '^TestKilled$$' ./tests/cni ./tests/lan
+	GOCOVERDIR=$(COVER)/binaries $(GOTEST) -timeout 60m -cover -coverpkg ./plugins/... ./plugins/... -args -test.gocoverdir=$(COVER)/packages
+	$(GO) tool covdata textfmt -i $(COVER)/binaries,$(COVER)/packages -o $(COVER)/profile
+	$(GO) tool cover -html $(COVER)/profile -o $(COVER)/index.html
+	$(GO) tool covdata percent -i $(COVER)/binaries,$(COVER)/packages
+	$(GO) tool cover -func $(COVER)/profile | awk '$$NF != "100.0%"'
+
 FUZZTIME ?= 30s
 fuzz: ## Fuzz every target for FUZZTIME [30s]
-	set -e; for pkg in ./plugins/internal/config ./plugins/internal/announce; do \
-		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
-			$(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME); done; done
+	set -e; for pkg in $$(grep -l '^func Fuzz' -r plugins --include '*_test.go' | xargs -n1 dirname | sort -u); do \
+		for f in $$($(GO) test -list '^Fuzz' ./$$pkg | grep '^Fuzz'); do \
+			$(GO) test ./$$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x; done; done
 
 demo: test-deps build ## Show the main job on a throwaway machine: haproxy on two VIPs
 	@$(ALONE) $(GO) run ./tests/demo

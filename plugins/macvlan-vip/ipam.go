@@ -52,17 +52,8 @@ func ipamAdd(kind string, stdin []byte) (*current.Result, error) {
 	if err != nil {
 		return nil, ipamError(kind, "give addresses", err)
 	}
-	result, err := current.NewResultFromResult(raw)
+	result, err := config.CurrentResult(raw)
 	if err != nil {
-		return nil, ipamError(kind, "understand its result", err)
-	}
-	// Which link the addresses are for is not the IPAM plugin's to say.
-	for _, ip := range result.IPs {
-		if ip != nil {
-			ip.Interface = nil
-		}
-	}
-	if err := config.CheckResult(result); err != nil {
 		return nil, cnierr.New(types.ErrDecodingFailure, "use an IPAM plugin that prints a valid result", "ipam: %q: its result: %v", kind, err)
 	}
 	return result, nil

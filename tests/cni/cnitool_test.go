@@ -256,7 +256,7 @@ func TestFastRestarts(t *testing.T) {
 				}
 				return o
 			}
-			for range 20 {
+			for range testnet.Soak(20, 300) {
 				var result current.Result
 				if err := json.Unmarshal([]byte(tool("add").stdout), &result); err != nil {
 					t.Fatal(err)

@@ -12,6 +12,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sys/unix"
+
+	"macvlan-vip/tests/testnet"
 )
 
 // atOnce runs a function for every attachment, all at the same time.
@@ -50,7 +52,7 @@ func TestManyAtOnce(t *testing.T) {
 		keys = `"master": "eth0", "addressConflict": "ignore", ` + keys
 		all[i] = &pair{attachment: l.attachment(fmt.Sprintf("c%d", i)), link: conf("1.1.0", "macvlan-vip", "lan", keys), hairpin: conf("1.1.0", "hairpin-route", "lan", "")}
 	}
-	for round := range 2 {
+	for round := range testnet.Soak(2, 10) {
 		began := time.Now()
 		won := addAll(t, all, want)
 		t.Logf("round %d: added %d in %s", round, services, time.Since(began))
@@ -97,7 +99,8 @@ func addAll(t *testing.T, all []*pair, want []uint) (won int) {
 // TestAddAndDeleteAtOnce: while some come, others go, and the host's link must
 // stay for those that are there.
 func TestAddAndDeleteAtOnce(t *testing.T) {
-	const services, rounds = 12, 8
+	const services = 12
+	rounds := testnet.Soak(8, 100)
 	l := newLab(t, "10.99.0.1/16")
 	before := l.state()
 	all := make([]*pair, services)

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
@@ -137,6 +138,9 @@ func isBookkeeping(name string) bool {
 type outcome struct {
 	stdout, stderr string
 	status         int
+	// cpu is the time that it and its children computed, whatever else the
+	// machine was busy with.
+	cpu time.Duration
 }
 
 // ok tells whether the verb succeeded.
@@ -171,7 +175,8 @@ func (l *lab) exec(env []string, stdin string, argv ...string) (o outcome) {
 		}
 		return nil
 	})
-	return outcome{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+	ended := cmd.ProcessState
+	return outcome{stdout.String(), stderr.String(), ended.ExitCode(), ended.UserTime() + ended.SystemTime()}
 }
 
 // attachment is a service's link as the protocol names it.

@@ -361,12 +361,13 @@ func TestDelegatedADDFails(t *testing.T) {
 		prepare func(s *spy)
 		code    uint
 	}{
-		"with an error":       {func(s *spy) { s.fails("ADD", 150) }, 150},
-		"without a structure": {func(s *spy) { s.answers("ADD", "none"); s.write("ADD.fails", "") }, types.ErrInvalidNetworkConfig},
-		"nonsense":            {func(s *spy) { s.answers("ADD", "none") }, types.ErrInternal},
-		"no address":          {func(s *spy) { s.answers("ADD", `{"cniVersion": "1.1.0"}`) }, types.ErrInvalidNetworkConfig},
-		"the host's address":  {func(s *spy) { s.answers("ADD", `{"cniVersion": "1.1.0", "ips": [{"address": "192.0.2.1/24"}]}`) }, 100},
-		"null for an address": {func(s *spy) { s.answers("ADD", `{"cniVersion": "1.1.0", "ips": [null]}`) }, types.ErrDecodingFailure},
+		"with an error":                 {func(s *spy) { s.fails("ADD", 150) }, 150},
+		"without a structure":           {func(s *spy) { s.answers("ADD", "none"); s.write("ADD.fails", "") }, types.ErrInvalidNetworkConfig},
+		"nonsense":                      {func(s *spy) { s.answers("ADD", "none") }, types.ErrInternal},
+		"no address":                    {func(s *spy) { s.answers("ADD", `{"cniVersion": "1.1.0"}`) }, types.ErrInvalidNetworkConfig},
+		"the host's address":            {func(s *spy) { s.answers("ADD", `{"cniVersion": "1.1.0", "ips": [{"address": "192.0.2.1/24"}]}`) }, 100},
+		"null for an address":           {func(s *spy) { s.answers("ADD", `{"cniVersion": "1.1.0", "ips": [null]}`) }, types.ErrDecodingFailure},
+		"null for an address, of 0.3.1": {func(s *spy) { s.answers("ADD", `{"cniVersion": "0.3.1", "ips": [null]}`) }, types.ErrDecodingFailure},
 		"null for a route": {func(s *spy) {
 			s.answers("ADD", `{"cniVersion": "1.1.0", "ips": [{"address": "192.0.2.10/24"}], "routes": [null]}`)
 		}, types.ErrDecodingFailure},

@@ -40,6 +40,14 @@ func Plugins(m *testing.M, packages ...string) int {
 	return m.Run()
 }
 
+// Soak gives a number of rounds: the usual one, or that of `make soak`.
+func Soak(usual, soak int) int {
+	if os.Getenv("SOAK") != "" {
+		return soak
+	}
+	return usual
+}
+
 // buildArgs makes binaries of this project that say what of them was run, if
 // GOCOVERDIR names a folder for that (go.dev/doc/build-cover).
 func buildArgs(pkg string) []string {
@@ -58,11 +66,11 @@ func CoverEnv() []string {
 	return nil
 }
 
-// fuzzing tells whether the test binary is to fuzz, which runs no plugin, in
-// worker processes that come and go.
+// fuzzing tells whether the test binary is to fuzz, in worker processes that
+// come and go, or to list its tests: neither runs a plugin.
 func fuzzing() bool {
 	flag.Parse()
-	for _, name := range []string{"test.fuzz", "test.fuzzworker"} {
+	for _, name := range []string{"test.fuzz", "test.fuzzworker", "test.list"} {
 		if f := flag.Lookup(name); f != nil && f.Value.String() != f.DefValue {
 			return true
 		}

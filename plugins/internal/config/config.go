@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -133,19 +134,70 @@ func ParsePrevResult(conf *types.NetConf) (*current.Result, error) {
 	if err := version.ParsePrevResult(conf); err != nil {
 		return nil, cnierr.New(types.ErrDecodingFailure, prevRemedy, "prevResult: %v", err)
 	}
-	result, err := current.NewResultFromResult(conf.PrevResult)
+	result, err := CurrentResult(conf.PrevResult)
+	if err == nil {
+		err = checkIndices(result)
+	}
 	if err != nil {
 		return nil, cnierr.New(types.ErrDecodingFailure, prevRemedy, "prevResult: %v", err)
-	}
-	if err := CheckResult(result); err != nil {
-		return nil, cnierr.New(types.ErrDecodingFailure, prevRemedy, "prevResult.%v", err)
 	}
 	return result, nil
 }
 
-// CheckResult refuses what a foreign plugin's JSON can hold and no code
-// behind this should have to expect. The error names the key and the value.
-func CheckResult(r *current.Result) error {
+// checkIndices is not for results of IPAM plugins, of which the specification
+// wants no interfaces: what they say about them is ignored.
+func checkIndices(r *current.Result) error {
+	for i, ip := range r.IPs {
+		if n := ip.Interface; n != nil && (*n < 0 || *n >= len(r.Interfaces)) {
+			return fmt.Errorf("ips[%d].interface: %d: no such interface in the result", i, *n)
+		}
+	}
+	return nil
+}
+
+// CurrentResult converts a foreign plugin's result to the current type, and
+// refuses what its JSON can hold and no code behind this should have to
+// expect. The error names the key and the value.
+func CurrentResult(raw types.Result) (*current.Result, error) {
+	if _, is := raw.(*current.Result); !is {
+		if err := checkNulls(raw); err != nil {
+			return nil, err
+		}
+	}
+	result, err := current.NewResultFromResult(raw)
+	if err != nil {
+		return nil, err
+	}
+	return result, checkResult(result)
+}
+
+// checkNulls looks at a result of an older version: the library takes every
+// entry of its lists for one when it converts them.
+func checkNulls(raw types.Result) error {
+	var text bytes.Buffer
+	if err := raw.PrintTo(&text); err != nil {
+		return err
+	}
+	var lists struct {
+		Interfaces []any `json:"interfaces"`
+		IPs        []any `json:"ips"`
+		Routes     []any `json:"routes"`
+	}
+	if err := json.Unmarshal(text.Bytes(), &lists); err != nil {
+		return err
+	}
+	for _, list := range []struct {
+		key     string
+		entries []any
+	}{{"interfaces", lists.Interfaces}, {"ips", lists.IPs}, {"routes", lists.Routes}} {
+		if i := slices.IndexFunc(list.entries, func(e any) bool { return e == nil }); i >= 0 {
+			return fmt.Errorf("%s[%d]: null", list.key, i)
+		}
+	}
+	return nil
+}
+
+func checkResult(r *current.Result) error {
 	for i, iface := range r.Interfaces {
 		if iface == nil {
 			return fmt.Errorf("interfaces[%d]: null: not an interface", i)
@@ -157,9 +209,6 @@ func CheckResult(r *current.Result) error {
 		}
 		if _, ok := PrefixOf(ip.Address); !ok {
 			return fmt.Errorf("ips[%d].address: %s: not an address with a prefix length", i, ip.Address.String())
-		}
-		if n := ip.Interface; n != nil && (*n < 0 || *n >= len(r.Interfaces)) {
-			return fmt.Errorf("ips[%d].interface: %d: no such interface in the result", i, *n)
 		}
 	}
 	for i, route := range r.Routes {
