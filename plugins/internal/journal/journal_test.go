@@ -2,6 +2,7 @@ package journal
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -212,4 +213,27 @@ func TestLockHolderThatHangs(t *testing.T) {
 	if cni == nil || cni.Code != types.ErrTryAgainLater || !strings.Contains(cni.Details, cnierr.TryAgain) {
 		t.Errorf("want error 11, got %v", cni)
 	}
+}
+
+// TestLockThatManyWaitFor: who waits long because many are before him does not
+// take it for a holder that hangs.
+func TestLockThatManyWaitFor(t *testing.T) {
+	s := store(t)
+	held, err := s.Lock("mv-int")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const timeout = 500 * time.Millisecond
+	go func() {
+		for pid := range 30 {
+			_, _ = held.file.WriteAt([]byte(fmt.Sprintf("%d\n", 100+pid)), 0)
+			time.Sleep(timeout / 10)
+		}
+		held.Unlock()
+	}()
+	lock, err := s.lock("mv-int", timeout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock.Unlock()
 }

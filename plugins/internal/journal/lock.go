@@ -15,26 +15,25 @@ import (
 	"macvlan-vip/plugins/internal/cnierr"
 )
 
-// lockTimeout bounds the wait for a lock. It is held for milliseconds, so one
-// that takes this long hangs.
+// lockTimeout bounds the wait for one holder of a lock. It is held for
+// milliseconds, so one that takes this long hangs.
 const lockTimeout = 10 * time.Second
 
 // Lock is held by one process at a time, until Unlock or the process's end.
 type Lock struct{ file *os.File }
 
-// Lock takes a named lock of the journal. One that is held for more than ten
-// seconds is a CNI error 11 that names the holder's process.
+// Lock takes a named lock of the journal, in turn. One that a process holds for
+// more than ten seconds is a CNI error 11 that names the holder's process.
 func (s *Store) Lock(name string) (*Lock, error) { return s.lock(name, lockTimeout) }
 
 func (s *Store) lock(name string, timeout time.Duration) (*Lock, error) {
 	path := filepath.Join(s.dir, name+".lock")
-	deadline := time.Now().Add(timeout)
 	for {
 		file, err := s.openLock(path)
 		if err != nil {
 			return nil, err
 		}
-		if err := flock(file, time.Until(deadline)); err != nil {
+		if err := flock(file, timeout); err != nil {
 			return nil, holderError(file, path, timeout, err)
 		}
 		// The file can have been removed by the one that held it before.
@@ -60,7 +59,7 @@ func (s *Store) openLock(path string) (*os.File, error) {
 }
 
 // flock waits in the kernel, which hands a lock on at once and in turn, and
-// gives up waiting after the timeout. The waiting goroutine then outlives the
+// gives up when one holder has had it for the timeout. The waiting goroutine then outlives the
 // call; the process is about to end with an error.
 func flock(file *os.File, timeout time.Duration) error {
 	err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -77,12 +76,26 @@ func flock(file *os.File, timeout time.Duration) error {
 			}
 		}
 	}()
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(timeout):
-		return os.ErrDeadlineExceeded
+	for before := holder(file); ; {
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(timeout):
+			// While the holders change, it is only that many wait.
+			now := holder(file)
+			if now == before {
+				return os.ErrDeadlineExceeded
+			}
+			before = now
+		}
 	}
+}
+
+// holder is the process that took the lock last. It is read through the open
+// file: what has its name by now may be something else.
+func holder(file *os.File) string {
+	text, _ := io.ReadAll(io.NewSectionReader(file, 0, 64))
+	return strings.TrimSpace(string(text))
 }
 
 func holderError(file *os.File, path string, timeout time.Duration, err error) error {
@@ -90,10 +103,9 @@ func holderError(file *os.File, path string, timeout time.Duration, err error) e
 		file.Close()
 		return fmt.Errorf("lock %s: %w", path, err)
 	}
-	// Through the open file: what has its name by now may be something else.
-	holder, _ := io.ReadAll(io.NewSectionReader(file, 0, 64))
-	return cnierr.Transient("look at what process "+strings.TrimSpace(string(holder))+" waits for, and end it if it hangs",
-		"lock %s: held for more than %s by process %s", path, timeout, strings.TrimSpace(string(holder)))
+	pid := holder(file)
+	return cnierr.Transient("look at what process "+pid+" waits for, and end it if it hangs",
+		"lock %s: held for more than %s by process %s", path, timeout, pid)
 }
 
 func sameFile(file *os.File, path string) bool {
