@@ -273,8 +273,11 @@ func allSysctls(t *testing.T, n *testnet.Namespace) []byte {
 	n.Do(func() error {
 		for _, pattern := range []string{"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv4/conf/*/arp_*", "/proc/sys/net/ipv4/conf/*/proxy_arp", "/proc/sys/net/ipv6/conf/*/forwarding"} {
 			files, err := filepath.Glob(pattern)
-			if err != nil || len(files) == 0 {
-				return fmt.Errorf("%s: %v", pattern, err)
+			if err != nil {
+				return err
+			}
+			if len(files) == 0 {
+				return fmt.Errorf("there is no %s", pattern)
 			}
 			for _, file := range files {
 				f, err := os.Open(file)
