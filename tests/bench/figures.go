@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"maps"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -9,10 +10,10 @@ import (
 
 // style is readable on a light page and on a dark one: no background, and
 // everything in mid-grey or in colours that stand out from both.
-const style = `set terminal svg size 820,%d font "sans-serif,13"
+const style = `set terminal svg size 820,%d font "sans-serif,13" noenhanced
 set border lc rgb "#808080"
 set tics textcolor rgb "#808080"
-set key textcolor rgb "#808080" top right
+set key textcolor rgb "#808080" outside right top vertical samplen 1
 set title textcolor rgb "#808080"
 set ylabel textcolor rgb "#808080"
 set xlabel textcolor rgb "#808080"
@@ -23,18 +24,7 @@ var colours = []string{"#1f8dd6", "#e0782b", "#3aa655", "#b05bc7"}
 
 // figures draws all that the run has measured into a folder.
 func (r *Results) figures(dir string) error {
-	for name, script := range map[string]string{
-		"service": r.bars("An attachment of 2 VIPs, the host having others: time / that of the article's commands", "",
-			column{"ADD", "add-next"}, column{"DEL", "del-next"}, column{"both", "both-next"}),
-		"vips": r.scaling(),
-		"data": r.bars("Paths: ratio to veth + bridge (of latency, less is better)", "",
-			column{"throughput", "throughput"}, column{"requests per second", "http-rate"}, column{"latency", "http-latency"}),
-		"failover": r.bars("Failover: time until a LAN peer has its answer / that of the article's commands", "set logscale y\nset yrange [0.001:2]\n", column{"IPv4", "failover"}),
-		"crowd":    r.bars("A host with 1 service and one with 500: time / that of the plugins on the former", "", column{"ADD", "services-add"}, column{"DEL", "services-del"}),
-	} {
-		if script == "" {
-			continue
-		}
+	for name, script := range r.scripts() {
 		plot := exec.Command("gnuplot")
 		plot.Stdin = strings.NewReader(script + "\nset output\n")
 		svg, err := plot.Output()
@@ -48,6 +38,21 @@ func (r *Results) figures(dir string) error {
 	return nil
 }
 
+// scripts are gnuplot's for the figures that the run has measured, by name.
+func (r *Results) scripts() map[string]string {
+	all := map[string]string{
+		"service": r.bars("An attachment of 2 VIPs, the host having others: time / that of the article's commands", "",
+			column{"ADD", "add-next"}, column{"DEL", "del-next"}, column{"both", "both-next"}),
+		"vips": r.scaling(),
+		"data": r.bars("Paths: ratio to veth + bridge (of latency, less is better)", "",
+			column{"throughput", "throughput"}, column{"requests per second", "http-rate"}, column{"latency", "http-latency"}),
+		"failover": r.bars("Failover: time until a LAN peer has its answer / that of the article's commands", "set logscale y\nset yrange [0.001:2]\n", column{"IPv4", "failover"}),
+		"crowd":    r.bars("A host with 1 service and one with 500: time / that of the plugins on the former", "", column{"ADD", "services-add"}, column{"DEL", "services-del"}),
+	}
+	maps.DeleteFunc(all, func(_, script string) bool { return script == "" })
+	return all
+}
+
 // column is a comparison as one colour of bars.
 type column struct{ title, id string }
 
@@ -59,7 +64,7 @@ func (r *Results) bars(title, more string, columns ...column) string {
 	}
 	var b, plot strings.Builder
 	fmt.Fprintf(&b, style, 460)
-	fmt.Fprintf(&b, "set title %q\nset style data histograms\nset style histogram errorbars gap 1 lw 1\nset style fill solid 0.9 noborder\nset xtics rotate by -22 left\nset rmargin 16\nset yrange [0:*]\n%s", title, more)
+	fmt.Fprintf(&b, "set title %q\nset style data histograms\nset style histogram errorbars gap 1 lw 1\nset style fill solid 0.9 border lc rgb \"#808080\"\nset xtics rotate by -22 left\nset yrange [0:*]\n%s", title, more)
 	fmt.Fprintf(&b, "set errorbars lw 1\n")
 	for i, col := range columns {
 		fmt.Fprintf(&b, "$c%d << E\n", i)
@@ -82,7 +87,7 @@ func (r *Results) scaling() string {
 	}
 	var b, plot strings.Builder
 	fmt.Fprintf(&b, style, 460)
-	b.WriteString("set title \"One service: time / that of an ADD of 1 VIP by ip -batch\"\nset logscale xy\nset key top left\nset xlabel \"VIPs\"\nset xrange [0.8:1300]\n")
+	b.WriteString("set title \"One service: time / that of an ADD of 1 VIP by ip -batch\"\nset logscale xy\nset xlabel \"VIPs\"\nset xrange [0.8:1300]\n")
 	for i, curve := range []struct{ title, id, name string }{
 		{"ADD, macvlan-vip", "vips-add-%d", nameQuiet}, {"ADD, ip -batch", "vips-add-%d", nameFloor},
 		{"ADD, article's commands", "vips-add-%d", nameArticle}, {"CHECK, macvlan-vip", "vips-check-%d", nameQuiet},

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -169,7 +171,11 @@ func (r *Results) markdown() string {
 			fmt.Fprintf(&b, "| %s | %.2f | %.2f - %.2f | %s | %s |\n", g.Text, g.Ratio.Median, g.Ratio.Q1, g.Ratio.Q3, g.bound(), strings.ToLower(g.verdict()))
 		}
 	}
-	fmt.Fprintf(&b, "\n### All ratios\n")
+	b.WriteString("\n### Figures\n\n")
+	for _, name := range slices.Sorted(maps.Keys(r.scripts())) {
+		fmt.Fprintf(&b, "![%s](../../docs/figures/bench-%s.svg)\n\n", name, name)
+	}
+	b.WriteString("### All ratios\n")
 	for _, c := range r.Comparisons {
 		fmt.Fprintf(&b, "\n**%s**, ratio to %s (%s is better):\n\n| | ratio | quartiles | rounds |\n|---|---:|---:|---:|\n", c.Title, c.Base, map[bool]string{true: "less", false: "more"}[c.Less])
 		for _, s := range c.Series {
