@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -131,18 +132,8 @@ func (a *attachment) findHostAddresses() error {
 	if err := a.checkSource(addrs); err != nil {
 		return err
 	}
-	a.facts.Sources = make(map[netip.Addr]netip.Addr, len(a.facts.VIPs))
-	master := plan.LinkFacts{Index: a.facts.HostLink.Lower, Name: "the master"}
-	for _, vip := range a.facts.VIPs {
-		src, err := a.source(vip, master, addrs)
-		if err != nil {
-			return err
-		}
-		if src.IsValid() {
-			a.facts.Sources[vip] = src
-		}
-	}
-	return nil
+	a.facts.Sources, err = a.sources(addrs)
+	return err
 }
 
 // checkVIPs refuses a VIP that is the host's own: the kernel's route to it in
@@ -173,17 +164,26 @@ func (a *attachment) checkSource(addrs []plan.AddrFacts) error {
 	return nil
 }
 
-func (a *attachment) source(vip netip.Addr, master plan.LinkFacts, addrs []plan.AddrFacts) (netip.Addr, error) {
-	for _, src := range a.conf.Source {
-		if src.Is4() == vip.Is4() {
-			return src, nil
+// sources finds the source address towards each VIP: the configuration's, or
+// else what the kernel would take out of the master.
+func (a *attachment) sources(addrs []plan.AddrFacts) (map[netip.Addr]netip.Addr, error) {
+	sources := make(map[netip.Addr]netip.Addr, len(a.facts.VIPs))
+	var rest []netip.Addr
+	for _, vip := range a.facts.VIPs {
+		i := slices.IndexFunc(a.conf.Source, func(src netip.Addr) bool { return src.Is4() == vip.Is4() })
+		if i < 0 {
+			rest = append(rest, vip)
+			continue
+		}
+		sources[vip] = a.conf.Source[i]
+	}
+	found, err := a.k.Host.SourcesTo(rest, plan.LinkFacts{Index: a.facts.HostLink.Lower, Name: "the master"})
+	for vip, src := range found {
+		if src := settled(src, addrs); src.IsValid() {
+			sources[vip] = src
 		}
 	}
-	src, err := a.k.Host.SourceTo(vip, master)
-	if err != nil || !src.IsValid() {
-		return netip.Addr{}, err
-	}
-	return settled(src, addrs), nil
+	return sources, err
 }
 
 // settled replaces a source that will not last, such as a temporary IPv6

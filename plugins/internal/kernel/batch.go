@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"syscall"
@@ -13,66 +14,74 @@ import (
 	"macvlan-vip/plugins/internal/plan"
 )
 
-// batchSize is how many changes go to the kernel in one system call. It
-// answers only the last of them and those that fail; should all fail, the
-// answers take up to 1,280 bytes each of the socket's receive buffer
+// batchSize is how many requests go to the kernel in one system call. It
+// answers questions, the last request, and what fails; should all be answered,
+// that takes up to 1,280 bytes each of the socket's receive buffer
 // (net.core.rmem_default, 208 KiB).
 const batchSize = 64
 
-// batch is a netlink socket that takes many changes at a time. The library's
+// batch is a netlink socket that takes many requests at a time. The library's
 // own takes one, and four system calls and 64 KiB of memory for each.
 type batch struct {
 	socket *nl.NetlinkSocket
-	answer [8 << 10]byte
+	buffer [8 << 10]byte
 }
 
 func openBatch(at netns.NsHandle) (*batch, error) {
 	socket, err := nl.GetNetlinkSocketAt(at, netns.None(), unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, fmt.Errorf("open netlink for changes: %w", err)
+		return nil, fmt.Errorf("open netlink: %w", err)
 	}
 	// The kernel's own words, and not our whole message beside them.
 	for _, option := range []int{unix.NETLINK_EXT_ACK, unix.NETLINK_CAP_ACK} {
 		if err := unix.SetsockoptInt(socket.GetFd(), unix.SOL_NETLINK, option, 1); err != nil {
 			socket.Close()
-			return nil, fmt.Errorf("open netlink for changes: %w", err)
+			return nil, fmt.Errorf("open netlink: %w", err)
 		}
 	}
 	return &batch{socket: socket}, nil
 }
 
-// change has the kernel make changes, all of them in order, and gives the
-// error of each.
-func (n *Namespace) change(requests []*nl.NetlinkRequest) []error {
-	errs := make([]error, len(requests))
+// answer is what the kernel says to a request.
+type answer struct {
+	err error
+	// data is the payload of the one message that a question gets.
+	data []byte
+}
+
+// ask has the kernel work off requests, all of them in order, and gives its
+// answer to each.
+func (n *Namespace) ask(requests []*nl.NetlinkRequest) []answer {
+	answers := make([]answer, len(requests))
 	if len(requests) == 0 {
-		return errs
+		return answers
 	}
 	if n.batch == nil {
 		var err error
 		if n.batch, err = openBatch(netns.NsHandle(n.netns.Fd())); err != nil {
-			return fill(errs, err)
+			return fill(answers, err)
 		}
 	}
 	for first := 0; first < len(requests); first += batchSize {
 		last := min(first+batchSize, len(requests))
-		if err := n.batch.send(requests[first:last], errs[first:last]); err != nil {
-			return fill(errs[first:], fmt.Errorf("talk to the kernel: %w", err))
+		if err := n.batch.send(requests[first:last], answers[first:last]); err != nil {
+			fill(answers[first:], fmt.Errorf("talk to the kernel: %w", err))
+			break
 		}
 	}
-	return errs
+	return answers
 }
 
-func fill(errs []error, err error) []error {
-	for i := range errs {
-		errs[i] = err
+func fill(answers []answer, err error) []answer {
+	for i := range answers {
+		answers[i].err = err
 	}
-	return errs
+	return answers
 }
 
 // send sends one batch and reads its answers. The kernel has worked it off
 // when the system call returns (netlink_rcv_skb in net/netlink/af_netlink.c).
-func (b *batch) send(requests []*nl.NetlinkRequest, errs []error) error {
+func (b *batch) send(requests []*nl.NetlinkRequest, answers []answer) error {
 	index := make(map[uint32]int, len(requests))
 	var message []byte
 	for i, r := range requests {
@@ -82,32 +91,40 @@ func (b *batch) send(requests []*nl.NetlinkRequest, errs []error) error {
 		index[r.Seq] = i
 		message = append(message, r.Serialize()...)
 	}
-	fd := b.socket.GetFd()
-	if err := unix.Sendto(fd, message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := unix.Sendto(b.socket.GetFd(), message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}
 	for {
-		size, _, err := unix.Recvfrom(fd, b.answer[:], 0)
+		messages, err := b.receive()
+		if err != nil {
+			return err
+		}
+		for _, m := range messages {
+			i, ok := index[m.Header.Seq]
+			switch {
+			case !ok:
+			case m.Header.Type != unix.NLMSG_ERROR:
+				answers[i].data = bytes.Clone(m.Data)
+			case i == len(requests)-1:
+				answers[i].err = errorOf(m)
+				return nil
+			default:
+				answers[i].err = errorOf(m)
+			}
+		}
+	}
+}
+
+func (b *batch) receive() ([]syscall.NetlinkMessage, error) {
+	for {
+		size, _, err := unix.Recvfrom(b.socket.GetFd(), b.buffer[:], 0)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		answers, err := syscall.ParseNetlinkMessage(b.answer[:size])
-		if err != nil {
-			return err
-		}
-		for _, a := range answers {
-			i, ok := index[a.Header.Seq]
-			if !ok || a.Header.Type != unix.NLMSG_ERROR {
-				continue
-			}
-			errs[i] = errorOf(a)
-			if i == len(requests)-1 {
-				return nil
-			}
-		}
+		return syscall.ParseNetlinkMessage(b.buffer[:size])
 	}
 }
 
@@ -159,12 +176,12 @@ func changeSide[T any](k *Kernel, side plan.Side, items []T,
 		}
 	}
 	var errs []error
-	for i, err := range n.change(requests) {
-		if err == nil {
+	for i, a := range n.ask(requests) {
+		if a.err == nil {
 			made = append(made, items[i])
 			continue
 		}
-		errs = append(errs, judge(n, items[i], err))
+		errs = append(errs, judge(n, items[i], a.err))
 	}
 	return made, errors.Join(errs...)
 }

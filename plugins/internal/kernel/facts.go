@@ -11,6 +11,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"macvlan-vip/plugins/internal/cnierr"
@@ -209,20 +210,31 @@ func (n *Namespace) addrList(link netlink.Link, family int) ([]netlink.Addr, err
 	}
 }
 
-// SourceTo asks the kernel which source address it would use to reach dst out
-// of a link: what a LAN peer at dst would see. The zero Addr means none.
-func (n *Namespace) SourceTo(dst netip.Addr, out plan.LinkFacts) (netip.Addr, error) {
-	routes, err := n.handle.RouteGetWithOptions(dst.AsSlice(), &netlink.RouteGetOptions{OifIndex: out.Index})
-	switch {
-	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH):
-		return netip.Addr{}, nil
-	case err != nil:
-		return netip.Addr{}, cnierr.New(types.ErrInternal, "", "host: route to %s out of %s: %v", dst, out.Name, err)
-	case len(routes) == 0:
-		return netip.Addr{}, nil
+// SourcesTo asks the kernel which source address it would use to reach each of
+// several destinations out of a link: what a LAN peer there would see. One
+// without any is left out.
+func (n *Namespace) SourcesTo(all []netip.Addr, out plan.LinkFacts) (map[netip.Addr]netip.Addr, error) {
+	requests := make([]*nl.NetlinkRequest, len(all))
+	for i, dst := range all {
+		requests[i] = lookUpRequest(out.Index, dst)
 	}
-	src, _ := config.AddrOf(routes[0].Src)
-	return src, nil
+	sources := make(map[netip.Addr]netip.Addr, len(all))
+	for i, a := range n.ask(requests) {
+		switch {
+		case errors.Is(a.err, unix.ENETUNREACH), errors.Is(a.err, unix.EHOSTUNREACH):
+			continue
+		case a.err != nil:
+			return nil, cnierr.New(types.ErrInternal, "", "host: route to %s out of %s: %v", all[i], out.Name, a.err)
+		}
+		src, err := preferredSource(a.data)
+		if err != nil {
+			return nil, fmt.Errorf("host: route to %s out of %s: %w", all[i], out.Name, err)
+		}
+		if src.IsValid() {
+			sources[all[i]] = src
+		}
+	}
+	return sources, nil
 }
 
 // LinkByIndex tells of a link by index.

@@ -113,3 +113,30 @@ func routeRequest(kind, flags int, msg *nl.RtMsg, link int, r plan.Route) *nl.Ne
 	}
 	return req
 }
+
+// lookUpRequest asks for the route that a packet to dst would take out of a
+// link.
+func lookUpRequest(link int, dst netip.Addr) *nl.NetlinkRequest {
+	msg := nl.NewRtDelMsg()
+	msg.Family = uint8(familyOf(dst))
+	msg.Dst_len = uint8(dst.BitLen())
+	req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, 0)
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.RTA_DST, dst.AsSlice()))
+	req.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(link))))
+	return req
+}
+
+// preferredSource reads the answer to lookUpRequest; the zero Addr means none.
+func preferredSource(data []byte) (src netip.Addr, err error) {
+	if len(data) < unix.SizeofRtMsg {
+		return src, unix.EBADMSG
+	}
+	attrs, err := nl.ParseRouteAttr(data[unix.SizeofRtMsg:])
+	for _, a := range attrs {
+		if a.Attr.Type == unix.RTA_PREFSRC {
+			src, _ = netip.AddrFromSlice(a.Value)
+		}
+	}
+	return src, err
+}

@@ -74,7 +74,7 @@ func (n *Namespace) settleRoute(r plan.Route) error {
 		}
 	}
 	r.Exclusive = false
-	err = errors.Join(n.change([]*nl.NetlinkRequest{addRouteRequest(link.Attrs().Index, r)})...)
+	err = n.ask([]*nl.NetlinkRequest{addRouteRequest(link.Attrs().Index, r)})[0].err
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("replace %s: %w", r, err)
 	}
