@@ -34,7 +34,7 @@ type dropIn struct {
 // newDropIn is the drop-in of a unit, such as "web.service" or "web.socket".
 func newDropIn(unit, in string) dropIn {
 	d := dropIn{file: filepath.Join(unitDir, unit+".d", "netns.conf"), base: "netns.conf"}
-	stem, kind, _ := cutLast(unit, ".")
+	stem, kind := cutLast(unit, ".")
 	if kind == "socket" {
 		d.base = "netns-socket.conf"
 	}
@@ -44,12 +44,12 @@ func newDropIn(unit, in string) dropIn {
 	return d
 }
 
-func cutLast(s, sep string) (before, after string, found bool) {
+func cutLast(s, sep string) (before, after string) {
 	i := strings.LastIndex(s, sep)
 	if i < 0 {
-		return s, "", false
+		return s, ""
 	}
-	return s[:i], s[i+len(sep):], true
+	return s[:i], s[i+len(sep):]
 }
 
 // ours tells whether the file is one that this program may replace or remove:
@@ -158,7 +158,7 @@ func members() ([]member, error) {
 			continue
 		}
 		unit := strings.TrimSuffix(filepath.Base(filepath.Dir(file)), ".d")
-		stem, _, _ := cutLast(unit, ".")
+		stem, _ := cutLast(unit, ".")
 		if in := namespaceOf(string(text), stem); in != "" {
 			all = append(all, member{unit, in})
 		}

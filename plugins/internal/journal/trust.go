@@ -141,7 +141,7 @@ func isOurs(info fs.FileInfo) bool {
 }
 
 // links counts the names of a file: none once it was replaced or removed.
-func links(info fs.FileInfo) uint64 { return uint64(stat(info).Nlink) }
+func links(info fs.FileInfo) uint64 { return uint64(stat(info).Nlink) } //nolint:unconvert // 32 bits on arm64
 
 func describe(info fs.FileInfo) string {
 	text := fmt.Sprintf("%s of user %d", info.Mode(), stat(info).Uid)

@@ -152,7 +152,7 @@ var fileTricks = map[string]func(path, elsewhere string) error{
 		return first(os.Rename(path, elsewhere), os.Symlink(elsewhere, path))
 	},
 	"a link to nothing":      func(path, elsewhere string) error { return first(os.Remove(path), os.Symlink(elsewhere, path)) },
-	"a file of two names":    func(path, elsewhere string) error { return os.Link(path, elsewhere) },
+	"a file of two names":    os.Link,
 	"others can write to it": func(path, _ string) error { return os.Chmod(path, 0o602) },
 	"another user's":         func(path, _ string) error { return os.Chown(path, 65534, 65534) },
 	"a pipe":                 func(path, _ string) error { return first(os.Remove(path), unix.Mkfifo(path, 0o600)) },

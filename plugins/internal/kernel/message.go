@@ -21,7 +21,7 @@ func addressRequest(kind, flags int, link int, p netip.Prefix) *nl.NetlinkReques
 	msg.Index = uint32(link)
 	msg.Prefixlen = uint8(p.Bits())
 	if addr.Is6() {
-		msg.IfAddrmsg.Flags = unix.IFA_F_NODAD
+		msg.Flags = unix.IFA_F_NODAD
 	}
 	req := nl.NewNetlinkRequest(kind, flags)
 	req.AddData(msg)
