@@ -6,7 +6,7 @@ missing = $(shell for p in $(DEBS); do dpkg-query -W -f '$${Status}' $$p 2>/dev/
 
 # In a mount namespace of its own: whatever ends a run, an interrupt too, the
 # network namespaces and the machines' roots that it made go with it.
-ALONE := unshare --mount sh -ec 'mkdir -p /run/netns; mount -t tmpfs netns /run/netns; exec "$$@"' sh
+ALONE := unshare --mount sh -ec 'mkdir -p /run/netns /run/cni; mount -t tmpfs netns /run/netns; mount -t tmpfs -o mode=755 cni /run/cni; exec "$$@"' sh
 
 GOTEST := $(ALONE) $(GO) test -count=1 -p 1 -timeout 15m
 
