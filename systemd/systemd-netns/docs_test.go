@@ -16,7 +16,7 @@ func TestPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, usage, _ := strings.Cut(string(page), "\n## Usage\n\n```\n")
+	_, usage, _ := strings.Cut(string(page), "\n## Usage\n\n```text\n")
 	usage, _, _ = strings.Cut(usage, "```")
 	if want := "Usage:\n  " + strings.ReplaceAll(strings.TrimSpace(usage), "\n", "\n  ") + "\n\n"; !strings.HasPrefix(help, want) {
 		t.Errorf("--help does not begin with the page's usage:\n%s", want)
