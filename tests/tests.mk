@@ -1,6 +1,6 @@
 # Testing, and what it needs on a fresh Debian machine beside Go.
 
-DEBS := ca-certificates containerd curl dnsmasq-base git iproute2 iputils-ping lintian make mmdebstrap nftables podman procps runc shellcheck strace systemd-container tcpdump util-linux
+DEBS := ca-certificates containerd curl dnsmasq-base git iproute2 iputils-ping lintian make mmdebstrap nftables podman procps runc shellcheck systemd-container tcpdump util-linux
 
 missing = $(shell for p in $(DEBS); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q '^install ok' || echo $$p; done)
 

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -153,13 +154,12 @@ func leaveHost(store *journal.Store, k *kernel.Kernel, rec *journal.Record) erro
 	if err != nil || !unused {
 		return err
 	}
-	defer store.Forget(lock)
 	for _, l := range rec.Desired.Links {
 		if l.Shared {
-			return k.RemoveLink(l)
+			err = errors.Join(err, k.RemoveLink(l))
 		}
 	}
-	return nil
+	return errors.Join(err, store.Forget(lock))
 }
 
 // makeLink makes the service's macvlan.

@@ -51,7 +51,7 @@ func (s *Store) takeOver(scope string, addr netip.Addr, key Key) (Key, error) {
 		return Key{}, err
 	}
 	defer lock.Unlock()
-	defer s.Forget(lock)
+	defer func() { _ = s.Forget(lock) }()
 	owner, err := s.Owner(scope, addr)
 	if err != nil {
 		return Key{}, err

@@ -158,7 +158,8 @@ func (s *Store) Leave(hostInterface string, key Key) (unused bool, err error) {
 
 // Forget removes the lock's file while the lock is held, once nobody uses
 // what it guards. Those who wait for it notice and start again.
-func (s *Store) Forget(l *Lock) {
-	os.Remove(l.file.Name())
+func (s *Store) Forget(l *Lock) error {
+	err := os.Remove(l.file.Name())
 	s.prune("")
+	return ignoreMissing(err)
 }
