@@ -27,8 +27,8 @@ race: test-deps ## Run the plugins' own tests under the race detector, which nee
 	CGO_ENABLED=1 $(GOTEST) -race ./plugins/...
 
 # Tests that repeat themselves, far more often than `make test` has time for.
-SOAKS := TestManyServices|TestThousandVIPs|TestManyAtOnce|TestAddAndDeleteAtOnce|TestFastRestarts|TestMoreVIPsThanNeighbours
-soak: test-deps ## Run the longer soaks: 500 services, 1,000 VIPs, many at once, restarts
+SOAKS := TestManyServices|TestThousandVIPs|TestManyAtOnce|TestAddAndDeleteAtOnce|TestFastRestarts|TestMoreVIPsThanNeighbours|TestKilled|TestFailedChange
+soak: test-deps ## Run the longer soaks: 500 services, 1,000 VIPs, many at once, restarts, every change killed and failing
 	SOAK=1 $(GOTEST) -timeout 90m -v -run '^($(SOAKS))$$' ./tests/cni ./tests/lan
 
 # What the tests run of the plugins: as binaries that they call, and in their

@@ -87,7 +87,11 @@ func (a *attachment) findServiceLink() error {
 	if !found {
 		return cnierr.New(types.ErrInvalidEnvironmentVariables, "pass the name of the link that the plugin before this one made", "CNI_IFNAME: %q: no such link in the netns %s", a.args.IfName, a.args.Netns)
 	}
-	if f.Kind == plan.KindMacvlan && f.Lower != a.facts.HostLink.Lower {
+	if f.Kind != plan.KindMacvlan {
+		return cnierr.New(types.ErrInvalidNetworkConfig, "list hairpin-route after macvlan-vip or macvlan, which make one",
+			"CNI_IFNAME: %q: a link of type %s in the netns, not a macvlan", a.args.IfName, f.Kind)
+	}
+	if f.Lower != a.facts.HostLink.Lower {
 		return cnierr.Config("hostInterface", a.facts.HostLink.Name, fmt.Sprintf("lies on another master than the service's %q", a.args.IfName), "name a macvlan on the same master as the service's")
 	}
 	a.facts.ServiceLink = f

@@ -12,6 +12,7 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"macvlan-vip/plugins/internal/cnierr"
+	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/journal"
 	"macvlan-vip/plugins/internal/kernel"
 	"macvlan-vip/plugins/internal/plan"
@@ -93,6 +94,7 @@ func (a *attachment) record() error {
 		return nil
 	}
 	a.rec = &journal.Record{Key: a.key, Netns: a.args.Netns, Config: a.digest(), HostInterface: a.conf.HostInterface, ClaimScope: a.claimScope()}
+	a.rec.IPAMType, a.rec.IPAMConfig = a.conf.IPAM.Type, config.IPAMSection(a.args.StdinData)
 	// As if there were none yet: who made the link that is there now is found
 	// out when it is to be removed, by its alias.
 	a.rec.Desired.Add(a.plan.HostSide(nil))

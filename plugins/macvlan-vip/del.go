@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"sync"
@@ -8,6 +9,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
+	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/journal"
 	"macvlan-vip/plugins/internal/kernel"
 	"macvlan-vip/plugins/internal/plan"
@@ -19,8 +21,8 @@ import (
 // the remains of another.
 type remover struct {
 	store *journal.Store
-	// ipam is the IPAM plugin's type, stdin the configuration for it, path
-	// and args CNI_PATH and CNI_ARGS.
+	// ipam is the IPAM plugin's type as the configuration has it, stdin that
+	// configuration, path and args CNI_PATH and CNI_ARGS.
 	ipam, path, args string
 	stdin            []byte
 }
@@ -42,7 +44,7 @@ func (d remover) remove(key journal.Key, rec *journal.Record, netns string) erro
 	links := func() error { return reconcile.Remove(k, plan.Desired{Links: rec.Desired.Links}) }
 	lease := func() error { return d.release(rec) }
 	service := func() error { return atOnce(links, lease) }
-	if d.ipam == "dhcp" {
+	if d.ipamOf(rec) == "dhcp" {
 		// It gives the lease back to the server through the link.
 		service = func() error { return errors.Join(lease(), links()) }
 	}
@@ -65,11 +67,26 @@ func atOnce(steps ...func() error) error {
 	return errors.Join(errs...)
 }
 
+// ipamOf is the IPAM plugin that gave a record's addresses. Records of earlier
+// versions do not tell.
+func (d remover) ipamOf(rec *journal.Record) string {
+	return cmp.Or(rec.IPAMType, d.ipam)
+}
+
+// release gives the addresses back to the IPAM plugin that they came from, by
+// the configuration that it was given then.
 func (d remover) release(rec *journal.Record) error {
-	if d.ipam == "" {
+	kind, stdin := d.ipamOf(rec), d.stdin
+	if kind == "" {
 		return nil
 	}
-	return ipamDelFor(d.ipam, d.stdin, d.path, d.args, rec)
+	if rec.IPAMType != "" {
+		var err error
+		if stdin, err = config.WithIPAM(stdin, rec.IPAMConfig); err != nil {
+			return err
+		}
+	}
+	return ipamDelFor(kind, stdin, d.path, d.args, rec)
 }
 
 // removeUnrecorded serves a DEL before any ADD, a second DEL, and one after

@@ -188,6 +188,60 @@ func TestDEL(t *testing.T) {
 	}
 }
 
+// TestDELByRecord: a lease goes back to where it came from, whatever has become
+// of the ipam section since.
+func TestDELByRecord(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24")
+	before := l.state()
+	for name, section := range map[string]any{
+		"removed":                  nil,
+		"of another type":          map[string]any{"type": "static", "addresses": []any{map[string]string{"address": "192.0.2.10/24"}}},
+		"of a type that is none":   map[string]any{"type": "nonesuch"},
+		"of the other folder":      map[string]any{"type": "host-local", "dataDir": t.TempDir(), "subnet": "192.0.2.0/24"},
+		"not an object":            "none",
+		"with a type that is none": map[string]any{"type": []int{1}},
+	} {
+		for _, verb := range []string{"DEL", "GC"} {
+			t.Run(name+" "+verb, func(t *testing.T) {
+				p := l.up(t, "c1", "1.1.0", `"master": "eth0", `+l.hostLocal("192.0.2.0/24"))
+				p.must("hairpin-route", "DEL", p.hairpin)
+				c := with(t, p.link, "ipam", section)
+				if verb == "GC" {
+					c = with(t, c, "cni.dev/valid-attachments", []types.GCAttachment{})
+				}
+				if o := p.run("macvlan-vip", verb, c); !o.ok() && (verb == "DEL" || name != "of a type that is none") {
+					t.Errorf("%s: %s", verb, o)
+				}
+				l.mustBe(before, "after "+verb)
+				p.down()
+			})
+		}
+	}
+}
+
+// TestServiceLinkOfAnotherType: hairpin-route leads to macvlans only.
+func TestServiceLinkOfAnotherType(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24")
+	p := l.up(t, "c1", "1.1.0", staticV4)
+	p.service.IP("link add br0 type bridge")
+	before := l.state() + p.service.Snapshot()
+	for _, link := range []string{"lo", "br0"} {
+		prev := map[string]any{"cniVersion": "1.1.0", "interfaces": []any{map[string]string{"name": "mv-int"}}, "ips": []any{map[string]string{"address": "192.0.2.20/24"}}}
+		p.ifName = link
+		o := p.run("hairpin-route", "ADD", with(t, p.hairpin, "prevResult", prev))
+		refused(t, o, types.ErrInvalidNetworkConfig)
+		if !strings.Contains(o.stdout, link) || !strings.Contains(o.stdout, "not a macvlan") {
+			t.Errorf("%s: %s", link, o)
+		}
+	}
+	p.ifName = "mv0"
+	if diff := lines(before, l.state()+p.service.Snapshot()); diff != "" {
+		t.Errorf("after a refused ADD: %s", diff)
+	}
+	p.service.IP("link del br0")
+	p.down()
+}
+
 // TestGCCollects what is not in the list, which may be empty, and nothing else.
 func TestGCCollects(t *testing.T) {
 	l := newLab(t, "192.0.2.1/24")

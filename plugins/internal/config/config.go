@@ -57,18 +57,48 @@ func decodeStrict(key string, data []byte, into any) error {
 
 // ParseNet reads what DEL and GC need to know, which is as little as can be: a
 // configuration that was edited after ADD must not keep them from cleaning up,
-// whatever its other keys hold.
+// whatever its other keys hold. An ipam section that is none counts as none.
 func ParseNet(stdin []byte) (*types.NetConf, error) {
 	var raw struct {
 		CNIVersion string `json:"cniVersion"`
 		Name       string `json:"name"`
 		Type       string `json:"type"`
-		IPAM       struct {
-			Type string `json:"type"`
-		} `json:"ipam"`
+		IPAM       json.RawMessage `json:"ipam"`
 	}
 	err := decode(stdin, &raw)
-	return &types.NetConf{CNIVersion: raw.CNIVersion, Name: raw.Name, Type: raw.Type, IPAM: types.IPAM{Type: raw.IPAM.Type}}, err
+	conf := &types.NetConf{CNIVersion: raw.CNIVersion, Name: raw.Name, Type: raw.Type}
+	var ipam types.IPAM
+	if json.Unmarshal(raw.IPAM, &ipam) == nil {
+		conf.IPAM = ipam
+	}
+	return conf, err
+}
+
+// IPAMSection is the ipam section of a configuration, without spaces; nil where
+// there is none.
+func IPAMSection(stdin []byte) json.RawMessage {
+	var raw struct {
+		IPAM json.RawMessage `json:"ipam"`
+	}
+	var section bytes.Buffer
+	if json.Unmarshal(stdin, &raw) != nil || json.Compact(&section, raw.IPAM) != nil {
+		return nil
+	}
+	return section.Bytes()
+}
+
+// WithIPAM gives a configuration with the ipam section that IPAMSection has
+// given of another, or the same one, byte by byte, where it has that.
+func WithIPAM(stdin []byte, section json.RawMessage) ([]byte, error) {
+	if bytes.Equal(IPAMSection(stdin), section) {
+		return stdin, nil
+	}
+	var keys map[string]json.RawMessage
+	if err := decode(stdin, &keys); err != nil {
+		return nil, err
+	}
+	keys["ipam"] = section
+	return json.Marshal(keys)
 }
 
 func jsonName(goKind string) string {

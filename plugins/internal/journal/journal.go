@@ -62,6 +62,11 @@ type Record struct {
 	// ClaimScope and Claims are the VIPs that it owns.
 	ClaimScope string   `json:"claimScope,omitempty"`
 	Claims     []string `json:"claims,omitempty"`
+	// IPAMType is the IPAM plugin that ADD asks, and IPAMConfig the section of
+	// the configuration that it is given, by which DEL asks it: by then the
+	// configuration can be another.
+	IPAMType   string          `json:"ipamType,omitempty"`
+	IPAMConfig json.RawMessage `json:"ipamConfig,omitempty"`
 	// IPAM is the result of the IPAM plugin, for an ADD that is repeated.
 	IPAM    json.RawMessage `json:"ipam,omitempty"`
 	Desired plan.Desired    `json:"desired"`
