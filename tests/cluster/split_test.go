@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +35,9 @@ func pair(t testing.TB) *lab {
 
 // TestSplitBrain parts two hosts that have no fencing, in every way.
 func TestSplitBrain(t *testing.T) {
+	if os.Getenv("SOAK") == "" {
+		t.Skip("takes four minutes: make soak")
+	}
 	l := pair(t)
 	holder := l.holder()
 	l.refused(holder, l.otherThan(holder))
