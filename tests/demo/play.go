@@ -22,12 +22,12 @@ type scene struct {
 }
 
 var story = []scene{
-	{title: "Install a network with two VIPs, and a drop-in for haproxy: all that there is to do",
+	{title: "Install a network with two VIPs, and put haproxy on it: all that there is to do",
 		command: "mkdir -p /etc/cni/net.d && cp /usr/local/share/macvlan-vip/conf/haproxy.conflist /etc/cni/net.d/"},
-	{command: "mkdir -p /etc/systemd/system/haproxy.service.d"},
-	{command: "ln -s /usr/local/lib/systemd/system/netns.conf /etc/systemd/system/haproxy.service.d/"},
+	{command: "systemd-netns enable haproxy"},
 	{command: "ln -s /usr/local/share/macvlan-vip/haproxy.service.d/haproxy.conf /etc/systemd/system/haproxy.service.d/"},
 	{command: "systemctl daemon-reload && systemctl start haproxy"},
+	{command: "systemd-netns list", want: []string{"haproxy"}},
 	{command: "systemctl status haproxy --no-pager --lines 0", want: []string{"active (running)", "haproxy.conf, netns.conf"}},
 	{command: "journalctl --no-pager -o cat -t systemd-netns", want: []string{"haproxy: 172.16.26.1/22 172.16.26.2/22 on mv0"}, not: []string{"{"}},
 
