@@ -77,11 +77,12 @@ func TestManyServices(t *testing.T) {
 		cpu = append(cpu, added.cpu+routed.cpu)
 	}
 	tenth := services / 10
-	t.Logf("ADD of both plugins: %s a service for the first %d, %s for the last", median(spent[:tenth]), tenth, median(spent[services-tenth:]))
-	first, end := median(cpu[:tenth]), median(cpu[services-tenth:])
+	t.Logf("ADD of both plugins: %s a service for the first %d, %s for the last", quantile(spent[:tenth], 2), tenth, quantile(spent[services-tenth:], 2))
+	// What a process computes grows with the load, too, by what other processes
+	// push out of the caches: the cheapest show the cost itself.
+	first, end := quantile(cpu[:tenth], 5), quantile(cpu[services-tenth:], 5)
 	t.Logf("of this, computed: %s for the first, %s for the last", first, end)
-	// Twice is for the machine, whose other work empties the caches.
-	if end > 2*first {
+	if end > first*3/2 {
 		t.Errorf("ADD costs %s at the beginning and %s at the end", first, end)
 	}
 	last := all[services-1]
@@ -97,6 +98,7 @@ func TestManyServices(t *testing.T) {
 	l.mustBe(before, "after all were deleted")
 }
 
-func median(all []time.Duration) time.Duration {
-	return slices.Sorted(slices.Values(all))[len(all)/2]
+// quantile gives the value that every n-th is below; the median for 2.
+func quantile(all []time.Duration, n int) time.Duration {
+	return slices.Sorted(slices.Values(all))[len(all)/n]
 }

@@ -60,9 +60,9 @@ func decodeStrict(key string, data []byte, into any) error {
 // whatever its other keys hold. An ipam section that is none counts as none.
 func ParseNet(stdin []byte) (*types.NetConf, error) {
 	var raw struct {
-		CNIVersion string `json:"cniVersion"`
-		Name       string `json:"name"`
-		Type       string `json:"type"`
+		CNIVersion string          `json:"cniVersion"`
+		Name       string          `json:"name"`
+		Type       string          `json:"type"`
 		IPAM       json.RawMessage `json:"ipam"`
 	}
 	err := decode(stdin, &raw)
