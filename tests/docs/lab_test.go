@@ -54,7 +54,7 @@ func newLab(t *testing.T) *lab {
 	l.peer.AddAddress("port", peerAddr+"/22")
 	l.peer.AddAddress("port", "fd26::5/64")
 	l.serveBackend(t)
-	if l.m, err = nspawn.New(l.host.Path(), nspawn.Bare(), nspawn.With("iputils-arping", "make", "nftables", "sudo", "tcpdump")); err != nil {
+	if l.m, err = nspawn.New(l.host.Path(), nspawn.Bare()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

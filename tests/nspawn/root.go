@@ -20,8 +20,11 @@ import (
 // DEBIAN_SUITE names, such as trixie with systemd 257.
 func suite() string { return cmp.Or(os.Getenv("DEBIAN_SUITE"), "bookworm") }
 
+// packages are what the machines of all tests have: one root is made sooner
+// than several are. Those that run services of their own are the exception.
 var packages = []string{
-	"systemd", "systemd-sysv", "dbus", "iproute2", "iputils-ping", "procps", "curl", "haproxy", "socat", "util-linux",
+	"systemd", "systemd-sysv", "dbus", "iproute2", "iputils-arping", "iputils-ping", "procps", "curl", "haproxy", "socat", "util-linux",
+	"make", "man-db", "nftables", "rpm", "sudo", "tcpdump",
 }
 
 // Top finds the project's folder, which holds go.mod.

@@ -40,7 +40,7 @@ func newLab(t testing.TB) *lab {
 	l := &lab{}
 	l.host, l.peer = testnet.NewHost(t, "172.16.27.217/22")
 	l.peer.AddAddress("port", "172.16.27.5/22")
-	m, err := nspawn.New(l.host.Path(), nspawn.Bare(), nspawn.With("man-db", "rpm"))
+	m, err := nspawn.New(l.host.Path(), nspawn.Bare())
 	if err != nil {
 		t.Fatal(err)
 	}
