@@ -33,10 +33,6 @@ var (
 	client = []string{"192.0.2.5/24", "2001:db8::5/64"}
 )
 
-// packages are what the hosts have, of all cluster managers, so that one root
-// file system does for all tests.
-var packages = []string{"pacemaker", "corosync", "crmsh", "keepalived"}
-
 // lab is hosts on a switch that carries a LAN and, apart from it, the
 // cluster's own link, and a client on the LAN, which serves as haproxy's
 // backend, too.
@@ -95,7 +91,7 @@ func (l *lab) newHost(number int) *host {
 	l.t.Helper()
 	h := &host{lab: l, number: number}
 	h.connect()
-	m, err := nspawn.New(h.netns.Path(), nspawn.With(packages...))
+	m, err := nspawn.New(h.netns.Path(), nspawn.With(nspawn.Managers...))
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -27,6 +27,23 @@ var packages = []string{
 	"make", "man-db", "nftables", "rpm", "sudo", "tcpdump",
 }
 
+// What some tests' machines have besides: see With.
+var (
+	// Managers are all cluster managers, so that one root does for them.
+	Managers = []string{"pacemaker", "corosync", "crmsh", "keepalived"}
+	Resolved = []string{"systemd-resolved"}
+)
+
+// Roots makes all roots that tests use.
+func Roots() error {
+	for _, more := range [][]string{nil, Managers, Resolved} {
+		if _, err := Root(more...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Top finds the project's folder, which holds go.mod.
 func Top() (string, error) {
 	dir, err := os.Getwd()

@@ -78,7 +78,7 @@ func (l *lab) resolves(t *testing.T, unit, vip, want string) {
 // TestDNS: on a host whose resolv.conf names systemd-resolved's stub, which is
 // on a loopback address, a service can resolve names all the same.
 func TestDNS(t *testing.T) {
-	l := newLab(t, nspawn.With("systemd-resolved"))
+	l := newLab(t, nspawn.With(nspawn.Resolved...))
 	l.peer.AddAddress("port", otherDNS+"/22")
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	l.run0(t, "systemctl --root=%s enable systemd-resolved.service")
