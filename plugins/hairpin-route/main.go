@@ -164,16 +164,7 @@ func cmdCheck(args *skel.CmdArgs) error {
 // cmdDel needs neither a valid configuration nor prevResult: the record says
 // what there is to remove.
 func cmdDel(args *skel.CmdArgs) error {
-	conf, err := config.ParseNet(args.StdinData)
-	if err != nil {
-		return err
-	}
-	store, err := verb.OpenJournal(name)
-	if err != nil {
-		return err
-	}
-	key := journal.Key{Network: conf.Name, ContainerID: args.ContainerID, IfName: args.IfName}
-	rec, err := store.Load(key)
+	_, store, key, rec, err := verb.Recall(name, args)
 	if err != nil {
 		return err
 	}
@@ -203,11 +194,7 @@ func remove(store *journal.Store, rec *journal.Record, netns string) error {
 }
 
 func cmdGC(args *skel.CmdArgs) error {
-	conf, err := config.ParseNet(args.StdinData)
-	if err != nil {
-		return err
-	}
-	store, err := verb.OpenJournal(name)
+	conf, store, err := verb.OpenLeniently(name, args.StdinData)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"github.com/containernetworking/cni/pkg/skel"
-	"github.com/containernetworking/cni/pkg/types"
 
 	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/journal"
@@ -112,8 +111,8 @@ func removeByAlias(k *kernel.Kernel, key journal.Key) error {
 	return k.RemoveLink(plan.Link{Side: plan.Service, Kind: plan.KindMacvlan, Name: key.IfName, Alias: plan.ServiceAlias(key.Network, key.ContainerID)})
 }
 
-func collect(args *skel.CmdArgs, conf *types.NetConf) error {
-	store, err := verb.OpenJournal(name)
+func cmdGC(args *skel.CmdArgs) error {
+	conf, store, err := verb.OpenLeniently(name, args.StdinData)
 	if err != nil {
 		return err
 	}

@@ -134,19 +134,8 @@ func cmdAdd(args *skel.CmdArgs) error {
 	return nil
 }
 
-// cmdDel reads as little of the configuration as it can, since one that was
-// edited after ADD must not keep DEL from cleaning up.
 func cmdDel(args *skel.CmdArgs) error {
-	conf, err := config.ParseNet(args.StdinData)
-	if err != nil {
-		return err
-	}
-	store, err := verb.OpenJournal(name)
-	if err != nil {
-		return err
-	}
-	key := journal.Key{Network: conf.Name, ContainerID: args.ContainerID, IfName: args.IfName}
-	rec, err := store.Load(key)
+	conf, store, key, rec, err := verb.Recall(name, args)
 	if err != nil {
 		return err
 	}
@@ -161,14 +150,6 @@ func cmdCheck(args *skel.CmdArgs) error {
 	}
 	defer a.k.Close()
 	return a.check()
-}
-
-func cmdGC(args *skel.CmdArgs) error {
-	conf, err := config.ParseNet(args.StdinData)
-	if err != nil {
-		return err
-	}
-	return collect(args, conf)
 }
 
 func cmdStatus(args *skel.CmdArgs) error {

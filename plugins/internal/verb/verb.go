@@ -163,6 +163,30 @@ func OpenJournal(plugin string) (*journal.Store, error) {
 	return journal.Open(plugin, scope)
 }
 
+// OpenLeniently opens what DEL and GC need: the network's name and IPAM, but no
+// more of the configuration, since one that was edited after ADD must not keep
+// them from cleaning up, and a plugin's journal.
+func OpenLeniently(plugin string, stdin []byte) (*types.NetConf, *journal.Store, error) {
+	conf, err := config.ParseNet(stdin)
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := OpenJournal(plugin)
+	return conf, store, err
+}
+
+// Recall opens what DEL needs, and the attachment's record; nil where there is
+// none.
+func Recall(plugin string, args *skel.CmdArgs) (conf *types.NetConf, store *journal.Store, key journal.Key, rec *journal.Record, err error) {
+	conf, store, err = OpenLeniently(plugin, args.StdinData)
+	if err != nil {
+		return nil, nil, key, nil, err
+	}
+	key = journal.Key{Network: conf.Name, ContainerID: args.ContainerID, IfName: args.IfName}
+	rec, err = store.Load(key)
+	return conf, store, key, rec, err
+}
+
 // Collect runs a plugin's own DEL for every attachment of a network that the
 // runtime does not list as valid (CNI specification, "GC"). Without a list it
 // does nothing: cnitool's gc sends none, and none is not an empty one.
