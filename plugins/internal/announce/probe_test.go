@@ -158,7 +158,9 @@ func TestProbeEndsEarly(t *testing.T) {
 	if _, err := c.Probe(ctx, all, slow); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v, want that of the context", err)
 	}
-	if took := time.Since(start); took > slow.Interval {
+	// One probe whose answers a busy machine lost costs an interval; a probing
+	// that did not end early costs three.
+	if took := time.Since(start); took > 2*slow.Interval {
 		t.Errorf("all took %s", took)
 	}
 }
