@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 
@@ -22,6 +21,10 @@ func (a *attachment) check() error {
 	if a.prev == nil {
 		return cnierr.New(types.ErrInvalidNetworkConfig, "pass the result of ADD, as the specification asks for", "prevResult: missing")
 	}
+	return atOnce(a.compare, a.checkIPAM)
+}
+
+func (a *attachment) compare() error {
 	want, err := a.expected()
 	if err != nil {
 		return err
@@ -34,7 +37,7 @@ func (a *attachment) check() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(verb.DriftError(append(drift, lost...)), a.checkIPAM())
+	return verb.DriftError(append(drift, lost...))
 }
 
 // lostClaims says which VIPs another attachment of this host could take.
