@@ -20,12 +20,8 @@ import (
 // the caller's to find out (IFA_F_NODAD). It gives those that were not there.
 // After an error, too, others may have been added.
 func (k *Kernel) AddAddresses(side plan.Side, all []plan.Address) (made []plan.Address, err error) {
-	return changeSide(k, side, all, func(n *Namespace, a plan.Address) (*nl.NetlinkRequest, error) {
-		link, err := n.link(a.Link)
-		if err != nil {
-			return nil, err
-		}
-		return addressRequest(unix.RTM_NEWADDR, create, link.Attrs().Index, a.Prefix), nil
+	return changeSide(k, side, all, func(link int, a plan.Address) (*nl.NetlinkRequest, error) {
+		return addressRequest(unix.RTM_NEWADDR, create, link, a.Prefix), nil
 	}, func(_ *Namespace, a plan.Address, err error) error {
 		if errors.Is(err, unix.EEXIST) {
 			return nil

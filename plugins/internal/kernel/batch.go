@@ -157,10 +157,10 @@ func errorOf(m syscall.NetlinkMessage) error {
 
 // changeSide makes one change an item of a side, all of them in as few system
 // calls as there are batches, and gives the items that it made the change for.
-// judge turns the kernel's error into the caller's; nil says that there was
-// nothing to change.
-func changeSide[T any](k *Kernel, side plan.Side, items []T,
-	request func(*Namespace, T) (*nl.NetlinkRequest, error), judge func(*Namespace, T, error) error,
+// request gets the index of the item's link. judge turns the kernel's error
+// into the caller's; nil says that there was nothing to change.
+func changeSide[T plan.OnLink](k *Kernel, side plan.Side, items []T,
+	request func(link int, item T) (*nl.NetlinkRequest, error), judge func(*Namespace, T, error) error,
 ) (made []T, err error) {
 	if len(items) == 0 {
 		return nil, nil
@@ -171,7 +171,11 @@ func changeSide[T any](k *Kernel, side plan.Side, items []T,
 	}
 	requests := make([]*nl.NetlinkRequest, len(items))
 	for i, item := range items {
-		if requests[i], err = request(n, item); err != nil {
+		link, err := n.link(item.Dev())
+		if err != nil {
+			return nil, err
+		}
+		if requests[i], err = request(link.Attrs().Index, item); err != nil {
 			return nil, err
 		}
 	}
@@ -201,13 +205,7 @@ func removeSide[T plan.OnLink](k *Kernel, side plan.Side, items []T, request fun
 			return fmt.Errorf("remove %s: %w", i, err)
 		}
 	}
-	_, err = changeSide(k, side, there, func(n *Namespace, i T) (*nl.NetlinkRequest, error) {
-		link, err := n.link(i.Dev())
-		if err != nil {
-			return nil, err
-		}
-		return request(link.Attrs().Index, i)
-	}, func(_ *Namespace, i T, err error) error {
+	_, err = changeSide(k, side, there, request, func(_ *Namespace, i T, err error) error {
 		if isAbsent(err) {
 			return nil
 		}

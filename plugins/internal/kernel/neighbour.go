@@ -17,12 +17,8 @@ import (
 // SetNeighbours makes permanent neighbour entries of one side, and gives those
 // that it made. They replace what the kernel may have learned on its own.
 func (k *Kernel) SetNeighbours(side plan.Side, all []plan.Neighbour) (made []plan.Neighbour, err error) {
-	return changeSide(k, side, all, func(n *Namespace, e plan.Neighbour) (*nl.NetlinkRequest, error) {
-		link, err := n.link(e.Link)
-		if err != nil {
-			return nil, err
-		}
-		return neighbourRequest(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, link.Attrs().Index, e)
+	return changeSide(k, side, all, func(link int, e plan.Neighbour) (*nl.NetlinkRequest, error) {
+		return neighbourRequest(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, link, e)
 	}, func(_ *Namespace, e plan.Neighbour, err error) error {
 		return &cnierr.Error{Code: types.ErrInternal, Text: "set " + e.String(), Cause: err}
 	})

@@ -26,12 +26,8 @@ func familyOf(addr netip.Addr) int {
 // of our own that differs is replaced; an exclusive one that somebody else has
 // is an error. After an error, too, others may have been added.
 func (k *Kernel) AddRoutes(side plan.Side, all []plan.Route) (made []plan.Route, err error) {
-	return changeSide(k, side, all, func(n *Namespace, r plan.Route) (*nl.NetlinkRequest, error) {
-		link, err := n.link(r.Link)
-		if err != nil {
-			return nil, err
-		}
-		return addRouteRequest(link.Attrs().Index, r), nil
+	return changeSide(k, side, all, func(link int, r plan.Route) (*nl.NetlinkRequest, error) {
+		return addRouteRequest(link, r), nil
 	}, addRouteError)
 }
 

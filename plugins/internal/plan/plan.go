@@ -172,7 +172,6 @@ type OnLink interface {
 
 // Where and Dev of all items: see Item and OnLink.
 
-func (l Link) Where() Side      { return l.Side }
 func (s Sysctl) Where() Side    { return s.Side }
 func (a Address) Where() Side   { return a.Side }
 func (a Address) Dev() string   { return a.Link }
