@@ -213,6 +213,9 @@ func TestRefusals(t *testing.T) {
 	host.IP("link set other0 up")
 	host.IP("link add mv-other link other0 type macvlan mode bridge")
 	host.IP("link add mv-vepa link eth0 type macvlan mode vepa")
+	host.IP("link add pass0 type veth peer name pass1")
+	host.IP("link set pass0 up")
+	host.IP("link add mv-pass link pass0 type macvlan mode passthru")
 	const again, invalid, environment = types.ErrTryAgainLater, types.ErrInvalidNetworkConfig, types.ErrInvalidEnvironmentVariables
 	tests := []struct {
 		name, conf string
@@ -223,6 +226,8 @@ func TestRefusals(t *testing.T) {
 		{"master down", network("1.1.0", `"master": "down0"`, "192.0.2.10/24"), again, []string{"master", `"down0"`, "try again", "ip link set down0 up"}},
 		{"master is loopback", network("1.1.0", `"master": "lo"`, "192.0.2.10/24"), invalid, []string{"master", `"lo"`}},
 		{"master is a bridge port", network("1.1.0", `"master": "port0"`, "192.0.2.10/24"), invalid, []string{"master", `"port0"`, "br0"}},
+		{"master has one in passthru mode", network("1.1.0", `"master": "pass0"`, "192.0.2.10/24"), invalid, []string{"pass0", "passthru", "master"}},
+		{"passthru beside another", network("1.1.0", `"mode": "passthru"`, "192.0.2.10/24"), invalid, []string{"eth0", "passthru", "another macvlan"}},
 		{"no default route", strings.Replace(network("1.1.0", "", "192.0.2.10/24"), `"master": "eth0"`, `"master": ""`, 1), invalid, []string{"master", "default route"}},
 		{"no VIP", network("1.1.0", ""), invalid, []string{"ipam", "static"}},
 		{"VIP without prefix", network("1.1.0", "", "192.0.2.10"), invalid, []string{"ipam", "192.0.2.10"}},

@@ -134,10 +134,13 @@ func createError(l plan.Link, err error) error {
 	switch {
 	case errors.Is(err, unix.EBUSY):
 		e.Code = types.ErrInvalidNetworkConfig
-		e.Remedy = fmt.Sprintf("%s is a port of a bridge or a bond, or carries an ipvlan or a macvlan in passthru mode: set master to another link", l.Master)
+		e.Remedy = fmt.Sprintf("%s is a port of a bridge or a bond, or carries an ipvlan: set master to another link", l.Master)
 	case errors.Is(err, unix.EINVAL) && l.Mode == "passthru":
 		e.Code = types.ErrInvalidNetworkConfig
 		e.Remedy = fmt.Sprintf("%s carries another macvlan already, beside which there is no room for one in passthru mode", l.Master)
+	case errors.Is(err, unix.EINVAL):
+		e.Code = types.ErrInvalidNetworkConfig
+		e.Remedy = fmt.Sprintf("if %s carries a macvlan in passthru mode, in whichever netns, it takes no other: set master to another link", l.Master)
 	case isNotFound(err):
 		return cnierr.Transient("look what removed it", "create %s: %v", l, err)
 	}
