@@ -19,25 +19,6 @@ import (
 	"macvlan-vip/tests/testnet"
 )
 
-// get fetches a page of an address from inside a namespace.
-func get(from *testnet.Namespace, addr netip.Addr) (body string, err error) {
-	err = from.NetNS.Do(func(ns.NetNS) error {
-		conn, err := net.DialTimeout("tcp", netip.AddrPortFrom(addr, 80).String(), time.Second)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(3 * time.Second))
-		if _, err := fmt.Fprintf(conn, "GET / HTTP/1.0\r\n\r\n"); err != nil {
-			return err
-		}
-		data, err := io.ReadAll(conn)
-		_, body, _ = strings.Cut(string(data), "\r\n\r\n")
-		return err
-	})
-	return body, err
-}
-
 // watch is the client, which asks every VIP all the time, by ping and by TCP,
 // and remembers when it got an answer.
 type watch struct {

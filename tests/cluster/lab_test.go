@@ -6,8 +6,6 @@ package cluster
 import (
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"net/netip"
 	"strings"
 	"sync"
@@ -67,7 +65,7 @@ func newLab(t testing.TB, hosts int, prepare func(*host)) *lab {
 	for _, family := range []string{"ipv4", "ipv6"} {
 		l.peer.Sysctl("net/"+family+"/neigh/eth0/base_reachable_time_ms", "3600000")
 	}
-	l.serveBackend()
+	l.peer.ServePage("192.0.2.5:8080", answer)
 	for number := range hosts {
 		l.hosts = append(l.hosts, l.newHost(number+1))
 		prepare(l.hosts[number])
@@ -172,23 +170,10 @@ func (l *lab) wire(bridge string, ports ...string) {
 	}
 }
 
-func (l *lab) serveBackend() {
-	var listener net.Listener
-	l.peer.Do(func() (err error) {
-		listener, err = net.Listen("tcp", "192.0.2.5:8080")
-		return err
-	})
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, answer) })}
-	go server.Serve(listener)
-	l.t.Cleanup(func() { server.Close() })
-}
-
 // write writes a file of the host.
 func (h *host) write(name, content string) {
 	h.lab.t.Helper()
-	if err := h.Write(name, content); err != nil {
-		h.lab.t.Fatal(err)
-	}
+	h.MustWrite(h.lab.t, name, content)
 }
 
 // run runs a command that must succeed.
@@ -268,8 +253,8 @@ func (l *lab) served(holder *host) error {
 	}
 	for name, n := range from {
 		for _, vip := range vips {
-			if body, err := get(n, vip); err != nil || body != answer {
-				return fmt.Errorf("%s asks %s: %q, %w", name, vip, body, err)
+			if err := n.WantPage(vip.String(), answer); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
 			}
 			if n == holder.netns {
 				continue
@@ -282,14 +267,8 @@ func (l *lab) served(holder *host) error {
 	return nil
 }
 
-// eventually waits for something that is about to happen.
+// eventually waits for something that a cluster manager is about to do.
 func eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
-	var err error
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		if err = check(); err == nil {
-			return
-		}
-	}
-	t.Fatalf("waited in vain until %s: %v", what, err)
+	testnet.Within(t, patience, what, check)
 }

@@ -182,7 +182,7 @@ func (l *lab) parted(other *host) {
 	eventually(l.t, "the other half's client reaches the VIPs, too", func() error {
 		var errs []error
 		for _, vip := range vips {
-			body, err := get(far, vip)
+			body, err := far.Page(vip.String())
 			if err == nil && body != answer {
 				err = fmt.Errorf("got %q", body)
 			}

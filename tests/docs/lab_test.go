@@ -4,14 +4,11 @@ package docs
 
 import (
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 
@@ -53,19 +50,8 @@ func newLab(t *testing.T) *lab {
 	l.peer.IP("link set lo up")
 	l.peer.AddAddress("port", peerAddr+"/22")
 	l.peer.AddAddress("port", "fd26::5/64")
-	l.serveBackend(t)
-	if l.m, err = nspawn.New(l.host.Path(), nspawn.Bare()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			journal, _ := l.m.Run("journalctl", "--no-pager", "-n", "300")
-			t.Logf("journal:\n%s", journal)
-		}
-		if err := l.m.Destroy(); err != nil {
-			t.Error(err)
-		}
-	})
+	l.peer.ServePage(peerAddr+":8080", answer)
+	l.m = nspawn.NewFor(t, l.host.Path(), []string{"-n", "300"}, nspawn.Bare())
 	l.clone(t)
 	l.write(t, "etc/haproxy/haproxy.cfg", fmt.Sprintf(`
 defaults
@@ -84,21 +70,8 @@ backend peer
 	if out, err := exec.Command("systemctl", "--root="+l.m.Path(""), "disable", "haproxy").CombinedOutput(); err != nil {
 		t.Fatalf("disable haproxy: %v: %s", err, out)
 	}
-	if err := l.m.Boot(); err != nil {
-		t.Fatal(err)
-	}
+	l.m.MustBoot(t)
 	return l
-}
-
-func (l *lab) serveBackend(t *testing.T) {
-	var listener net.Listener
-	l.peer.Do(func() (err error) {
-		listener, err = net.Listen("tcp", peerAddr+":8080")
-		return err
-	})
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, answer) })}
-	go server.Serve(listener)
-	t.Cleanup(func() { server.Close() })
 }
 
 // clone copies the project's files, with their times, so that the machine's
@@ -117,9 +90,7 @@ func (l *lab) clone(t *testing.T) {
 
 func (l *lab) write(t *testing.T, name, content string) {
 	t.Helper()
-	if err := l.m.Write(name, content); err != nil {
-		t.Fatal(err)
-	}
+	l.m.MustWrite(t, name, content)
 }
 
 // sh runs a script on the machine, in the clone.
@@ -152,7 +123,7 @@ func (l *lab) serves(t *testing.T) {
 	t.Helper()
 	const get = "curl -s --max-time 3 " + vip
 	for name, run := range map[string]func(string) (string, error){"host": l.sh, "peer": l.onPeer} {
-		eventually(t, "the "+name+" gets an answer from "+vip, func() error {
+		testnet.Eventually(t, "the "+name+" gets an answer from "+vip, func() error {
 			out, err := run(get)
 			if err == nil && out != answer {
 				err = fmt.Errorf("it answers %q", out)
@@ -165,7 +136,7 @@ func (l *lab) serves(t *testing.T) {
 // silent asserts that the VIP is off the LAN.
 func (l *lab) silent(t *testing.T) {
 	t.Helper()
-	eventually(t, vip+" is silent", func() error {
+	testnet.Eventually(t, vip+" is silent", func() error {
 		if out, err := l.onPeer("ip neigh flush all; ping -c1 -W1 " + vip); err == nil {
 			return fmt.Errorf("it answers: %s", out)
 		}
@@ -196,18 +167,6 @@ rm -rf /etc/cni /etc/systemd-netns /etc/netns
 systemctl daemon-reload
 systemctl reset-failed`)
 	l.install(t)
-}
-
-// eventually waits for what systemd or the kernel is about to do.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	var err error
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		if err = check(); err == nil {
-			return
-		}
-	}
-	t.Fatalf("waited in vain until %s: %v", what, err)
 }
 
 // path of a file of the project.

@@ -2,8 +2,6 @@ package packages
 
 import (
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,10 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"context"
-	"net"
-
-	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
 
 	"macvlan-vip/tests/nspawn"
@@ -40,22 +34,9 @@ func newLab(t testing.TB) *lab {
 	l := &lab{}
 	l.host, l.peer = testnet.NewHost(t, "172.16.27.217/22")
 	l.peer.AddAddress("port", "172.16.27.5/22")
-	m, err := nspawn.New(l.host.Path(), nspawn.Bare())
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.m = m
-	t.Cleanup(func() {
-		if t.Failed() {
-			journal, _ := m.Run("journalctl", "--no-pager", "-n", "100")
-			t.Logf("journal:\n%s", journal)
-		}
-		if err := m.Destroy(); err != nil {
-			t.Error(err)
-		}
-	})
+	l.m = nspawn.NewFor(t, l.host.Path(), []string{"-n", "100"}, nspawn.Bare())
 	// It is started when its namespace can be made.
-	if out, err := exec.Command("systemctl", "--root="+m.Path(""), "disable", "--quiet", "haproxy.service").CombinedOutput(); err != nil {
+	if out, err := exec.Command("systemctl", "--root="+l.m.Path(""), "disable", "--quiet", "haproxy.service").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	l.write(t, "etc/haproxy/haproxy.cfg", fmt.Sprintf(`
@@ -69,17 +50,13 @@ frontend vips
 	bind %s:80
 	http-request return status 200 content-type text/plain string %q
 `, vip1, vip2, answer))
-	if err := m.Boot(); err != nil {
-		t.Fatal(err)
-	}
+	l.m.MustBoot(t)
 	return l
 }
 
 func (l *lab) write(t testing.TB, name, content string) {
 	t.Helper()
-	if err := l.m.Write(name, content); err != nil {
-		t.Fatal(err)
-	}
+	l.m.MustWrite(t, name, content)
 }
 
 // copyIn puts a package into the machine and gives its path there.
@@ -105,35 +82,11 @@ func (l *lab) try(command string) (string, error) {
 	return strings.TrimSpace(out), err
 }
 
-// get fetches the page of a VIP from inside a namespace.
-func get(from *testnet.Namespace, vip string) error {
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
-			err = from.NetNS.Do(func(ns.NetNS) (err error) {
-				conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
-				return err
-			})
-			return conn, err
-		},
-	}}
-	response, err := client.Get("http://" + vip)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err == nil && string(body) != answer {
-		err = fmt.Errorf("%s: got %q", vip, body)
-	}
-	return err
-}
-
 func (l *lab) serves(t testing.TB) {
 	t.Helper()
 	for name, from := range map[string]*testnet.Namespace{"host": l.host, "LAN peer": l.peer} {
 		for _, vip := range []string{vip1, vip2} {
-			eventually(t, name+" gets the page of "+vip, func() error { return get(from, vip) })
+			testnet.Eventually(t, name+" gets the page of "+vip, func() error { return from.WantPage(vip, answer) })
 		}
 	}
 }
@@ -157,7 +110,7 @@ func (l *lab) watch(t testing.TB) (stop func()) {
 			case <-time.After(20 * time.Millisecond):
 			}
 			fetched.Add(1)
-			if err := get(l.peer, vip2); err != nil {
+			if err := l.peer.WantPage(vip2, answer); err != nil {
 				failed.Add(1)
 				t.Errorf("after %d pages: %v", fetched.Load(), err)
 			}
@@ -176,16 +129,4 @@ func (l *lab) watch(t testing.TB) (stop func()) {
 		}
 		t.Logf("%s pings and %d pages, none missing", m[1], fetched.Load())
 	}
-}
-
-// eventually waits for what systemd or the kernel is about to do.
-func eventually(t testing.TB, what string, check func() error) {
-	t.Helper()
-	var err error
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		if err = check(); err == nil {
-			return
-		}
-	}
-	t.Fatalf("waited in vain until %s: %v", what, err)
 }

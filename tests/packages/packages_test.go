@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"macvlan-vip/tests/testnet"
 )
 
 // manager is a package manager, as an operator calls it in the machine.
@@ -106,7 +108,7 @@ func (l *lab) life(t *testing.T, mgr manager, first, second string) {
 	t.Run("upgrade", func(t *testing.T) { l.upgrade(t, mgr, second) })
 
 	l.run(t, "systemctl stop haproxy")
-	eventually(t, "the host is as before", func() error {
+	testnet.Eventually(t, "the host is as before", func() error {
 		if now := l.host.Snapshot(); now != links {
 			return fmt.Errorf("before:\n%s\nnow:\n%s", links, now)
 		}

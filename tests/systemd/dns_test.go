@@ -11,6 +11,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 
 	"macvlan-vip/tests/nspawn"
+	"macvlan-vip/tests/testnet"
 )
 
 // Each DNS server of a test gives an address of its own for this name.
@@ -41,7 +42,7 @@ func (l *lab) dnsmasq(t *testing.T, addr string, args ...string) {
 			t.Logf("dnsmasq: %s", said.String())
 		}
 	})
-	eventually(t, "dnsmasq listens on "+addr, func() (err error) {
+	testnet.Eventually(t, "dnsmasq listens on "+addr, func() (err error) {
 		l.peer.Do(func() error {
 			var conn net.Conn
 			if conn, err = net.Dial("tcp", addr+":53"); err == nil {
@@ -63,7 +64,7 @@ func (l *lab) resolves(t *testing.T, unit, vip, want string) {
 	if err != nil || !strings.HasPrefix(out, want+" ") {
 		t.Errorf("%s resolves %s to %q, %v; want %s", unit, dnsName, out, err, want)
 	}
-	eventually(t, "the question is seen on the LAN", func() error {
+	testnet.Eventually(t, "the question is seen on the LAN", func() error {
 		for _, f := range lan.Frames() {
 			ip, _ := f.Layer(layers.LayerTypeIPv4).(*layers.IPv4)
 			udp, _ := f.Layer(layers.LayerTypeUDP).(*layers.UDP)
@@ -139,7 +140,7 @@ func TestDNS(t *testing.T) {
 // says asserts that the shim's journal has a line with a text.
 func (l *lab) says(t *testing.T, text string) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("the journal says %q", text), func() error {
+	testnet.Eventually(t, fmt.Sprintf("the journal says %q", text), func() error {
 		if out := l.run(t, "journalctl --no-pager -o cat -t systemd-netns"); !strings.Contains(out, text) {
 			return fmt.Errorf("journal:\n%s", out)
 		}
@@ -166,7 +167,7 @@ func TestDHCP(t *testing.T) {
 		l.says(t, "; start the DHCP daemon")
 	})
 	l.run(t, "systemctl start dhcp")
-	eventually(t, "the daemon listens", func() error {
+	testnet.Eventually(t, "the daemon listens", func() error {
 		_, err := l.try("test -S /run/cni/dhcp.sock")
 		return err
 	})

@@ -5,16 +5,10 @@ package systemd
 
 import (
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/containernetworking/plugins/pkg/ns"
 
 	"macvlan-vip/tests/nspawn"
 	"macvlan-vip/tests/testnet"
@@ -44,24 +38,8 @@ func newLab(t testing.TB, opts ...nspawn.Option) *lab {
 	t.Helper()
 	l := &lab{t: t}
 	l.connect()
-	m, err := nspawn.New(l.host.Path(), opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.m = m
-	t.Cleanup(l.destroy)
+	l.m = nspawn.NewFor(t, l.host.Path(), []string{"-o", "short-precise", "-n", "600", "-u", "systemd-netns*", "-u", "haproxy*", "-u", "app*", "-u", "web*", "-u", "init.scope"}, opts...)
 	return l
-}
-
-// destroy removes the machine, whose journal tells why a test failed.
-func (l *lab) destroy() {
-	if l.t.Failed() {
-		journal, _ := l.m.Run("journalctl", "--no-pager", "-o", "short-precise", "-n", "600", "-u", "systemd-netns*", "-u", "haproxy*", "-u", "app*", "-u", "web*", "-u", "init.scope")
-		l.t.Logf("journal:\n%s", journal)
-	}
-	if err := l.m.Destroy(); err != nil {
-		l.t.Error(err)
-	}
 }
 
 // connect gives the machine a network, as its first one or, since a reboot
@@ -72,23 +50,12 @@ func (l *lab) connect() {
 	l.peer.IP("link set lo up")
 	l.peer.AddAddress("port", peerAddr+"/22")
 	l.peer.AddAddress("port", "fd26::5/64")
-	l.serveBackend()
+	l.peer.ServePage(peerAddr+":8080", answer)
 	if l.m != nil {
 		l.m.SetNetns(l.host.Path())
 		// Before the namespace, which the machine holds.
 		l.t.Cleanup(l.m.Cut)
 	}
-}
-
-func (l *lab) serveBackend() {
-	var listener net.Listener
-	l.peer.Do(func() (err error) {
-		listener, err = net.Listen("tcp", peerAddr+":8080")
-		return err
-	})
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, answer) })}
-	go server.Serve(listener)
-	l.t.Cleanup(func() { server.Close() })
 }
 
 // withHaproxy sets haproxy up as the README says.
@@ -151,9 +118,7 @@ func (l *lab) network(name string, vips ...string) {
 
 func (l *lab) write(name, content string) {
 	l.t.Helper()
-	if err := l.m.Write(name, content); err != nil {
-		l.t.Fatal(err)
-	}
+	l.m.MustWrite(l.t, name, content)
 }
 
 // link makes a drop-in out of a file of the project.
@@ -170,9 +135,7 @@ func (l *lab) link(dropIn, target string) {
 
 func (l *lab) boot() *lab {
 	l.t.Helper()
-	if err := l.m.Boot(); err != nil {
-		l.t.Fatal(err)
-	}
+	l.m.MustBoot(l.t)
 	return l
 }
 
@@ -198,37 +161,12 @@ func (l *lab) daemonReload(t testing.TB) {
 	l.run(t, "systemctl reset-failed")
 }
 
-// get fetches a page of an address from inside a namespace.
-func get(from *testnet.Namespace, addr string) (body string, err error) {
-	err = from.NetNS.Do(func(ns.NetNS) error {
-		conn, err := net.DialTimeout("tcp", net.JoinHostPort(addr, "80"), time.Second)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(3 * time.Second))
-		if _, err := fmt.Fprintf(conn, "GET / HTTP/1.0\r\n\r\n"); err != nil {
-			return err
-		}
-		data, err := io.ReadAll(conn)
-		_, body, _ = strings.Cut(string(data), "\r\n\r\n")
-		return err
-	})
-	return body, err
-}
-
 // serves asserts that VIPs give the backend's answer to host and LAN.
 func (l *lab) serves(t testing.TB, vips ...string) {
 	t.Helper()
 	for name, from := range map[string]*testnet.Namespace{"host": l.host, "LAN peer": l.peer} {
 		for _, vip := range vips {
-			var body string
-			eventually(t, fmt.Sprintf("the %s gets the answer from %s", name, vip), func() (err error) {
-				if body, err = get(from, vip); err == nil && body != answer {
-					err = fmt.Errorf("got %q", body)
-				}
-				return err
-			})
+			testnet.Eventually(t, fmt.Sprintf("the %s gets the answer from %s", name, vip), func() error { return from.WantPage(vip, answer) })
 		}
 	}
 }
@@ -236,10 +174,10 @@ func (l *lab) serves(t testing.TB, vips ...string) {
 // silent asserts that a VIP answers neither host nor LAN, not even to ARP.
 func (l *lab) silent(t testing.TB, vip string) {
 	t.Helper()
-	eventually(t, vip+" is silent", func() error {
+	testnet.Eventually(t, vip+" is silent", func() error {
 		l.peer.IP("neigh flush all")
 		for name, from := range map[string]*testnet.Namespace{"host": l.host, "LAN peer": l.peer} {
-			if body, err := get(from, vip); err == nil {
+			if body, err := from.Page(vip); err == nil {
 				return fmt.Errorf("it answers the %s: %q", name, body)
 			}
 		}
@@ -253,7 +191,7 @@ func (l *lab) silent(t testing.TB, vip string) {
 // gone asserts that nothing is left on the machine of any service of ours.
 func (l *lab) gone(t testing.TB, before string) {
 	t.Helper()
-	eventually(t, "nothing is left", func() error {
+	testnet.Eventually(t, "nothing is left", func() error {
 		if after := l.host.Snapshot(); after != before {
 			return fmt.Errorf("host before:\n%s\nafter:\n%s", before, after)
 		}
@@ -280,22 +218,10 @@ func (l *lab) state(unit string) string {
 
 func (l *lab) wantState(t testing.TB, unit, want string) {
 	t.Helper()
-	eventually(t, unit+" is "+want, func() error {
+	testnet.Eventually(t, unit+" is "+want, func() error {
 		if got := l.state(unit); got != want {
 			return fmt.Errorf("it is %s", got)
 		}
 		return nil
 	})
-}
-
-// eventually waits for something that systemd or the kernel is about to do.
-func eventually(t testing.TB, what string, check func() error) {
-	t.Helper()
-	var err error
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if err = check(); err == nil {
-			return
-		}
-	}
-	t.Fatalf("waited in vain until %s: %v", what, err)
 }

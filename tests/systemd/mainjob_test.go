@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"macvlan-vip/tests/testnet"
 )
 
 // TestMainJob is what the article promises, on one machine, in the order in
@@ -194,7 +196,7 @@ func (l *lab) restart(t *testing.T) {
 func (l *lab) crash(t *testing.T) {
 	before, pid := l.identity(t, "haproxy"), l.mainPID(t)
 	l.run(t, "kill -KILL "+pid)
-	eventually(t, "haproxy is back", func() error {
+	testnet.Eventually(t, "haproxy is back", func() error {
 		if now := l.mainPID(t); now == pid || now == "0" {
 			return fmt.Errorf("main PID %s", now)
 		}
@@ -303,7 +305,7 @@ func (l *lab) masterLate(t *testing.T) {
 		_, err := l.try("systemctl start haproxy")
 		started <- err
 	}()
-	eventually(t, "the shim has said why it waits", func() error {
+	testnet.Eventually(t, "the shim has said why it waits", func() error {
 		if out := l.run(t, "journalctl --no-pager -o cat -t systemd-netns -n 5"); !strings.Contains(out, `master: "eth0": the link is down`) {
 			return fmt.Errorf("journal: %s", out)
 		}

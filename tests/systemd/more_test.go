@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"macvlan-vip/tests/testnet"
 )
 
 // run0 runs a command on the machine's root from outside, before it is booted.
@@ -153,7 +155,7 @@ func TestArticlesWay(t *testing.T) {
 	if _, err := l.try("systemctl start haproxy"); err == nil {
 		t.Error("the start succeeded without access")
 	}
-	eventually(t, "haproxy is not running", func() error {
+	testnet.Eventually(t, "haproxy is not running", func() error {
 		if out, _ := l.try("pgrep haproxy"); out != "" {
 			return fmt.Errorf("processes %s", out)
 		}
@@ -188,7 +190,7 @@ func TestNetworkd(t *testing.T) {
 	l.serves(t, vip1, vip2)
 	for _, disturb := range []string{"systemctl restart systemd-networkd", "networkctl reload", "networkctl reconfigure eth0"} {
 		l.run(t, disturb)
-		eventually(t, "networkd has configured eth0", func() error {
+		testnet.Eventually(t, "networkd has configured eth0", func() error {
 			if out := l.run(t, "networkctl list --no-legend"); !strings.Contains(out, "configured") {
 				return fmt.Errorf("networkctl: %s", out)
 			}

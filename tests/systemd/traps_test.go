@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"macvlan-vip/tests/testnet"
 )
 
 // TestEdits: what an operator changes under a running service neither confuses
@@ -108,7 +110,7 @@ func (l *lab) start(t *testing.T, before string) {
 func (l *lab) stop(t *testing.T, before string) {
 	t.Helper()
 	l.run(t, "systemctl stop haproxy")
-	eventually(t, "nothing is left of haproxy", func() error {
+	testnet.Eventually(t, "nothing is left of haproxy", func() error {
 		if after := l.host.Snapshot(); after != before {
 			return fmt.Errorf("host before:\n%s\nafter:\n%s", before, after)
 		}
@@ -125,7 +127,7 @@ func (l *lab) stop(t *testing.T, before string) {
 // named asserts that the name is that of the namespace that haproxy runs in.
 func (l *lab) named(t *testing.T) {
 	t.Helper()
-	eventually(t, "the namespace has its name back", func() error {
+	testnet.Eventually(t, "the namespace has its name back", func() error {
 		want := l.run(t, "stat -L -c %i /proc/"+l.mainPID(t)+"/ns/net")
 		got, err := l.try("stat -L -c %i /run/netns/haproxy")
 		if err == nil && got != want {
