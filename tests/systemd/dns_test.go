@@ -87,7 +87,8 @@ func TestDNS(t *testing.T) {
 	l.write("etc/systemd/resolved.conf", "[Resolve]\nDNS="+peerAddr+"\nFallbackDNS=\nMulticastDNS=no\nLLMNR=no\n")
 	l.dnsmasq(t, peerAddr, "--address=/"+dnsName+"/"+peerSays)
 	l.dnsmasq(t, otherDNS, "--address=/"+dnsName+"/"+otherSays)
-	l.write(dropIns+"app.service", "[Service]\nExecStart=sleep infinity\n")
+	// Its start is over when it is in its namespaces.
+	l.write(dropIns+"app.service", "[Service]\nType=exec\nExecStart=sleep infinity\n")
 	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
 	l.network("app", vip1+"/22")
 	l.boot()
@@ -121,11 +122,11 @@ func TestDNS(t *testing.T) {
 	})
 	t.Run("an administrator's file wins, after a reload too", func(t *testing.T) {
 		start(t)
+		t.Cleanup(func() { l.run(t, "rm -r /etc/netns/app") })
 		l.write("etc/netns/app/resolv.conf", "nameserver "+peerAddr+"\n")
 		l.run(t, "systemctl reload systemd-netns@app")
 		l.run(t, "systemctl restart app")
 		l.resolves(t, "app", vip1, peerSays)
-		l.run(t, "rm -r /etc/netns/app")
 	})
 	t.Run("loopback servers alone", func(t *testing.T) {
 		l.network("app", vip1+"/22")
