@@ -20,8 +20,9 @@ test: test-deps build ## Run every test, as root; installs what it needs
 	$(GO) vet ./...
 	$(GO) run ./tests/roots & $(GOTEST) ./...
 
-test-systemd: test-deps build ## Run the tests on a booted systemd alone
-	$(GOTEST) -v ./tests/systemd
+MACHINES := ./tests/systemd ./tests/docs ./tests/packages ./tests/cluster
+test-systemd: test-deps build ## Run the tests on booted machines alone, of Debian DEBIAN_SUITE [bookworm]
+	$(GOTEST) $(MACHINES)
 
 race: test-deps ## Run the plugins' own tests under the race detector, which needs a C compiler
 	CGO_ENABLED=1 $(GOTEST) -race ./plugins/...

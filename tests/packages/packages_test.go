@@ -18,18 +18,24 @@ type manager struct {
 	remove, purge, installed, list string
 }
 
-var managers = []manager{
-	{
-		kind: "deb", install: "apt-get install -y -qq ", upgrade: "apt-get install -y -qq ",
-		remove: "apt-get remove -y -qq macvlan-vip", purge: "apt-get purge -y -qq macvlan-vip",
-		installed: "dpkg-query --show --showformat=${db:Status-Abbrev}${Version} macvlan-vip", list: "dpkg -L macvlan-vip",
-	},
+// managers are the machine's.
+func (l *lab) managers() []manager {
 	// Debian's rpm knows of no other package, so it must be told not to look.
-	{
-		kind: "rpm", install: "rpm --install --force-debian --nodeps ", upgrade: "rpm --upgrade --force-debian --nodeps ",
-		remove: "rpm --erase --force-debian --nodeps macvlan-vip", purge: "rpm --erase --force-debian --nodeps macvlan-vip",
+	flags := "--nodeps "
+	if _, err := l.try("rpm --force-debian --version"); err == nil {
+		flags += "--force-debian "
+	}
+	return []manager{debian, {
+		kind: "rpm", install: "rpm --install " + flags, upgrade: "rpm --upgrade " + flags,
+		remove: "rpm --erase " + flags + "macvlan-vip", purge: "rpm --erase " + flags + "macvlan-vip",
 		installed: "rpm --query --queryformat=ii%{VERSION}-%{RELEASE} macvlan-vip", list: "rpm --query --list macvlan-vip",
-	},
+	}}
+}
+
+var debian = manager{
+	kind: "deb", install: "apt-get install -y -qq ", upgrade: "apt-get install -y -qq ",
+	remove: "apt-get remove -y -qq macvlan-vip", purge: "apt-get purge -y -qq macvlan-vip",
+	installed: "dpkg-query --show --showformat=${db:Status-Abbrev}${Version} macvlan-vip", list: "dpkg -L macvlan-vip",
 }
 
 // TestPackages makes packages of two versions and lives with them on one machine.
@@ -41,7 +47,7 @@ func TestPackages(t *testing.T) {
 	next := build(t, newer, "022")
 	l := newLab(t)
 	t.Run("same contents", func(t *testing.T) { l.sameContents(t, made) })
-	for _, mgr := range managers {
+	for _, mgr := range l.managers() {
 		t.Run(mgr.kind, func(t *testing.T) { l.life(t, mgr, made[mgr.kind], next[mgr.kind]) })
 	}
 }
