@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -30,7 +31,7 @@ type watch struct {
 	other map[string]string
 }
 
-// watch begins to ask; report ends it.
+// watch begins to ask VIPs that are there; report ends it.
 func (l *lab) watch() *watch {
 	l.t.Helper()
 	w := &watch{answers: map[string][]time.Time{}, other: map[string]string{}}
@@ -54,7 +55,18 @@ func (l *lab) watch() *watch {
 		}
 	})
 	l.t.Cleanup(w.stop)
+	// An outage is counted from the answer before it.
+	eventually(l.t, "the client has an answer from every VIP, in every way", w.answeredAll)
 	return w
+}
+
+func (w *watch) answeredAll() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.answers) < 2*len(vips) {
+		return fmt.Errorf("it has answers to %v", slices.Collect(maps.Keys(w.answers)))
+	}
+	return nil
 }
 
 // ping begins to ask a VIP for an echo every 50 ms.
