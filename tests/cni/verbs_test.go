@@ -77,6 +77,24 @@ func TestCHECK(t *testing.T) {
 		p.service.Sysctl("net/ipv4/conf/mv0/forwarding", "0")
 		refused(t, p.verb("macvlan-vip", "CHECK"), drift)
 	})
+	t.Run("another link has the master's name", func(t *testing.T) {
+		p := l.up(t, "c1", "1.1.0", keys)
+		defer p.down()
+		rename := func(from, to string) {
+			l.host.IP("link set " + from + " down")
+			l.host.IP("link set " + from + " name " + to)
+			l.host.IP("link set " + to + " up")
+		}
+		l.host.IP("link add other0 type veth peer name other1")
+		l.host.IP("link set other1 up")
+		rename("eth0", "was0")
+		rename("other0", "eth0")
+		refused(t, p.verb("macvlan-vip", "CHECK"), drift)
+		l.host.IP("link del eth0")
+		refused(t, p.verb("macvlan-vip", "CHECK"), types.ErrInvalidNetworkConfig)
+		rename("was0", "eth0")
+		l.host.AddAddress("eth0", "2001:db8::1/64")
+	})
 	t.Run("prevResult missing", func(t *testing.T) {
 		p := l.up(t, "c1", "1.1.0", keys)
 		defer p.down()

@@ -106,13 +106,10 @@ func metricOf(r plan.Route) int {
 	return r.Metric
 }
 
+// destination is a route's, which the library gives a default route as well.
 func destination(r netlink.Route) (netip.Prefix, bool) {
 	if r.Dst == nil {
-		zero := netip.IPv4Unspecified()
-		if r.Family == unix.AF_INET6 {
-			zero = netip.IPv6Unspecified()
-		}
-		return netip.PrefixFrom(zero, 0), true
+		return netip.Prefix{}, false
 	}
 	return config.PrefixOf(*r.Dst)
 }
