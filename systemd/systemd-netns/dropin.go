@@ -72,71 +72,36 @@ func isWritten(file string) (ours, found bool, err error) {
 	return strings.HasPrefix(string(data), written), err == nil, err
 }
 
-// put makes the drop-in; it says whether there was something to do.
-func (d dropIn) put() (changed bool, err error) {
+// put makes the drop-in.
+func (d dropIn) put(c *change) error {
 	ours, found, err := d.ours()
 	if err != nil {
-		return false, err
+		return err
 	}
 	if found && !ours {
-		return false, fmt.Errorf("%s: not written by this program, and left alone; move it away, or keep it instead", d.file)
-	}
-	if err := os.MkdirAll(filepath.Dir(d.file), 0o755); err != nil {
-		return false, err
+		return fmt.Errorf("%s: not written by this program, and left alone; move it away, or keep it instead", d.file)
 	}
 	if d.in == "" {
-		return d.link()
+		return c.link(d.file, shipped(d.base))
 	}
 	text, err := os.ReadFile(shipped(d.base))
 	if err != nil {
-		return false, fmt.Errorf("%w; repeat `make install`, which installs it", err)
+		return fmt.Errorf("%w; repeat `make install`, which installs it", err)
 	}
-	return writeOurs(d.file, strings.ReplaceAll(string(text), "%N", d.in))
+	_, err = c.write(d.file, strings.ReplaceAll(string(text), "%N", d.in))
+	return err
 }
 
-func (d dropIn) link() (changed bool, err error) {
-	want := shipped(d.base)
-	if target, err := os.Readlink(d.file); err == nil && target == want {
-		return false, nil
-	}
-	if err := removeIfThere(d.file); err != nil {
-		return false, err
-	}
-	return true, os.Symlink(want, d.file)
-}
-
-// writeOurs writes a file of this program's, whole or not at all.
-func writeOurs(file, text string) (changed bool, err error) {
-	text = written + text
-	old, err := os.ReadFile(file)
-	if err == nil && string(old) == text {
-		return false, nil
-	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return false, err
-	}
-	tmp := file + ".new"
-	if err := os.WriteFile(tmp, []byte(text), 0o644); err != nil {
-		return false, err
-	}
-	return true, os.Rename(tmp, file)
-}
-
-// remove takes the drop-in away; it says whether there was one.
-func (d dropIn) remove() (changed bool, err error) {
+// remove takes the drop-in away, if there is one.
+func (d dropIn) remove(c *change) error {
 	ours, found, err := d.ours()
 	if err != nil || !found {
-		return false, err
+		return err
 	}
 	if !ours {
-		return false, fmt.Errorf("%s: not written by this program, and left alone; remove it by hand", d.file)
+		return fmt.Errorf("%s: not written by this program, and left alone; remove it by hand", d.file)
 	}
-	if err := os.Remove(d.file); err != nil {
-		return false, err
-	}
-	// Goes if nothing else is in it.
-	_ = os.Remove(filepath.Dir(d.file))
-	return true, nil
+	return c.remove(d.file)
 }
 
 // member is a service that a drop-in puts into a namespace.
@@ -165,6 +130,15 @@ func members() ([]member, error) {
 	}
 	slices.SortFunc(all, func(a, b member) int { return strings.Compare(a.unit, b.unit) })
 	return slices.Compact(all), nil
+}
+
+// namespaceOfUnit is the namespace that a service is in, or "".
+func namespaceOfUnit(unit string) (string, error) {
+	all, err := members()
+	if i := slices.IndexFunc(all, func(m member) bool { return m.unit == unit }); i >= 0 {
+		return all[i].namespace, err
+	}
+	return "", err
 }
 
 // namespaceOf is the namespace that the text of a drop-in names, the one way

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -101,18 +102,24 @@ func enable(args []string) error {
 	if err := n.checkNetwork(len(w.vips) > 0); err != nil {
 		return err
 	}
-	changed, err := w.write(u)
+	was, err := namespaceOfUnit(u.name)
 	if err != nil {
-		return errors.Join(err, u.takeOut(w.in))
+		return err
 	}
-	if !changed {
-		n.say(levelInfo, "%s is in namespace %s already", u.name, w.in)
-		return nil
+	change, err := w.write(u)
+	if err != nil || len(change.before) == 0 {
+		if err == nil {
+			n.say(levelInfo, "%s is in namespace %s already", u.name, w.in)
+		}
+		return err
 	}
-	if err := u.restart(); err != nil {
-		return errors.Join(fmt.Errorf("%w\n%s\nit is as it was before", err, lastWords(w.in)), u.takeOut(w.in), u.restart())
+	if err := change.takeEffect(); err != nil {
+		return errors.Join(fmt.Errorf("%w\n%s\nit is as it was before", err, lastWords(w.in)), change.undo(), change.takeEffect())
 	}
-	n.say(levelInfo, "%s is in namespace %s, network %s%s", u.name, w.in, n.network, u.hint())
+	n.say(levelInfo, "%s is in namespace %s, network %s%s", u.name, w.in, n.network, change.hint(u))
+	if was != "" && was != w.in {
+		return errors.Join(forget(was), letGo(was))
+	}
 	return nil
 }
 
@@ -191,51 +198,77 @@ func findNetwork(dir, name string) (*network, string, error) {
 	return nil, "", nil
 }
 
-// write writes all files of a wish, and says whether any was not there.
-func (w wish) write(u *unit) (changed bool, err error) {
+// write writes all files of a wish, or none.
+func (w wish) write(u *unit) (*change, error) {
+	c := &change{running: u.running}
+	if err := w.writeAll(c, u); err != nil {
+		return nil, errors.Join(err, c.undo())
+	}
+	return c, nil
+}
+
+func (w wish) writeAll(c *change, u *unit) error {
 	if w.network != "" || len(w.vips) > 0 {
-		if changed, err = w.writeEnv(); err != nil {
-			return changed, err
+		changed, err := w.writeEnv(c)
+		if err != nil {
+			return err
+		}
+		if changed {
+			if err := c.affectsAllIn(w.in); err != nil {
+				return err
+			}
 		}
 	}
 	for _, name := range u.names() {
-		put, err := newDropIn(name, w.in).put()
-		changed = changed || put
-		if err != nil {
-			return changed, err
+		if err := newDropIn(name, w.in).put(c); err != nil {
+			return err
 		}
 	}
-	return changed, nil
+	return nil
 }
 
-func (w wish) writeEnv() (changed bool, err error) {
+// writeEnv writes the namespace's environment file, in which what is not
+// wished for stays as an earlier wish has set it.
+func (w wish) writeEnv(c *change) (changed bool, err error) {
 	file := envFile(w.in)
 	ours, found, err := isWritten(file)
 	if err != nil {
 		return false, err
 	}
-	text, err := w.env()
+	env := map[string]string{}
+	if ours {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return false, err
+		}
+		env = parseEnv(string(data))
+	}
+	text, err := w.env(env)
 	if err != nil {
 		return false, err
 	}
 	if found && !ours {
 		return false, fmt.Errorf("%s: not written by this program, and left alone; write there what you want:\n%s", file, text)
 	}
-	return writeOurs(file, text)
+	return c.write(file, text)
 }
 
-// env is the text of a namespace's environment file.
-func (w wish) env() (string, error) {
+// env is the text of a namespace's environment file, which had some before.
+func (w wish) env(before map[string]string) (string, error) {
 	var b strings.Builder
-	if w.network != "" {
-		fmt.Fprintf(&b, "NETWORK=%s\n", w.network)
+	if network := cmp.Or(w.network, before["NETWORK"]); network != "" {
+		fmt.Fprintf(&b, "NETWORK=%s\n", network)
 	}
+	caps := before["CAP_ARGS"]
 	if len(w.vips) > 0 {
 		ips, err := json.Marshal(map[string][]string{"ips": w.vips})
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(&b, "CAP_ARGS=%s\n", ips)
+		caps = string(ips)
+	}
+	if caps != "" {
+		fmt.Fprintf(&b, "CAP_ARGS=%s\n", caps)
 	}
 	return b.String(), nil
 }
@@ -252,13 +285,12 @@ func disable(args []string) error {
 	if err != nil {
 		return err
 	}
-	all, err := members()
+	v := newVoice(strings.TrimSuffix(name, ".service"))
+	in, err := namespaceOfUnit(name)
 	if err != nil {
 		return err
 	}
-	v := newVoice(strings.TrimSuffix(name, ".service"))
-	i := slices.IndexFunc(all, func(m member) bool { return m.unit == name })
-	if i < 0 {
+	if in == "" {
 		v.say(levelInfo, "%s is in no namespace", name)
 		return nil
 	}
@@ -266,14 +298,15 @@ func disable(args []string) error {
 	if err := u.ask(); err != nil {
 		return err
 	}
-	if err := u.takeOut(all[i].namespace); err != nil {
+	c := &change{running: u.running}
+	if err := u.takeOut(c, in); err != nil {
+		return errors.Join(err, c.undo())
+	}
+	if err := c.takeEffect(); err != nil {
 		return err
 	}
-	if err := u.restart(); err != nil {
-		return err
-	}
-	v.say(levelInfo, "%s is out of namespace %s%s", name, all[i].namespace, u.hint())
-	return letGo(all[i].namespace)
+	v.say(levelInfo, "%s is out of namespace %s%s", name, in, c.hint(u))
+	return errors.Join(forget(in), letGo(in))
 }
 
 // letGo ends a shim that nobody needs any more: systemd does not look again
@@ -287,21 +320,26 @@ func letGo(namespace string) error {
 	return output("systemctl", "stop", n.shim())
 }
 
-// takeOut removes what `enable` has written for a unit and, with its last
-// one, for the namespace.
-func (u *unit) takeOut(namespace string) error {
-	var errs []error
+// takeOut removes the drop-ins of a service and its sockets.
+func (u *unit) takeOut(c *change, namespace string) error {
 	for _, name := range u.names() {
-		_, err := newDropIn(name, namespace).remove()
-		errs = append(errs, err)
-	}
-	all, err := members()
-	errs = append(errs, err)
-	if !slices.ContainsFunc(all, func(m member) bool { return m.namespace == namespace }) {
-		if ours, _, err := isWritten(envFile(namespace)); err == nil && ours {
-			errs = append(errs, os.Remove(envFile(namespace)))
-			_ = os.Remove(filepath.Dir(envFile(namespace)))
+		if err := newDropIn(name, namespace).remove(c); err != nil {
+			return err
 		}
 	}
-	return errors.Join(errs...)
+	return nil
+}
+
+// forget removes what `enable` has written for a namespace that no service is
+// in any more.
+func forget(namespace string) error {
+	all, err := members()
+	if err != nil || slices.ContainsFunc(all, func(m member) bool { return m.namespace == namespace }) {
+		return err
+	}
+	ours, _, err := isWritten(envFile(namespace))
+	if err != nil || !ours {
+		return err
+	}
+	return removeWithFolder(envFile(namespace))
 }

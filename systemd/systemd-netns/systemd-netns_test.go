@@ -162,8 +162,21 @@ func TestParseWish(t *testing.T) {
 	if err != nil || !slices.Equal(got.vips, want.vips) || got.unit != want.unit || got.in != want.in || got.network != want.network {
 		t.Errorf("%+v, %v", got, err)
 	}
-	if text, err := got.env(); err != nil || text != "NETWORK=lan\nCAP_ARGS={\"ips\":[\"192.0.2.20/24\",\"2001:db8::20/64\"]}\n" {
-		t.Errorf("%q, %v", text, err)
+	all := "NETWORK=lan\nCAP_ARGS={\"ips\":[\"192.0.2.20/24\",\"2001:db8::20/64\"]}\n"
+	for _, c := range []struct {
+		wish   wish
+		before map[string]string
+		want   string
+	}{
+		{got, nil, all},
+		{got, map[string]string{"NETWORK": "other", "CAP_ARGS": "{}"}, all},
+		{wish{vips: got.vips}, map[string]string{"NETWORK": "lan"}, all},
+		{wish{network: "lan"}, parseEnv(all), all},
+		{wish{network: "lan"}, nil, "NETWORK=lan\n"},
+	} {
+		if text, err := c.wish.env(c.before); err != nil || text != c.want {
+			t.Errorf("%+v after %v: %q, %v", c.wish, c.before, text, err)
+		}
 	}
 	for _, bad := range []string{"", "web other", "web --vip 192.0.2.20", "web --in ../x", "../web", "web --nonsense", "web --in", "web --network ../x"} {
 		if _, err := parseWish(strings.Fields(bad)); err == nil {
@@ -185,34 +198,71 @@ func TestNamespaceOf(t *testing.T) {
 	}
 }
 
-// TestDropIn: what is ours is replaced and removed, and nothing else.
+// TestDropIn: what is ours is replaced, removed and put back, and nothing else.
 func TestDropIn(t *testing.T) {
-	d := dropIn{file: filepath.Join(t.TempDir(), "web.service.d", "netns.conf"), base: "netns.conf"}
-	for range 2 { // the second time it is there
-		if _, err := d.put(); err != nil {
-			t.Fatal(err)
+	dir := t.TempDir()
+	d := dropIn{file: filepath.Join(dir, "web.service.d", "netns.conf"), base: "netns.conf"}
+	for changes := range 2 { // the second time it is there
+		var c change
+		if err := d.put(&c); err != nil || len(c.before) != 1-changes {
+			t.Fatalf("put: %+v, %v", c, err)
 		}
 	}
 	if target, err := os.Readlink(d.file); err != nil || target != shipped("netns.conf") {
 		t.Errorf("%q, %v", target, err)
 	}
-	if changed, err := d.remove(); !changed || err != nil {
-		t.Errorf("remove: %v, %v", changed, err)
-	}
-	if _, err := os.Stat(filepath.Dir(d.file)); err == nil {
-		t.Error("an empty folder is left")
-	}
-	if err := writeFor(d.file, "[Service]\nUser=web\n"); err != nil {
+	var c change
+	if err := d.remove(&c); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.put(); err == nil {
-		t.Error("an administrator's file was replaced")
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
-	if _, err := d.remove(); err == nil {
-		t.Error("an administrator's file was removed")
+	if err := c.undo(); err != nil {
+		t.Fatal(err)
 	}
-	if data, err := os.ReadFile(d.file); err != nil || string(data) != "[Service]\nUser=web\n" {
-		t.Errorf("it is %q now, %v", data, err)
+	if target, err := os.Readlink(d.file); err != nil || target != shipped("netns.conf") {
+		t.Errorf("after undo: %q, %v", target, err)
+	}
+	const theirs = "[Service]\nNice=1\n"
+	if err := errors.Join(os.Remove(d.file), os.WriteFile(d.file, []byte(theirs), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	c = change{}
+	if d.put(&c) == nil || d.remove(&c) == nil || len(c.before) != 0 {
+		t.Errorf("an administrator's file is not refused: %+v", c)
+	}
+	if text, err := os.ReadFile(d.file); err != nil || string(text) != theirs {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
+// TestChangeIsTakenBack: a file that was written over, and one that was not
+// there, with its folder.
+func TestChangeIsTakenBack(t *testing.T) {
+	dir := t.TempDir()
+	old, fresh := filepath.Join(dir, "old.env"), filepath.Join(dir, "new.d", "new.env")
+	if err := os.WriteFile(old, []byte("A=1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var c change
+	for _, path := range []string{old, fresh, fresh} {
+		if _, err := c.write(path, "A=2\n"); err != nil {
+			t.Fatal(err)
+		}
+		if ours, _, err := isWritten(path); !ours || err != nil {
+			t.Errorf("%s: %v, %v", path, ours, err)
+		}
+	}
+	if err := c.undo(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(old)
+	if err != nil || string(text) != "A=1\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 

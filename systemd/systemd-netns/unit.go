@@ -50,39 +50,26 @@ func (u *unit) ask() error {
 			u.sockets = append(u.sockets, trigger)
 		}
 	}
-	for _, name := range u.names() {
+	u.running, err = active(u.names())
+	return err
+}
+
+// active are those of the units that run, or are about to.
+func active(units []string) (running []string, err error) {
+	for _, name := range units {
 		state, err := show("ActiveState", name)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if slices.Contains([]string{"active", "activating", "reloading"}, state) {
-			u.running = append(u.running, name)
+			running = append(running, name)
 		}
 	}
-	return nil
+	return running, nil
 }
 
 // names are the service's and its sockets' names.
 func (u *unit) names() []string { return append([]string{u.name}, u.sockets...) }
-
-// restart has systemd read the drop-ins, and what runs take them to heart.
-func (u *unit) restart() error {
-	if err := output("systemctl", "daemon-reload"); err != nil {
-		return err
-	}
-	if len(u.running) == 0 {
-		return nil
-	}
-	return output("systemctl", append([]string{"restart", "--"}, u.running...)...)
-}
-
-// hint says what is left to do.
-func (u *unit) hint() string {
-	if len(u.running) > 0 {
-		return "; it was restarted"
-	}
-	return "; it does not run: systemctl start " + u.name
-}
 
 // lastWords are what the shim has said of late.
 func lastWords(namespace string) string {

@@ -127,6 +127,37 @@ func TestEnable(t *testing.T) {
 		l.gone(t, before)
 		l.untouched(t, files)
 	})
+	t.Run("a service that is in one already", func(t *testing.T) {
+		l.run(t, "systemctl start one")
+		l.run(t, program+"enable one --in front --network lan --vip 172.16.26.4/22")
+		l.run(t, program+"enable two --in front")
+		l.run(t, "systemctl start two")
+		in := l.etc(t)
+		for _, wish := range []string{"--in front", "--in back --network lan"} {
+			l.refused(t, program+"enable one "+wish+" --vip "+hostAddr+"/22", "the host itself has it", "as it was before")
+			l.untouched(t, in)
+			l.on(t, "one", "/run/netns/front")
+			l.on(t, "two", "/run/netns/front")
+			l.serves(t, "172.16.26.4")
+		}
+		l.run(t, program+"enable one --in front --vip 172.16.26.6/22")
+		l.on(t, "two", "/run/netns/front")
+		l.serves(t, "172.16.26.6")
+		l.silent(t, "172.16.26.4")
+		l.run(t, "systemctl stop two")
+		l.run(t, program+"disable two")
+		l.run(t, program+"enable one --in back --network lan --vip 172.16.26.7/22")
+		l.on(t, "one", "/run/netns/back")
+		l.serves(t, "172.16.26.7")
+		l.silent(t, "172.16.26.6")
+		if names := l.run(t, "ip netns list"); !strings.HasPrefix(names, "back") || strings.Contains(names, "\n") {
+			t.Errorf("namespaces: %s", names)
+		}
+		l.run(t, program+"disable one")
+		l.run(t, "systemctl stop one")
+		l.gone(t, before)
+		l.untouched(t, files)
+	})
 	t.Run("refusals", func(t *testing.T) {
 		l.refused(t, program+"enable nothing", "nothing.service", "no such unit")
 		l.refused(t, program+"enable ../haproxy", "no name of a unit")
