@@ -29,10 +29,11 @@ const announceArg = "announce"
 type rounds struct {
 	// Netns and ID are the service's namespace; a name may come to stand for
 	// another one.
-	Netns    string
-	ID       uint64
-	Link     string
-	VIPs     []netip.Addr
+	Netns string
+	ID    uint64
+	Link  string
+	VIPs  []netip.Addr
+	// Count is how many rounds are left, if any.
 	Count    int
 	Interval time.Duration
 	// Handed is how many descriptors, from 3 on, are there to be closed.
@@ -42,22 +43,31 @@ type rounds struct {
 // announce tells the LAN where the VIPs are that it could not know of yet. It
 // never fails an ADD: a peer that heard nothing asks when its entry has aged.
 func (a *attachment) announce() {
-	if a.conf.Announce.Count == 0 || len(a.fresh) == 0 {
-		return
-	}
-	err := a.openLAN()
-	if err == nil && a.plan.Master.Carrier {
-		err = a.lan.Announce(context.Background(), a.fresh)
-	}
-	if err == nil && a.conf.Announce.Count > 1 {
-		err = a.startAnnouncer(rounds{
-			Netns: a.args.Netns, ID: a.k.Service.ID(), Link: a.args.IfName, VIPs: a.fresh,
-			Count: a.conf.Announce.Count - 1, Interval: a.conf.Announce.Interval,
-		})
-	}
-	if err != nil {
+	if err := a.firstRound(); err != nil {
 		logf("%v", err)
 	}
+	if a.lan == nil {
+		return
+	}
+	// Without further rounds, too: it closes the sockets, for which the kernel
+	// takes longer than a process takes to start.
+	if err := a.startAnnouncer(rounds{
+		Netns: a.args.Netns, ID: a.k.Service.ID(), Link: a.args.IfName, VIPs: a.fresh,
+		Count: a.conf.Announce.Count - 1, Interval: a.conf.Announce.Interval,
+	}); err != nil {
+		logf("%v", err)
+	}
+}
+
+// firstRound is the one that ADD sends itself.
+func (a *attachment) firstRound() error {
+	if a.conf.Announce.Count == 0 || len(a.fresh) == 0 {
+		return nil
+	}
+	if err := a.openLAN(); err != nil || !a.plan.Master.Carrier {
+		return err
+	}
+	return a.lan.Announce(context.Background(), a.fresh)
 }
 
 func (a *attachment) startAnnouncer(r rounds) error {
@@ -100,7 +110,7 @@ func announcer(orders io.Reader) error {
 	for fd := 3; fd < 3+r.Handed; fd++ {
 		_ = unix.Close(fd)
 	}
-	for range r.Count {
+	for range max(r.Count, 0) {
 		time.Sleep(r.Interval)
 		goOn, err := r.round()
 		if err != nil || !goOn {

@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"path/filepath"
 	"testing"
 
 	"macvlan-vip/tests/testnet"
@@ -28,6 +29,10 @@ func TestKilled(t *testing.T) {
 				switch {
 				case !hit:
 					missed++
+				case at.call == "execve" && filepath.Base(at.about) == b.plugin:
+					if !o.ok() {
+						t.Errorf("without its announcer ADD fails: %s", o)
+					}
 				case at.call == "execve" && b.verb == "ADD":
 					// The IPAM plugin's process was killed, and ADD noticed.
 					refused(t, o, o.err().Code)

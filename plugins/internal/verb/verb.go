@@ -26,13 +26,10 @@ func Main(f skel.CNIFuncs, about, help string) {
 		answer(os.Args[1], about, help)
 		return
 	}
-	// The version in use is the configuration's, once that has been read.
-	inUse := version.Current()
+	var stdin []byte
 	with := func(f func(*skel.CmdArgs) error) func(*skel.CmdArgs) error {
 		return func(args *skel.CmdArgs) error {
-			if v, err := (&version.ConfigDecoder{}).Decode(args.StdinData); err == nil {
-				inUse = v
-			}
+			stdin = args.StdinData
 			return withCode(f)(args)
 		}
 	}
@@ -40,9 +37,18 @@ func Main(f skel.CNIFuncs, about, help string) {
 		Add: with(f.Add), Del: with(f.Del), Check: with(f.Check), GC: with(f.GC), Status: with(f.Status),
 	}, version.All, about)
 	if err != nil {
-		printError(inUse, err)
+		printError(versionOf(stdin), err)
 		os.Exit(1)
 	}
+}
+
+// versionOf is the configuration's version of the specification; the newest
+// where the configuration has not been read.
+func versionOf(stdin []byte) string {
+	if v, err := (&version.ConfigDecoder{}).Decode(stdin); stdin != nil && err == nil {
+		return v
+	}
+	return version.Current()
 }
 
 // printError prints all that the specification asks for (section "Error");
