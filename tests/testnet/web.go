@@ -21,8 +21,8 @@ func (n *Namespace) ServePage(at, page string) {
 		return err
 	})
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, page) })}
-	go server.Serve(listener)
-	n.t.Cleanup(func() { server.Close() })
+	go func() { _ = server.Serve(listener) }()
+	n.t.Cleanup(func() { _ = server.Close() })
 }
 
 // Page fetches the page of an address from inside the namespace, over a
