@@ -58,7 +58,7 @@ func (n *netns) tell(result *current.Result) error {
 	for _, line := range f.made(n.network) {
 		n.say(levelInfo, "%s", line)
 	}
-	n.status("%d VIPs on %s, network %s", len(f.vips), n.ifName, n.network)
+	n.status("%s on %s, network %s", vipCount(len(f.vips)), n.ifName, n.network)
 	return nil
 }
 
@@ -69,8 +69,7 @@ func (n *netns) repair() error {
 	}
 	_, err := n.cni("check")
 	if err == nil {
-		n.say(levelInfo, "all is as it should be")
-		return n.refreshDNS()
+		return n.leaveAsIs()
 	}
 	n.say(levelWarning, "%v", err)
 	if err := n.add(); err != nil {
@@ -80,11 +79,26 @@ func (n *netns) repair() error {
 	return err
 }
 
-// refreshDNS follows a change of the host's DNS servers.
-func (n *netns) refreshDNS() error {
+// leaveAsIs is for what needs no repair, but may be out of date.
+func (n *netns) leaveAsIs() error {
 	known, err := n.remembered()
 	if err != nil || len(known) == 0 {
 		return err
 	}
+	what, err := n.edited(known[0])
+	if err != nil {
+		return err
+	}
+	if what == "" {
+		n.say(levelInfo, "all is as it should be")
+	} else {
+		n.say(levelNotice, "all is as it was made, but %s has changed since: %s", what, n.renewal())
+	}
+	// The host's DNS servers may be others now.
 	return n.giveDNS(known[0].result().DNS)
+}
+
+// renewal tells how to put into effect what was edited.
+func (n *netns) renewal() string {
+	return fmt.Sprintf("`systemctl restart %s` makes it anew, and restarts what is in it", n.shim())
 }

@@ -167,6 +167,13 @@ func list[T fmt.Stringer](vips []T) string {
 	return text
 }
 
+func vipCount(n int) string {
+	if n == 1 {
+		return "1 VIP"
+	}
+	return fmt.Sprintf("%d VIPs", n)
+}
+
 // made are the lines that tell what there is after an ADD.
 func (f facts) made(network string) []string {
 	lines := []string{fmt.Sprintf("%s on %s, network %s", list(f.vips), f.link, network)}

@@ -93,8 +93,24 @@ func status(args []string) error {
 	for j, a := range known {
 		fmt.Println("  " + strings.Join(found[j].made(a.NetworkName), "\n  "))
 	}
+	if err := all[i].tellEdited(known); err != nil {
+		return err
+	}
 	if len(known) == 0 {
 		fmt.Println("  not added to a network")
 	}
 	return nil
+}
+
+// tellEdited says what of an attachment is out of date.
+func (m member) tellEdited(known []attachment) error {
+	n, err := open(m.namespace)
+	if err != nil || len(known) == 0 {
+		return err
+	}
+	what, err := n.edited(known[0])
+	if err == nil && what != "" {
+		fmt.Printf("  %s has changed since: %s\n", what, n.renewal())
+	}
+	return err
 }

@@ -17,7 +17,8 @@ const help = `Usage:
   systemd-netns VERB NAME
 
 enable puts a service, with the sockets that trigger it, into the network
-namespace of its name, and restarts it if it runs; disable takes it out.
+namespace of its name, or changes what is said below of one that is in it, and
+restarts it if it runs; disable takes it out.
   --in NAMESPACE     into this one, which several services may share
   --network NETWORK  of /etc/cni/net.d [the namespace's name]
   --vip ADDRESS/LEN  a VIP of this namespace in a network that many share; may

@@ -296,3 +296,31 @@ func TestFactsInWords(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+func TestIsMadeFrom(t *testing.T) {
+	const plugin = `{"name": "lan", "type": "macvlan-vip", "mtu": 1400}`
+	const list = `{"name": "lan", "plugins": [` + plugin + `]}`
+	for _, c := range []struct {
+		list, file string
+		want       bool
+	}{
+		{list, list, true},
+		{list, " " + strings.ReplaceAll(list, " ", "\n\t"), true},
+		{list, strings.Replace(list, "1400", "1401", 1), false},
+		{list, plugin, true},
+		{list, strings.Replace(plugin, "1400", "1401", 1), false},
+		{list, "{", false},
+	} {
+		if got := isMadeFrom([]byte(c.list), []byte(c.file)); got != c.want {
+			t.Errorf("%s from %s: %v", c.list, c.file, got)
+		}
+	}
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{{"", "", true}, {"", "null", true}, {`{"ips": ["192.0.2.1/24"]}`, `{"ips":["192.0.2.1/24"]}`, true}, {`{"ips": []}`, "", false}} {
+		if got := sameJSON([]byte(c.a), []byte(c.b)); got != c.want {
+			t.Errorf("%q and %q: %v", c.a, c.b, got)
+		}
+	}
+}

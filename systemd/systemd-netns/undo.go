@@ -13,12 +13,14 @@ import (
 // attachment is what cnitool remembers of an ADD that succeeded.
 type attachment struct {
 	file        string
-	Kind        string          `json:"kind"`
-	ContainerID string          `json:"containerId"`
-	Config      []byte          `json:"config"`
-	IfName      string          `json:"ifName"`
-	NetworkName string          `json:"networkName"`
-	RawResult   json.RawMessage `json:"result"`
+	Kind        string `json:"kind"`
+	ContainerID string `json:"containerId"`
+	Config      []byte `json:"config"`
+	IfName      string `json:"ifName"`
+	NetworkName string `json:"networkName"`
+	// CapabilityArgs are CAP_ARGS as they were.
+	CapabilityArgs json.RawMessage `json:"capabilityArgs"`
+	RawResult      json.RawMessage `json:"result"`
 }
 
 func (a attachment) result() *current.Result {

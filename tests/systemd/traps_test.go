@@ -31,6 +31,28 @@ func TestEdits(t *testing.T) {
 		l.silent(t, vip1)
 	})
 	network := netDir + "haproxy.conflist"
+	t.Run("another VIP, while it runs", func(t *testing.T) {
+		l.start(t, before)
+		l.run(t, "systemctl reload systemd-netns@haproxy")
+		l.says(t, "haproxy: all is as it should be")
+		l.conflist("haproxy.conflist", "172.16.26.2/22", "172.16.26.8/22")
+		l.run(t, "systemctl reload systemd-netns@haproxy")
+		const edited = "/" + netDir + "haproxy.conflist has changed since: `systemctl restart systemd-netns@haproxy.service`"
+		l.says(t, "haproxy: all is as it was made, but "+edited)
+		if out := l.run(t, program+"status haproxy"); !strings.Contains(out, edited) {
+			t.Errorf("status: %s", out)
+		}
+		l.serves(t, vip1, vip2)
+		l.run(t, "sed -i s/"+vip2+":80/172.16.26.8:80/ /etc/haproxy/haproxy.cfg")
+		l.run(t, "systemctl restart systemd-netns@haproxy")
+		l.serves(t, vip1, "172.16.26.8")
+		l.silent(t, vip2)
+		if out := l.run(t, program+"status haproxy"); !strings.Contains(out, "172.16.26.8/22") || strings.Contains(out, "changed") {
+			t.Errorf("status: %s", out)
+		}
+		l.stop(t, before)
+		l.haproxyConfig("")
+	})
 	for name, edit := range map[string]func(){
 		"network without hairpin-route": func() {
 			l.write(network, `{"cniVersion": "1.1.0", "name": "haproxy", "plugins": [{"type": "macvlan-vip", "master": "eth0",
