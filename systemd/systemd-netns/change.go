@@ -148,7 +148,26 @@ func (c *change) takeEffect() error {
 	if len(c.running) == 0 {
 		return nil
 	}
-	return output("systemctl", append([]string{"restart", "--"}, c.running...)...)
+	sockets, others := apart(c.running)
+	if len(sockets) > 0 {
+		// systemd starts no socket whose service runs, and 247 not even when it
+		// is told to restart both.
+		if err := output("systemctl", append([]string{"stop", "--"}, c.running...)...); err != nil {
+			return err
+		}
+	}
+	return output("systemctl", append([]string{"restart", "--"}, append(sockets, others...)...)...)
+}
+
+func apart(units []string) (sockets, others []string) {
+	for _, unit := range units {
+		if strings.HasSuffix(unit, ".socket") {
+			sockets = append(sockets, unit)
+		} else {
+			others = append(others, unit)
+		}
+	}
+	return sockets, others
 }
 
 // hint says what was done to a service, and what is left to do.

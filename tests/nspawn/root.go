@@ -31,8 +31,16 @@ var packages = []string{
 var (
 	// Managers are all cluster managers, so that one root does for them.
 	Managers = []string{"pacemaker", "corosync", "crmsh", "keepalived"}
-	Resolved = []string{"systemd-resolved"}
+	Resolved = resolved()
 )
+
+// resolved is a package of its own since Debian 12.
+func resolved() []string {
+	if suite() == "bullseye" {
+		return nil
+	}
+	return []string{"systemd-resolved"}
+}
 
 // Roots makes all roots that tests use.
 func Roots() error {

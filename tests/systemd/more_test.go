@@ -126,6 +126,7 @@ func TestServicesOfAllKinds(t *testing.T) {
 		l.gone(t, before)
 	})
 	t.Run("units are clean", func(t *testing.T) {
+		l.newAnalyze(t)
 		units := "systemd-netns@x.service systemd-netns-settle@x.service systemd-netns-access@x.service systemd-netns-repair@x.service systemd-netns-repair@x.timer"
 		if out, err := l.m.Run("sh", "-c", "systemd-analyze verify --man=no "+units+" 2>&1"); err != nil || strings.TrimSpace(out) != "" {
 			t.Errorf("%v:\n%s", err, out)

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 
 	"macvlan-vip/tests/nspawn"
@@ -23,6 +24,7 @@ func TestSandbox(t *testing.T) {
 	l.link("systemd-netns@article.service.d/private.conf", unitDir+"systemd-netns-private.conf")
 	l.write(dropIns+"article.service", "[Service]\nExecStart=sleep infinity\n")
 	l.boot()
+	l.newAnalyze(t)
 	for unit, limit := range documentedExposure(t) {
 		// The exit status is 1 above the threshold, in tenths.
 		if out, err := l.try("systemd-analyze security --no-pager --threshold=" + strconv.Itoa(limit) + " " + unit); err != nil {
@@ -33,6 +35,15 @@ func TestSandbox(t *testing.T) {
 		"app.service app.socket article.service systemd-netns@article.service"
 	if out, err := l.m.Run("sh", "-c", "systemd-analyze verify --man=no "+units+" 2>&1"); err != nil || out != "" {
 		t.Errorf("systemd-analyze verify: %v:\n%s", err, out)
+	}
+}
+
+// newAnalyze skips what Debian 11's systemd-analyze cannot tell: it knows of no
+// thresholds, nor of programs without a path or of PrivateIPC=.
+func (l *lab) newAnalyze(t *testing.T) {
+	t.Helper()
+	if out := l.run(t, "systemctl --version"); strings.HasPrefix(out, "systemd 247 ") {
+		t.Skip("systemd-analyze is too old")
 	}
 }
 
