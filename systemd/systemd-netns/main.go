@@ -22,7 +22,7 @@ restarts it if it runs; disable takes it out.
   --in NAMESPACE     into this one, which several services may share
   --network NETWORK  of /etc/cni/net.d [the namespace's name]
   --vip ADDRESS/LEN  a VIP of this namespace in a network that many share; may
-                     be given more than once
+                     be given more than once; they replace those it had
 list and status tell which services are in a namespace, and on which VIPs.
 
 What the units of the network namespace of service NAME run:

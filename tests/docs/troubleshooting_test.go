@@ -75,6 +75,10 @@ sed 's/172.16.26.1/172.16.26.8/; s/172.16.26.2/172.16.26.9/; s/"haproxy"/"web"/'
 systemctl daemon-reload; systemctl start web.socket; systemctl start web.service`,
 		undo: "systemctl stop web.socket web.service; rm -r /etc/systemd/system/web.*; systemctl daemon-reload",
 	},
+	"A change of the network has no effect": {
+		host: `sed -i 's,{ "address": "172.16.26.2/22" },&\, { "address": "172.16.26.3/22" },' ` + network, works: true,
+		undo: "cp conf/haproxy.conflist " + network + newShim,
+	},
 	"Names are not resolved": {
 		host:  "echo nameserver 127.0.0.53 >/etc/resolv.conf; systemctl stop haproxy; systemctl start haproxy",
 		works: true, undo: "rm -r /etc/netns",
