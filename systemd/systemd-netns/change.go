@@ -109,6 +109,16 @@ func (c *change) undo() error {
 	return errors.Join(errs...)
 }
 
+// takeBack is undo and takeEffect. A start limit that is used up by now must
+// not keep a service from running as it did.
+func (c *change) takeBack() error {
+	err := c.undo()
+	if len(c.running) > 0 {
+		err = errors.Join(err, output("systemctl", append([]string{"reset-failed", "--"}, c.running...)...))
+	}
+	return errors.Join(err, c.takeEffect())
+}
+
 // affectsAllIn is for a change of a namespace's environment: its shim, if it
 // runs, has to start again, and all that is bound to it with it.
 func (c *change) affectsAllIn(namespace string) error {

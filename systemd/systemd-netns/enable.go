@@ -114,7 +114,7 @@ func enable(args []string) error {
 		return err
 	}
 	if err := change.takeEffect(); err != nil {
-		return errors.Join(fmt.Errorf("%w\n%s\nit is as it was before", err, lastWords(w.in)), change.undo(), change.takeEffect())
+		return errors.Join(fmt.Errorf("%w\n%s\nit is as it was before", err, lastWords(w.in)), change.takeBack())
 	}
 	n.say(levelInfo, "%s is in namespace %s, network %s%s", u.name, w.in, n.network, change.hint(u))
 	if was != "" && was != w.in {

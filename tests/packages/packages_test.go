@@ -118,6 +118,10 @@ func (l *lab) life(t *testing.T, mgr manager, first, second string) {
 		if now := l.host.Snapshot(); now != links {
 			return fmt.Errorf("before:\n%s\nnow:\n%s", links, now)
 		}
+		// A shim that has not quite ended is in use.
+		if state, _ := l.try("systemctl is-active systemd-netns@haproxy"); state != "inactive" {
+			return fmt.Errorf("the shim is %s", state)
+		}
 		return nil
 	})
 	out, err := l.m.Run("sh", "-c", mgr.remove+" 2>&1")

@@ -50,6 +50,9 @@ func TestEnable(t *testing.T) {
 		l.write("usr/lib/systemd/system/"+service+".service", "[Service]\n"+backend)
 	}
 	l.write("usr/lib/systemd/system/two.service", "[Service]\nExecStart=sleep infinity\n")
+	l.write("usr/lib/systemd/system/rare.service", "[Unit]\nStartLimitIntervalSec=60\nStartLimitBurst=1\n[Service]\nExecStart=sleep infinity\n")
+	// The others start far more often than in real life.
+	l.write("etc/systemd/system.conf.d/often.conf", "[Manager]\nDefaultStartLimitIntervalSec=0\n")
 	l.write("usr/lib/systemd/system/web.socket", "[Socket]\nListenStream=80\n[Install]\nWantedBy=sockets.target\n")
 	l.write("usr/lib/systemd/system/web.service", "[Service]\nExecStart=/lib/systemd/systemd-socket-proxyd "+peerAddr+":8080\n")
 	l.boot()
@@ -174,6 +177,13 @@ func TestEnable(t *testing.T) {
 		l.gone(t, before)
 		l.untouched(t, files)
 		l.run(t, "systemctl stop one")
+	})
+	t.Run("the same if it may not start again so soon", func(t *testing.T) {
+		l.run(t, "systemctl start rare")
+		l.refused(t, program+"enable rare --network lan --vip "+hostAddr+"/22", "the host itself has it")
+		l.on(t, "rare", hostNetns)
+		l.untouched(t, files)
+		l.run(t, "systemctl stop rare")
 	})
 	t.Run("an administrator's files", func(t *testing.T) {
 		const env, dropIn = "etc/systemd-netns/one.env", dropIns + "one.service.d/netns.conf"
