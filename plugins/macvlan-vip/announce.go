@@ -110,7 +110,7 @@ func announcer(orders io.Reader) error {
 	for fd := 3; fd < 3+r.Handed; fd++ {
 		_ = unix.Close(fd)
 	}
-	for range max(r.Count, 0) {
+	for range r.Count {
 		time.Sleep(r.Interval)
 		goOn, err := r.round()
 		if err != nil || !goOn {

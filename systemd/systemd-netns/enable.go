@@ -107,11 +107,12 @@ func enable(args []string) error {
 		return err
 	}
 	change, err := w.write(u)
-	if err != nil || len(change.before) == 0 {
-		if err == nil {
-			n.say(levelInfo, "%s is in namespace %s already", u.name, w.in)
-		}
+	if err != nil {
 		return err
+	}
+	if len(change.before) == 0 {
+		n.say(levelInfo, "%s is in namespace %s already", u.name, w.in)
+		return nil
 	}
 	if err := change.takeEffect(); err != nil {
 		return errors.Join(fmt.Errorf("%w\n%s\nit is as it was before", err, lastWords(w.in)), change.takeBack())
@@ -161,6 +162,8 @@ type network struct {
 	plugin
 	Name    string   `json:"name"`
 	Plugins []plugin `json:"plugins"`
+	// text is that of its file.
+	text []byte
 }
 
 type plugin struct {
@@ -192,6 +195,7 @@ func findNetwork(dir, name string) (*network, string, error) {
 			return nil, file, fmt.Errorf("%s: %w; correct its JSON", file, err)
 		}
 		if n.Name == name {
+			n.text = data
 			return &n, file, nil
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -73,27 +72,27 @@ func status(args []string) error {
 	if err != nil {
 		return err
 	}
-	all, err := members()
+	in, err := namespaceOfUnit(name)
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(all, func(m member) bool { return m.unit == name })
-	if i < 0 {
+	if in == "" {
 		return fmt.Errorf("%s is in no namespace; put it there with: systemd-netns enable %s", name, strings.TrimSuffix(name, ".service"))
 	}
 	state, err := show("ActiveState", name)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s is %s, namespace %s\n", name, state, all[i].namespace)
-	known, found, err := all[i].attachments()
+	fmt.Printf("%s is %s, namespace %s\n", name, state, in)
+	m := member{name, in}
+	known, found, err := m.attachments()
 	if err != nil {
 		return err
 	}
 	for j, a := range known {
 		fmt.Println("  " + strings.Join(found[j].made(a.NetworkName), "\n  "))
 	}
-	if err := all[i].tellEdited(known); err != nil {
+	if err := m.tellEdited(known); err != nil {
 		return err
 	}
 	if len(known) == 0 {

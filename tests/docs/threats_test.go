@@ -50,7 +50,7 @@ func TestThreats(t *testing.T) {
 		_, err := l.sh(fmt.Sprintf("systemctl start attack@%d", numbers[name]))
 		return err
 	}
-	systemd := l.systemd(t)
+	systemd := l.m.Systemd(t)
 	for name := range attacks {
 		want := name != sysAttack || systemd < 254
 		if err := try(name); (err == nil) != want {
@@ -84,14 +84,4 @@ func TestThreats(t *testing.T) {
 	if out := l.must(t, "ip netns list; find /run/cni -type f"); out != "" {
 		t.Errorf("left: %s", out)
 	}
-}
-
-// systemd is the version that the machine runs.
-func (l *lab) systemd(t *testing.T) (version int) {
-	t.Helper()
-	out := l.must(t, "systemctl --version")
-	if _, err := fmt.Sscanf(out, "systemd %d", &version); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	return version
 }

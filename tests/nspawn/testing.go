@@ -1,6 +1,9 @@
 package nspawn
 
-import "testing"
+import (
+	"fmt"
+	"testing"
+)
 
 // NewFor is New for a test, which the machine goes with; if the test fails,
 // journal, the arguments of a journalctl on the machine, tells why.
@@ -36,4 +39,17 @@ func (m *Machine) MustBoot(t testing.TB) {
 	if err := m.Boot(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Systemd is the version of the systemd that the machine runs.
+func (m *Machine) Systemd(t testing.TB) (version int) {
+	t.Helper()
+	out, err := m.Run("systemctl", "--version")
+	if err == nil {
+		_, err = fmt.Sscanf(out, "systemd %d", &version)
+	}
+	if err != nil {
+		t.Fatalf("ask for systemd's version: %v: %s", err, out)
+	}
+	return version
 }

@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 	"testing"
 
 	"macvlan-vip/tests/nspawn"
@@ -42,7 +41,7 @@ func TestSandbox(t *testing.T) {
 // thresholds, nor of programs without a path or of PrivateIPC=.
 func (l *lab) newAnalyze(t *testing.T) {
 	t.Helper()
-	if out := l.run(t, "systemctl --version"); strings.HasPrefix(out, "systemd 247 ") {
+	if l.m.Systemd(t) == 247 {
 		t.Skip("systemd-analyze is too old")
 	}
 }

@@ -45,7 +45,7 @@ func Main(f skel.CNIFuncs, about, help string) {
 // versionOf is the configuration's version of the specification; the newest
 // where the configuration has not been read.
 func versionOf(stdin []byte) string {
-	if v, err := (&version.ConfigDecoder{}).Decode(stdin); stdin != nil && err == nil {
+	if v, err := (&version.ConfigDecoder{}).Decode(stdin); err == nil {
 		return v
 	}
 	return version.Current()
