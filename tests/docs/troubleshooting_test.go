@@ -87,7 +87,7 @@ systemctl daemon-reload; systemctl start web.socket; systemctl start web.service
 	"The service's link was down": {
 		host: "ip -netns haproxy link set mv0 down; ip -netns haproxy link set mv0 up", works: true,
 	},
-	"Somebody collected the attachment as garbage": {
+	"Garbage collection removed the attachment": {
 		host: "CNI_PATH=/opt/cni/bin NETCONFPATH=/etc/cni/net.d CNI_IFNAME=mv0 cnitool gc haproxy /run/netns/any", works: true,
 	},
 }
