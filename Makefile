@@ -13,10 +13,10 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 OURS     := macvlan-vip hairpin-route
-SHIM     := systemd-netns
+COMMANDS := systemd-netns systemd-netns-helper
 IPAM     := static host-local dhcp
 TOOLS    := cnitool $(IPAM)
-BINARIES := $(addprefix bin/,$(OURS) $(SHIM) $(TOOLS))
+BINARIES := $(addprefix bin/,$(OURS) $(COMMANDS) $(TOOLS))
 
 BUILDVERSION := github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion
 UPSTREAM      = $(shell $(GO) list -m -f '{{.Version}}' github.com/containernetworking/plugins)
@@ -33,8 +33,8 @@ build: $(BINARIES) ## Build the plugins, the shim, cnitool and the IPAM plugins 
 $(addprefix bin/,$(OURS)): bin/%: $(GOSOURCES)
 	$(GOBUILD) -ldflags '-s -w -X $(BUILDVERSION)=$(VERSION)' -o $@ ./plugins/$*
 
-bin/$(SHIM): $(GOSOURCES)
-	$(GOBUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./systemd/$(SHIM)
+$(addprefix bin/,$(COMMANDS)): bin/%: $(GOSOURCES)
+	$(GOBUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./systemd/cmd/$*
 
 $(addprefix bin/,$(IPAM)): bin/%: go.mod go.sum
 	$(GOBUILD) -ldflags '-s -w -X $(BUILDVERSION)=$(UPSTREAM)' -o $@ github.com/containernetworking/plugins/plugins/ipam/$*

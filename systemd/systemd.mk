@@ -4,6 +4,8 @@ UNITS  := $(wildcard systemd/*.service systemd/*.timer systemd/*.conf)
 CONFS  := $(wildcard conf/*.conflist conf/*.md)
 DOCS   := README.md LICENSE
 DOC    := $(PREFIX)/share/doc/macvlan-vip
+# What units run, as opposed to people.
+LIBEXEC := $(PREFIX)/libexec/macvlan-vip
 # What keeps the host's network managers away from mv-int.
 NETWORKD := $(PREFIX)/lib/systemd/network
 NMCONF   := $(PREFIX)/lib/NetworkManager/conf.d
@@ -13,10 +15,11 @@ fill = sed 's,/usr/local,$(PREFIX),g' $(1) > $(2)
 
 .PHONY: install uninstall
 install: build ## Install the plugins, cnitool, the shim with its units, and the examples
-	install -d $(DESTDIR)$(CNI_BIN) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITDIR) \
+	install -d $(DESTDIR)$(CNI_BIN) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBEXEC) $(DESTDIR)$(UNITDIR) \
 		$(DESTDIR)$(SHARE)/conf $(DESTDIR)$(SHARE)/haproxy.service.d $(DESTDIR)$(DOC) $(DESTDIR)$(NETWORKD) $(DESTDIR)$(NMCONF)
 	install -m 755 $(addprefix bin/,$(OURS) $(IPAM)) $(DESTDIR)$(CNI_BIN)
-	install -m 755 bin/cnitool bin/$(SHIM) $(DESTDIR)$(PREFIX)/bin
+	install -m 755 bin/cnitool bin/systemd-netns $(DESTDIR)$(PREFIX)/bin
+	install -m 755 bin/systemd-netns-helper $(DESTDIR)$(LIBEXEC)
 	set -e; for unit in $(UNITS); do to="$(DESTDIR)$(UNITDIR)/$${unit##*/}"; $(call fill,"$$unit","$$to"); chmod 644 "$$to"; done
 	install -m 644 systemd/network/50-mv-int.network $(DESTDIR)$(NETWORKD)
 	install -m 644 systemd/network/50-mv-int.conf $(DESTDIR)$(NMCONF)
@@ -25,8 +28,8 @@ install: build ## Install the plugins, cnitool, the shim with its units, and the
 	install -m 644 $(DOCS) $(DESTDIR)$(DOC)
 
 uninstall: ## Remove what `make install` installed
-	rm -f $(addprefix $(DESTDIR)$(CNI_BIN)/,$(OURS) $(IPAM)) $(addprefix $(DESTDIR)$(PREFIX)/bin/,cnitool $(SHIM)) \
+	rm -f $(addprefix $(DESTDIR)$(CNI_BIN)/,$(OURS) $(IPAM)) $(addprefix $(DESTDIR)$(PREFIX)/bin/,cnitool systemd-netns) \
 		$(addprefix $(DESTDIR)$(UNITDIR)/,$(notdir $(UNITS))) \
 		$(DESTDIR)$(NETWORKD)/50-mv-int.network $(DESTDIR)$(NMCONF)/50-mv-int.conf
-	rm -rf $(DESTDIR)$(SHARE) $(DESTDIR)$(DOC)
-	-rmdir $(DESTDIR)$(CNI_BIN) $(DESTDIR)$(dir $(CNI_BIN)) 2>/dev/null
+	rm -rf $(DESTDIR)$(LIBEXEC) $(DESTDIR)$(SHARE) $(DESTDIR)$(DOC)
+	-rmdir $(DESTDIR)$(PREFIX)/libexec $(DESTDIR)$(CNI_BIN) $(DESTDIR)$(dir $(CNI_BIN)) 2>/dev/null

@@ -44,9 +44,14 @@ var pages = []page{
 		[]string{"systemd-netns@.service(8)", "systemd-netns(8)", "systemd.unit(5)", "systemd.exec(5)"},
 	},
 	{
-		"systemd-netns.8", "make, repair and remove the network namespace of a service",
-		"systemd/systemd-netns/README.md",
+		"systemd-netns.8", "put a service into a network namespace with virtual IPs",
+		"systemd/cmd/systemd-netns/README.md",
 		[]string{"systemd-netns@.service(8)", "netns.conf(5)", "macvlan-vip(8)", "hairpin-route(8)", "ip-netns(8)"},
+	},
+	{
+		"systemd-netns-helper.8", "make, repair and remove the network namespace of a service",
+		"systemd/cmd/systemd-netns-helper/README.md",
+		[]string{"systemd-netns@.service(8)", "systemd-netns(8)", "ip-netns(8)"},
 	},
 }
 

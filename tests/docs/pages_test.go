@@ -42,7 +42,7 @@ func pages(t *testing.T) (all []*page.Page) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, pattern := range []string{"*.md", "docs/*.md", "plugins/*/README.md", "systemd/*.md", "systemd/systemd-netns/README.md", "conf/README.md", "packaging/README.md", "tests/README.md", "tests/*/README.md"} {
+	for _, pattern := range []string{"*.md", "docs/*.md", "plugins/*/README.md", "systemd/*.md", "systemd/cmd/*/README.md", "conf/README.md", "packaging/README.md", "tests/README.md", "tests/*/README.md"} {
 		files, err := filepath.Glob(filepath.Join(top, pattern))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: %d files, %v", pattern, len(files), err)

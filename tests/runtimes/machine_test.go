@@ -159,7 +159,7 @@ func (m *machine) install() {
 	m.t.Helper()
 	built := filepath.SplitList(os.Getenv("PATH"))[0]
 	m.run("cp", "-a", built+"/.", "/opt/cni/bin")
-	m.run("cp", built+"/cnitool", built+"/systemd-netns", "/usr/local/bin")
+	m.run("cp", built+"/cnitool", built+"/systemd-netns-helper", "/usr/local/bin")
 }
 
 // path is where the test finds a file of the machine's.

@@ -13,7 +13,7 @@ import (
 
 func TestMain(m *testing.M) {
 	os.Exit(testnet.Plugins(m,
-		"macvlan-vip/plugins/macvlan-vip", "macvlan-vip/plugins/hairpin-route", "macvlan-vip/systemd/systemd-netns",
+		"macvlan-vip/plugins/macvlan-vip", "macvlan-vip/plugins/hairpin-route", "macvlan-vip/systemd/cmd/systemd-netns-helper",
 		"github.com/containernetworking/plugins/plugins/ipam/static",
 		"github.com/containernetworking/plugins/plugins/main/loopback",
 		"github.com/containernetworking/cni/cnitool",
@@ -73,7 +73,7 @@ func TestPodmanJoins(t *testing.T) {
 	m := newPodman(t)
 	before := m.host.Snapshot()
 	m.run("ip", "netns", "add", "web")
-	m.run("/usr/local/bin/systemd-netns", "add", "web")
+	m.run("/usr/local/bin/systemd-netns-helper", "add", "web")
 	with := m.host.Snapshot()
 	for range 2 {
 		m.podmanRun("ns:/run/netns/web")
@@ -83,7 +83,7 @@ func TestPodmanJoins(t *testing.T) {
 			t.Errorf("a container that joins and leaves changes the host:\n%s\nbefore:\n%s", after, with)
 		}
 	}
-	m.run("/usr/local/bin/systemd-netns", "clear", "web")
+	m.run("/usr/local/bin/systemd-netns-helper", "clear", "web")
 	if out := m.run("ip", "netns", "list"); strings.TrimSpace(out) != "" {
 		t.Errorf("namespaces are left: %s", out)
 	}

@@ -198,7 +198,7 @@ func TestNetworkd(t *testing.T) {
 			return nil
 		})
 		l.serves(t, vip1, vip2)
-		if out, err := l.try("/usr/local/bin/systemd-netns repair haproxy"); err != nil {
+		if out, err := l.try("/usr/local/libexec/macvlan-vip/systemd-netns-helper repair haproxy"); err != nil {
 			t.Errorf("after %s: %v: %s", disturb, err, out)
 		}
 	}

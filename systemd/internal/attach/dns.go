@@ -1,0 +1,108 @@
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"macvlan-vip/systemd/internal/files"
+	"macvlan-vip/systemd/internal/sdlog"
+)
+
+// runDir holds what the drop-in takes from a namespace's shim.
+const runDir = "/run/systemd-netns"
+
+// upstreams are where managers of the host's DNS write the servers that their
+// own one on a loopback address asks: systemd-resolved, NetworkManager.
+var upstreams = []string{"/run/systemd/resolve/resolv.conf", "/run/NetworkManager/no-stub-resolv.conf"}
+
+// giveDNS sees to it that the service finds DNS servers that it can reach,
+// through the resolv.conf that the drop-in binds: an administrator's for this
+// namespace or else the network's. Failing both it is the host's own, of which
+// only a server on a loopback address needs another.
+func (n *Netns) giveDNS(dns types.DNS) error {
+	file := n.dnsFile()
+	admins := filepath.Join("/etc/netns", n.Name, "resolv.conf")
+	if _, err := os.Stat(admins); err == nil {
+		return files.Link(file, admins)
+	}
+	text, from, err := chooseDNS(dns, os.ReadFile)
+	if err != nil {
+		n.Say(sdlog.LevelWarning, "%v; write the service's servers to %s", err, admins)
+	}
+	if text == "" {
+		return files.RemoveIfThere(file)
+	}
+	if old, err := os.ReadFile(file); err == nil && string(old) == text {
+		return nil
+	}
+	n.Say(sdlog.LevelInfo, "DNS servers %s, from %s", strings.Join(servers(text), " "), from)
+	return files.WriteReadable(file, text)
+}
+
+func (n *Netns) dnsFile() string { return filepath.Join(runDir, n.Name, "resolv.conf") }
+
+// chooseDNS gives the resolv.conf(5) that the service needs, and where it is
+// from; none if the host's own will do.
+func chooseDNS(dns types.DNS, read func(string) ([]byte, error)) (text, from string, err error) {
+	if len(dns.Nameservers) > 0 {
+		return resolvConf(dns), "the network", nil
+	}
+	host, err := read("/etc/resolv.conf")
+	if err != nil || !onLoopback(servers(string(host))) {
+		// A host without DNS has none to give.
+		return "", "", nil
+	}
+	for _, file := range upstreams {
+		data, err := read(file)
+		if err == nil && !onLoopback(servers(string(data))) {
+			return string(data), file, nil
+		}
+	}
+	return "", "", errors.New("no DNS: the host's /etc/resolv.conf names only itself, which the service cannot reach")
+}
+
+// servers are the name servers of a resolv.conf.
+func servers(text string) []string {
+	var all []string
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
+			all = append(all, f[1])
+		}
+	}
+	return all
+}
+
+// onLoopback is true if every server is on a loopback address, as the one that
+// stands for an empty list is.
+func onLoopback(servers []string) bool {
+	for _, s := range servers {
+		if addr, err := netip.ParseAddr(s); err != nil || !addr.IsLoopback() {
+			return false
+		}
+	}
+	return true
+}
+
+// resolvConf writes a CNI result's DNS in the format of resolv.conf(5).
+func resolvConf(dns types.DNS) string {
+	var b strings.Builder
+	for _, s := range dns.Nameservers {
+		fmt.Fprintf(&b, "nameserver %s\n", s)
+	}
+	search := dns.Search
+	if len(search) == 0 && dns.Domain != "" {
+		search = []string{dns.Domain}
+	}
+	for _, line := range [][]string{append([]string{"search"}, search...), append([]string{"options"}, dns.Options...)} {
+		if len(line) > 1 {
+			fmt.Fprintln(&b, strings.Join(line, " "))
+		}
+	}
+	return b.String()
+}

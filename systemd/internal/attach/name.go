@@ -1,0 +1,164 @@
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	vnetns "github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"macvlan-vip/systemd/internal/files"
+	"macvlan-vip/systemd/internal/settings"
+	"macvlan-vip/systemd/internal/units"
+)
+
+// make makes the namespace, in place of one that was left.
+func (n *Netns) make() error {
+	return onHost(func() error {
+		if err := n.clearTheWay(); err != nil {
+			return err
+		}
+		return n.addName()
+	})
+}
+
+// addName does what `ip netns add` does, with a process less.
+func (n *Netns) addName() error {
+	unlock, err := shareDir()
+	if err != nil {
+		return fmt.Errorf("make namespace %s: %w", n.Name, err)
+	}
+	defer unlock()
+	// On a thread of its own, which from here on is in the new namespace.
+	made := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if err := joinHost(); err != nil {
+			made <- err
+			return
+		}
+		at, err := vnetns.NewNamed(n.Name)
+		if err != nil {
+			made <- fmt.Errorf("make namespace %s: %w", n.Name, err)
+			return
+		}
+		made <- at.Close()
+	}()
+	return <-made
+}
+
+// shareDir makes the folder of names a mount of its own that all mount
+// namespaces share, as ip(8) does: otherwise its next `ip netns add` would put
+// one on top of our names. The lock is ip's, too.
+func shareDir() (unlock func(), err error) {
+	if err := os.MkdirAll(settings.NetnsDir, 0o755); err != nil {
+		return nil, err
+	}
+	dir, err := os.Open(settings.NetnsDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		dir.Close()
+		return nil, err
+	}
+	err = unix.Mount("", settings.NetnsDir, "none", unix.MS_SHARED|unix.MS_REC, "")
+	if errors.Is(err, unix.EINVAL) {
+		if err = unix.Mount(settings.NetnsDir, settings.NetnsDir, "none", unix.MS_BIND|unix.MS_REC, ""); err == nil {
+			err = unix.Mount("", settings.NetnsDir, "none", unix.MS_SHARED|unix.MS_REC, "")
+		}
+	}
+	if err != nil {
+		dir.Close()
+		return nil, fmt.Errorf("share %s: %w", settings.NetnsDir, err)
+	}
+	return func() { dir.Close() }, nil
+}
+
+// clearTheWay removes a name that was left, and makes the folders that the
+// sandbox can let its processes write to only if they are there.
+func (n *Netns) clearTheWay() error {
+	for _, dir := range []string{"/run/cni", "/var/lib/cni"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return n.removeName()
+}
+
+// remove removes the namespace, which goes when its last process does.
+func (n *Netns) remove() error { return onHost(n.removeName) }
+
+// removeName does what `ip netns delete` does. A plain file, which something
+// else has made, goes as well.
+func (n *Netns) removeName() error {
+	err := unix.Unmount(n.Path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove namespace %s: %w", n.Name, err)
+	}
+	return files.RemoveIfThere(n.Path)
+}
+
+func (n *Netns) clear() error {
+	return errors.Join(n.undo(), n.remove())
+}
+
+// attach gives the namespace of the shim's process a name, the article's way.
+func (n *Netns) attach() error {
+	pid, err := units.Show("MainPID", n.Shim())
+	if err != nil {
+		return err
+	}
+	return onHost(func() error {
+		if err := n.clearTheWay(); err != nil {
+			return err
+		}
+		return units.Run("ip", "netns", "attach", n.Name, pid)
+	})
+}
+
+// onHost runs a function, and what it starts, in the first process's mount
+// namespace. A sandboxed unit has one of its own even for a command without
+// restrictions, and a namespace's name made in there would be a plain file for
+// all others.
+func onHost(f func() error) error {
+	done := make(chan error)
+	go func() {
+		// Never unlocked: the thread ends with the goroutine.
+		runtime.LockOSThread()
+		if err := joinHost(); err != nil {
+			done <- err
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+func joinHost() error {
+	const theirs = "/proc/1/ns/mnt"
+	host, err := os.Readlink(theirs)
+	if err != nil {
+		return fmt.Errorf("join the host's mount namespace: %w", err)
+	}
+	// Not the process's, which is that of its first thread.
+	if own, err := os.Readlink("/proc/thread-self/ns/mnt"); err != nil || own == host {
+		return err
+	}
+	fd, err := unix.Open(theirs, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("join the host's mount namespace: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	// Threads share their root and working folder, which a mount namespace has
+	// its own of.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("join the host's mount namespace: %w", err)
+	}
+	if err := unix.Setns(fd, unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("join the host's mount namespace: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,44 @@
+package cnitool
+
+import (
+	"errors"
+	"testing"
+
+	"macvlan-vip/systemd/internal/networks"
+	"macvlan-vip/systemd/internal/settings"
+)
+
+// TestSplit takes what cnitool really prints.
+func TestSplit(t *testing.T) {
+	usage := "\nUsage:\n  cnitool add <network-name> <netns> [flags]\n\nFlags:\n  -h, --help   help for add\n\n"
+	for name, c := range map[string]struct{ stderr, logs, problem string }{
+		"nothing":        {"", "", ""},
+		"a plugin's log": {"macvlan-vip: eth0 has no carrier\n", "macvlan-vip: eth0 has no carrier", ""},
+		"an error":       {"Error: it is bad" + usage + "it is bad\n", "", "it is bad"},
+		"both":           {"macvlan-vip: a\nmacvlan-vip: b\nError: it is\n  bad" + usage + "it is\n  bad\n", "macvlan-vip: a\nmacvlan-vip: b", "it is\n  bad"},
+	} {
+		if logs, problem := split(c.stderr); logs != c.logs || problem != c.problem {
+			t.Errorf("%s: %q, %q", name, logs, problem)
+		}
+	}
+}
+
+// TestExplain: no words of libcni's are left, and each error has a remedy.
+func TestExplain(t *testing.T) {
+	t.Setenv("CNI_PATH", "/opt/cni/bin:/srv/cni")
+	n := settings.Namespace{Name: "web", Network: "lan", Path: "/run/netns/web", ConfDir: "/etc/cni/net.d", IfName: "mv0"}
+	for problem, want := range map[string]string{
+		`plugin type="macvlan-vip" failed (add): mode: "bad": no such macvlan mode; use one of bridge`:                       `macvlan-vip: mode: "bad": no such macvlan mode; use one of bridge`,
+		`plugin type="macvlan-vip" name="lan" failed (check): drift:\n  x; reload (systemctl reload systemd-netns@NAME)`:     `macvlan-vip: drift:\n  x; reload (systemctl reload systemd-netns@web)`,
+		`plugin type="macvlan-vip" failed (add): no remedy`:                                                                  "macvlan-vip: no remedy; to see it by hand: CNI_PATH=/opt/cni/bin:/srv/cni NETCONFPATH=/etc/cni/net.d CNI_IFNAME=mv0 cnitool add lan /run/netns/web",
+		`plugin type="x" failed (add): failed to find plugin "x" in path [/opt/cni/bin]`:                                     `x: failed to find plugin "x" in path [/opt/cni/bin]; install that plugin, or correct its ` + "`type` or CNI_PATH",
+		`plugin type="tuning" failed (add): plugin type="y" failed (add): error dialing: dial unix /run/cni/dhcp.sock: gone`: "y: error dialing: dial unix /run/cni/dhcp.sock: gone; start the DHCP daemon, `dhcp daemon` in the folder of the IPAM plugins",
+	} {
+		if got := explain(n, problem, "add").Error(); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+	if err := explain(n, `no net configuration with name "lan" in /etc/cni/net.d`, "add"); !errors.Is(err, networks.ErrNone) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,92 @@
+// Package networks finds CNI networks in a folder as cnitool does.
+package networks
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+
+	"macvlan-vip/systemd/internal/settings"
+)
+
+// Network is what is read of a network's file: a list of plugins or, the old
+// way, a single one.
+type Network struct {
+	plugin
+	Name    string   `json:"name"`
+	Plugins []plugin `json:"plugins"`
+	// Text is that of its file.
+	Text []byte `json:"-"`
+}
+
+type plugin struct {
+	Capabilities map[string]bool `json:"capabilities"`
+}
+
+// TakesVIPs tells whether a plugin of the network takes VIPs from outside.
+func (n Network) TakesVIPs() bool {
+	return slices.ContainsFunc(append(n.Plugins, n.plugin), func(p plugin) bool { return p.Capabilities["ips"] })
+}
+
+// Find looks for a network as cnitool does, and gives nil where there is none.
+// Its library would do, too, but makes each start of a program a third longer.
+func Find(dir, name string) (*Network, string, error) {
+	files, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, "", err
+	}
+	for _, f := range files {
+		if !slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(f.Name())) {
+			continue
+		}
+		file := filepath.Join(dir, f.Name())
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, file, err
+		}
+		var n Network
+		if err := json.Unmarshal(data, &n); err != nil {
+			return nil, file, fmt.Errorf("%s: %w; correct its JSON", file, err)
+		}
+		if n.Name == name {
+			n.Text = data
+			return &n, file, nil
+		}
+	}
+	return nil, "", nil
+}
+
+// ErrNone is the error of a namespace whose network is not there.
+var ErrNone = errors.New("no such network")
+
+// Missing is ErrNone, with its remedy.
+func Missing(n settings.Namespace) error {
+	return fmt.Errorf("network %q: %w in %s; copy an example of %s/share/macvlan-vip/conf there, give it that name and edit it, or name another network: echo NETWORK=lan >>%s",
+		n.Network, ErrNone, n.ConfDir, settings.Prefix(), settings.EnvFile(n.Name))
+}
+
+// IsMadeFrom tells whether a list of plugins, as cnitool remembers it, is what
+// a file has, or has been made around the file's only plugin.
+func IsMadeFrom(list, file []byte) bool {
+	if SameJSON(list, file) {
+		return true
+	}
+	var l struct {
+		Plugins []json.RawMessage `json:"plugins"`
+	}
+	return json.Unmarshal(list, &l) == nil && len(l.Plugins) == 1 && SameJSON(l.Plugins[0], file)
+}
+
+// SameJSON compares two texts whatever their spaces; none is null.
+func SameJSON(a, b []byte) bool {
+	var av, bv any
+	if len(a) > 0 && json.Unmarshal(a, &av) != nil || len(b) > 0 && json.Unmarshal(b, &bv) != nil {
+		return false
+	}
+	return reflect.DeepEqual(av, bv)
+}
