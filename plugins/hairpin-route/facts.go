@@ -24,15 +24,15 @@ func (a *attachment) findFacts() error {
 	return nil
 }
 
-// findHostLink takes the name from the configuration, or else from prevResult;
-// results before CNI 0.3.0 cannot hold it, so there the default stands.
+// findHostLink takes the name from the configuration, or else from prevResult.
+// Results before CNI 0.3.0 cannot hold it, so there it is looked for.
 func (a *attachment) findHostLink() error {
 	name := a.conf.HostInterface
 	if name == "" {
 		name = a.hostSide()
 	}
 	if name == "" && len(a.prev.Interfaces) == 0 {
-		name = config.DefaultHostInterface
+		name = a.besideService()
 	}
 	if name == "" {
 		return cnierr.Config("hostInterface", "", "not set, and prevResult lists no interface on the host", "set hostInterface to a macvlan on the host, on the same master as the service's")
@@ -67,6 +67,24 @@ func (a *attachment) hostSide() string {
 		return ""
 	}
 	return names[0]
+}
+
+// besideService is the macvlan on the host that macvlan-vip makes on the master
+// of the service's, if it is there, or else the default name.
+func (a *attachment) besideService() string {
+	service, _, err := a.k.Service.Link(a.args.IfName)
+	if err != nil {
+		return config.DefaultHostInterface
+	}
+	master, err := a.k.Host.LinkByIndex(service.Lower)
+	if err != nil {
+		return config.DefaultHostInterface
+	}
+	own := plan.HostInterfaceOf(master.Name)
+	if f, found, err := a.k.Host.Link(own); err == nil && found && f.Lower == service.Lower {
+		return own
+	}
+	return config.DefaultHostInterface
 }
 
 // onHost names the interfaces of a result that are in no sandbox.

@@ -93,53 +93,76 @@ func (a *attachment) record() error {
 	if a.repairing {
 		return nil
 	}
-	a.rec = &journal.Record{Key: a.key, Netns: a.args.Netns, Config: a.digest(), HostInterface: a.conf.HostInterface, ClaimScope: a.claimScope()}
+	a.rec = &journal.Record{Key: a.key, Netns: a.args.Netns, Config: a.digest(), HostInterface: a.plan.HostInterface, ClaimScope: a.claimScope()}
 	a.rec.IPAMType, a.rec.IPAMConfig = a.conf.IPAM.Type, config.IPAMSection(a.args.StdinData)
-	// As if there were none yet: who made the link that is there now is found
-	// out when it is to be removed, by its alias.
-	a.rec.Desired.Add(a.plan.HostSide(nil))
-	a.rec.Desired.Add(a.service)
+	a.rec.Desired = a.toRecord()
 	a.undo.Push(func() error { return a.store.Remove(a.key) })
 	return a.store.Save(a.rec)
+}
+
+// toRecord is the plan as the record has it: as if the host-side link were not
+// there yet. Who made one that is there now is found out when it is to be
+// removed, by its alias.
+func (a *attachment) toRecord() (d plan.Desired) {
+	d.Add(a.plan.HostSide(nil))
+	d.Add(a.service)
+	return d
 }
 
 // claimScope names the layer 2 domain: the link that every macvlan of the
 // master really lies on. A VIP may exist once in it.
 func (a *attachment) claimScope() string {
-	m := a.plan.Master
-	lower := m.Index
-	if m.Kind == plan.KindMacvlan {
-		lower = m.Lower
-	}
-	scope := fmt.Sprintf("link-%d", lower)
+	scope := fmt.Sprintf("link-%d", a.plan.Master.Base())
 	if a.conf.LinkInContainer {
 		scope += "-in-" + filepath.Base(a.args.Netns)
 	}
 	return scope
 }
 
+// hostLock is held while a host-side link is made, removed or given a name. It
+// is one for all masters, which take names from each other.
+const hostLock = config.DefaultHostInterface
+
 // joinHost makes the host's side, or finds it made.
 func (a *attachment) joinHost() error {
 	if a.conf.HostInterface == "" {
 		return reconcile.Apply(a.k, a.host, &a.undo)
 	}
-	lock, err := a.store.Lock(a.conf.HostInterface)
+	lock, err := a.store.Lock(hostLock)
 	if err != nil {
 		return err
 	}
 	defer lock.Unlock()
-	if !a.repairing {
-		a.undo.Push(func() error { return leaveHost(a.store, a.k, a.rec) })
-	}
-	if err := a.store.Join(a.conf.HostInterface, a.key); err != nil {
-		return err
-	}
-	// Another's DEL can have removed the link since it was looked at.
+	// Another's DEL can have removed the link since it was looked at, or
+	// another's ADD have taken its name for another master.
 	a.k.Host.Refresh()
 	if err := a.planHost(); err != nil {
 		return err
 	}
+	if err := a.recordHost(); err != nil {
+		return err
+	}
+	if !a.repairing {
+		a.undo.Push(func() error { return leaveHost(a.store, a.k, a.rec) })
+	}
+	if err := a.store.Join(a.plan.HostInterface, a.key); err != nil {
+		return err
+	}
 	return reconcile.Apply(a.k, a.host, &a.undo)
+}
+
+// recordHost notes which host-side link it is to be, where that has changed.
+func (a *attachment) recordHost() error {
+	if a.rec.HostInterface == a.plan.HostInterface {
+		return nil
+	}
+	if a.repairing {
+		if _, err := a.store.Leave(a.rec.HostInterface, a.key); err != nil {
+			return err
+		}
+	}
+	a.rec.HostInterface, a.rec.Desired = a.plan.HostInterface, a.toRecord()
+	return a.store.Save(a.rec)
 }
 
 // leaveHost removes the host's side if it is ours and nobody else uses it.
@@ -147,7 +170,7 @@ func leaveHost(store *journal.Store, k *kernel.Kernel, rec *journal.Record) erro
 	if rec.HostInterface == "" {
 		return nil
 	}
-	lock, err := store.Lock(rec.HostInterface)
+	lock, err := store.Lock(hostLock)
 	if err != nil {
 		return err
 	}

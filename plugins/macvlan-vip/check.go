@@ -9,6 +9,7 @@ import (
 
 	"macvlan-vip/plugins/internal/cnierr"
 	"macvlan-vip/plugins/internal/config"
+	"macvlan-vip/plugins/internal/journal"
 	"macvlan-vip/plugins/internal/kernel"
 	"macvlan-vip/plugins/internal/plan"
 	"macvlan-vip/plugins/internal/reconcile"
@@ -56,6 +57,9 @@ func (a *attachment) lostClaims(want plan.Desired) (drift []string, err error) {
 
 func (a *attachment) expected() (want plan.Desired, err error) {
 	prev := a.prev
+	if a.rec, err = a.store.Load(a.key); err != nil {
+		return plan.Desired{}, err
+	}
 	if err := a.planHost(); err != nil {
 		return plan.Desired{}, err
 	}
@@ -69,7 +73,7 @@ func (a *attachment) expected() (want plan.Desired, err error) {
 	want.Add(a.host)
 	want.Add(a.service)
 	if a.conf.IPAM.Type != "" {
-		if own.Routes, err = a.routesMade(prev.Routes); err != nil {
+		if own.Routes, err = routesMade(a.rec, prev.Routes); err != nil {
 			return plan.Desired{}, err
 		}
 		vips, err := a.plan.Addresses(own)
@@ -104,10 +108,9 @@ func ipsOf(prev *current.Result, ifName string) *current.Result {
 
 // routesMade leaves out the routes that a later plugin of the list has added
 // to the result.
-func (a *attachment) routesMade(all []*types.Route) ([]*types.Route, error) {
-	rec, err := a.store.Load(a.key)
-	if err != nil || rec == nil || rec.IPAM == nil {
-		return all, err
+func routesMade(rec *journal.Record, all []*types.Route) ([]*types.Route, error) {
+	if rec == nil || rec.IPAM == nil {
+		return all, nil
 	}
 	ipam, err := recordedIPAM(rec)
 	if err != nil {

@@ -15,7 +15,7 @@ Keys beside "type" and "ipam", with defaults in brackets:
   mac              of the service's link [stable, derived from who it is]
   bcqueuelen       broadcast queue length [the kernel's]
   linkInContainer  the master is in the service's netns [false]
-  hostInterface    host-side macvlan [mv-int]
+  hostInterface    host-side macvlan [mv-int; of further masters mv-int-MASTER]
   sysctl           keys under net., set in the netns; IFNAME is the interface
   ipForward        set net.ipv4.ip_forward=1 on the host [false]
   addressConflict  fail, warn or ignore when a VIP is in use [fail]

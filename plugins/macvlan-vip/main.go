@@ -104,16 +104,25 @@ func (a *attachment) findMaster() error {
 
 // planHost plans the host's side as its link is now.
 func (a *attachment) planHost() error {
-	var existing *plan.LinkFacts
-	if a.conf.HostInterface != "" {
-		f, found, err := a.k.Host.Link(a.conf.HostInterface)
-		if err != nil {
-			return err
-		}
-		if found {
-			existing = &f
-		}
+	if a.conf.HostInterface == "" {
+		a.host = a.plan.HostSide(nil)
+		return nil
 	}
+	before := ""
+	if a.rec != nil {
+		before = a.rec.HostInterface
+	}
+	name, existing, err := a.plan.ChooseHostInterface(a.plan.HostInterfaces(before), func(name string) (*plan.LinkFacts, error) {
+		f, found, err := a.k.Host.Link(name)
+		if err != nil || !found {
+			return nil, err
+		}
+		return &f, nil
+	})
+	if err != nil {
+		return err
+	}
+	a.plan.HostInterface = name
 	a.host = a.plan.HostSide(existing)
 	return nil
 }

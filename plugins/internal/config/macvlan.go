@@ -37,8 +37,11 @@ type Macvlan struct {
 	LinkInContainer bool
 	BCQueueLen      uint32
 
-	// HostInterface is the host-side macvlan's name; empty for none.
+	// HostInterface is the host-side macvlan's name; empty for none. It is no
+	// more than the first choice where HostInterfaceChosen is false.
 	HostInterface string
+	// HostInterfaceChosen says that the configuration gives the name.
+	HostInterfaceChosen bool
 	// Sysctl is the user's, as keys below /proc/sys with slashes, sorted.
 	Sysctl    []Setting
 	IPForward bool
@@ -214,7 +217,7 @@ func (c *Macvlan) setHostInterface(name string) error {
 	}
 	c.HostInterface = DefaultHostInterface
 	if name != "" {
-		c.HostInterface = name
+		c.HostInterface, c.HostInterfaceChosen = name, true
 	}
 	if err := checkInterfaceName("hostInterface", c.HostInterface); err != nil {
 		return err

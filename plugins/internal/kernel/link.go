@@ -179,10 +179,9 @@ func (k *Kernel) checkShared(f plan.LinkFacts, l plan.Link) error {
 	if err != nil || !found {
 		return errors.Join(err, cnierr.Config("master", l.Master, "no such link", "set master to the uplink's name"))
 	}
-	// A macvlan on a macvlan is flattened onto the lower link.
-	if f.Lower != master.Index && f.Lower != master.Lower {
+	if f.Lower != master.Base() {
 		lower, _ := k.Host.LinkByIndex(f.Lower)
-		return cnierr.Config("hostInterface", l.Name, fmt.Sprintf("a macvlan on %q, not on the master %q", lower.Name, l.Master), "give each master a hostInterface of its own")
+		return cnierr.Config("hostInterface", l.Name, fmt.Sprintf("a macvlan on %q, not on the master %q", lower.Name, l.Master), "leave hostInterface out, or give each master one of its own")
 	}
 	if f.Mode != l.Mode {
 		return cnierr.Config("hostInterface", l.Name, fmt.Sprintf("a macvlan in mode %s, not %s", f.Mode, l.Mode), "use one mode for all services on a master, or another hostInterface")
@@ -339,7 +338,7 @@ func (k *Kernel) checkLower(f plan.LinkFacts, l plan.Link) []string {
 		return []string{fmt.Sprintf("%s: link %s, the master of %s: missing", l.MasterSide, l.Master, l.Name)}
 	}
 	var drift []string
-	if f.Lower != master.Index && f.Lower != master.Lower {
+	if f.Lower != master.Base() {
 		drift = append(drift, fmt.Sprintf("%s: link %s: lies on another link than %s", l.Side, l.Name, l.Master))
 	}
 	if !master.Up {

@@ -6,7 +6,8 @@ import "net/netip"
 type LinkFacts struct {
 	Name  string
 	Index int
-	// Lower is the index of the link below (IFLA_LINK), 0 for none.
+	// Lower is the index of the link below (IFLA_LINK), 0 for none. What that
+	// means depends on the kind: see Base.
 	Lower int
 	Kind  string
 	Mode  string
@@ -16,6 +17,17 @@ type LinkFacts struct {
 	// Carrier says that the link below, or the wire, is there.
 	Carrier bool
 	Alias   string
+}
+
+// Base is the index of the link that macvlans on this one lie on, which is
+// their layer 2 domain. The kernel puts a macvlan on a macvlan on the lower
+// link of that (macvlan_common_newlink in drivers/net/macvlan.c). A VLAN has a
+// lower link, too, but is a domain of its own.
+func (f LinkFacts) Base() int {
+	if f.Kind == KindMacvlan || f.Kind == kindMacvtap {
+		return f.Lower
+	}
+	return f.Index
 }
 
 // AddrFacts is an address of the host.

@@ -23,6 +23,8 @@ type Attachment struct {
 	// ContainerID and IfName are CNI_CONTAINERID and CNI_IFNAME.
 	ContainerID string
 	IfName      string
+	// HostInterface is the host-side macvlan's name; empty for none.
+	HostInterface string
 }
 
 func (a Attachment) masterSide() Side {
@@ -40,13 +42,13 @@ func (a Attachment) HostSide(existing *LinkFacts) Desired {
 	if a.Conf.IPForward {
 		d.Sysctls = append(d.Sysctls, Sysctl{Side: Host, Key: "net/ipv4/ip_forward", Value: "1", Kept: true})
 	}
-	if a.Conf.HostInterface == "" {
+	if a.HostInterface == "" {
 		return d
 	}
 	link := Link{
-		Side: Host, Kind: KindMacvlan, Name: a.Conf.HostInterface, Mode: a.Conf.Mode,
+		Side: Host, Kind: KindMacvlan, Name: a.HostInterface, Mode: a.Conf.Mode,
 		Master: a.Master.Name, MasterSide: Host, Shared: true,
-		MAC:   StableMAC(a.Master.MAC, a.Conf.HostInterface).String(),
+		MAC:   StableMAC(a.Master.MAC, a.HostInterface).String(),
 		Alias: aliasMark + ": host side of " + a.Master.Name,
 	}
 	foreign := existing != nil && existing.Alias != link.Alias && existing.MAC != link.MAC

@@ -30,6 +30,7 @@ const Protocol = 118
 const (
 	KindMacvlan  = "macvlan"
 	KindLoopback = "loopback"
+	kindMacvtap  = "macvtap"
 )
 
 // Link is a link that must exist and be up.

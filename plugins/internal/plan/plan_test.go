@@ -26,7 +26,7 @@ func attachment(t *testing.T, keys string) Attachment {
 		t.Fatal(err)
 	}
 	return Attachment{
-		Conf: conf, ContainerID: "c1", IfName: "mv0",
+		Conf: conf, ContainerID: "c1", IfName: "mv0", HostInterface: conf.HostInterface,
 		Master: LinkFacts{Name: "eth0", Index: 2, MAC: "52:54:00:00:00:01", MTU: 1500, Up: true},
 	}
 }
@@ -312,6 +312,63 @@ func TestStringsAreThoseOfIproute2(t *testing.T) {
 	for table, want := range map[int]string{255: "local", 254: "main", 253: "default", 7: "7"} {
 		if got := TableName(table); got != want {
 			t.Errorf("table %d is %q, want %q", table, got, want)
+		}
+	}
+}
+
+func TestHostInterfaceOf(t *testing.T) {
+	seen := map[string]string{}
+	for master, want := range map[string]string{
+		"eth1": "mv-int-eth1", "bond0.26": "mv-int-bond0.26", "enp129s0f0np0": "mv-int-", "enp130s0f0np0": "mv-int-", "enp129s0f1np1": "mv-int-", "bond0.1026": "mv-int-",
+	} {
+		got := HostInterfaceOf(master)
+		if !strings.HasPrefix(got, want) || len(got) > 15 || !strings.HasSuffix(got, master[len(master)-4:]) || got != HostInterfaceOf(master) {
+			t.Errorf("of %s: %q", master, got)
+		}
+		if other, taken := seen[got]; taken {
+			t.Errorf("%s and %s: both %q", master, other, got)
+		}
+		seen[got] = master
+	}
+}
+
+// TestChooseHostInterface: eth0 has index 2, eth1 3, and bond0.26, a VLAN, lies on eth0.
+func TestChooseHostInterface(t *testing.T) {
+	on := func(lower int) LinkFacts { return LinkFacts{Kind: KindMacvlan, Lower: lower} }
+	eth0 := LinkFacts{Name: "eth0", Index: 2, Kind: "device"}
+	vlan := LinkFacts{Name: "bond0.26", Index: 7, Lower: 2, Kind: "vlan"}
+	upper := LinkFacts{Name: "mv1", Index: 8, Lower: 2, Kind: KindMacvlan}
+	for _, tt := range []struct {
+		name, keys, before string
+		master             LinkFacts
+		links              map[string]LinkFacts
+		want               string
+		exists             bool
+	}{
+		{name: "first", master: eth0, want: "mv-int"},
+		{name: "shared", master: eth0, links: map[string]LinkFacts{"mv-int": on(2)}, want: "mv-int", exists: true},
+		{name: "another master's", master: eth0, links: map[string]LinkFacts{"mv-int": on(3)}, want: "mv-int-eth0"},
+		{name: "below the VLAN", master: vlan, links: map[string]LinkFacts{"mv-int": on(2)}, want: "mv-int-bond0.26"},
+		{name: "on the VLAN", master: vlan, links: map[string]LinkFacts{"mv-int": on(7)}, want: "mv-int", exists: true},
+		{name: "a macvlan as master", master: upper, links: map[string]LinkFacts{"mv-int": on(2)}, want: "mv-int", exists: true},
+		{name: "no macvlan", master: eth0, links: map[string]LinkFacts{"mv-int": {Kind: "bridge"}}, want: "mv-int-eth0"},
+		{name: "the first is gone", master: eth0, links: map[string]LinkFacts{"mv-int-eth0": on(2)}, want: "mv-int-eth0", exists: true},
+		{name: "as before", before: "mv-int-eth0", master: eth0, want: "mv-int-eth0"},
+		{name: "as before, beside another", before: "mv-int-eth0", master: eth0, links: map[string]LinkFacts{"mv-int": on(2), "mv-int-eth0": on(2)}, want: "mv-int-eth0", exists: true},
+		{name: "taken meanwhile", before: "mv-int", master: eth0, links: map[string]LinkFacts{"mv-int": on(3)}, want: "mv-int-eth0"},
+		{name: "both taken", master: eth0, links: map[string]LinkFacts{"mv-int": on(3), "mv-int-eth0": on(3)}, want: "mv-int-eth0", exists: true},
+		{name: "named", keys: `"hostInterface": "mine"`, master: eth0, links: map[string]LinkFacts{"mv-int": on(2), "mine": on(3)}, want: "mine", exists: true},
+	} {
+		a := attachment(t, tt.keys)
+		a.Master = tt.master
+		got, existing, err := a.ChooseHostInterface(a.HostInterfaces(tt.before), func(name string) (*LinkFacts, error) {
+			if f, ok := tt.links[name]; ok {
+				return &f, nil
+			}
+			return nil, nil
+		})
+		if err != nil || got != tt.want || (existing != nil) != tt.exists {
+			t.Errorf("%s: %q, there: %v, %v; want %q, %v", tt.name, got, existing != nil, err, tt.want, tt.exists)
 		}
 	}
 }

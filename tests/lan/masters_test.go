@@ -1,0 +1,229 @@
+package lan
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"macvlan-vip/tests/testnet"
+)
+
+// on puts a service on another master than eth0. keys are macvlan-vip's.
+func (sv *service) on(t *testing.T, master, keys string) *service {
+	t.Helper()
+	addresses := make([]string, len(sv.vips))
+	for i, vip := range sv.vips {
+		bits := 16
+		if vip.Is6() {
+			bits = 64
+		}
+		addresses[i] = fmt.Sprintf(`{"address": "%s/%d"}`, vip, bits)
+	}
+	sv.chain = testnet.NewChain(t, fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "on-%s", "plugins": [
+		{"type": "macvlan-vip", "master": %[1]q, %s, "ipam": {"type": "static", "addresses": [%s]}},
+		{"type": "hairpin-route"}]}`, master, keys, strings.Join(addresses, ", ")))
+	return sv
+}
+
+// works: the service is reached by the host and by a peer on its LAN, and
+// reaches both, and CHECK finds nothing.
+func (sv *service) works(t *testing.T, host *testnet.Namespace, peer *station) {
+	t.Helper()
+	for _, vip := range sv.vips {
+		for name, n := range map[string]*testnet.Namespace{"host": host, "peer": peer.Namespace} {
+			if err := n.Ping(vip); err != nil {
+				t.Errorf("the %s: %v", name, err)
+			}
+		}
+	}
+	if err := sv.check(); err != nil {
+		t.Errorf("CHECK: %v", err)
+	}
+}
+
+// TestMasterEach: services on two uplinks get a host-side macvlan on each, and
+// nobody has to name them. What the second one is called does not depend on
+// whether the first one is still there.
+func TestMasterEach(t *testing.T) {
+	t.Parallel()
+	first, second := newLAN(t), newLAN(t)
+	host := first.station("10.0.0.1/16", "2001:db8::1/64")
+	testnet.Cable(t, host.Namespace, "uplink-of-13ch", second.fabric, "port99")
+	second.fabric.IP("link set port99 master br0")
+	host.AddAddress("uplink-of-13ch", "10.1.0.1/16")
+	host.AddAddress("uplink-of-13ch", "2001:db8:1::1/64")
+	peer1, peer2 := first.station("10.0.0.5/16", "2001:db8::5/64"), second.station("10.1.0.5/16", "2001:db8:1::5/64")
+	before := host.Snapshot()
+
+	one := host.service("c1", quick, "10.0.0.10/16", "2001:db8::10/64")
+	two := host.service("c2", quick, "10.1.0.10/16", "2001:db8:1::10/64").on(t, "uplink-of-13ch", quick)
+	three := host.service("c3", quick, "10.1.0.11/16").on(t, "uplink-of-13ch", quick)
+	one.mustAdd(t)
+	two.mustAdd(t)
+	own := hostSide(t, host.Namespace, "uplink-of-13ch")
+	if got := hostSide(t, host.Namespace, "eth0"); got != "mv-int" || !strings.HasPrefix(own, "mv-int-") || !strings.HasSuffix(own, "13ch") {
+		t.Errorf("the host's macvlans are %s and %s", got, own)
+	}
+	one.works(t, host.Namespace, peer1)
+	two.works(t, host.Namespace, peer2)
+
+	if err := one.chain.Del(one.Attachment); err != nil {
+		t.Error(err)
+	}
+	three.mustAdd(t)
+	if got := hostSide(t, host.Namespace, "uplink-of-13ch"); got != own {
+		t.Errorf("the next service on the second uplink got %s, not %s", got, own)
+	}
+	two.works(t, host.Namespace, peer2)
+	three.works(t, host.Namespace, peer2)
+	one.mustAdd(t)
+	one.works(t, host.Namespace, peer1)
+	for _, sv := range []*service{one, two, three} {
+		if err := sv.chain.Del(sv.Attachment); err != nil {
+			t.Error(err)
+		}
+	}
+	if diff := cmp.Diff(before, host.Snapshot()); diff != "" {
+		t.Errorf("left behind: %s", diff)
+	}
+}
+
+// hostSide names the one macvlan that a host has on a master.
+func hostSide(t *testing.T, host *testnet.Namespace, master string) string {
+	t.Helper()
+	var names []string
+	for line := range strings.Lines(host.IP("-o link show type macvlan")) {
+		name, rest, _ := strings.Cut(strings.Fields(line)[1], "@")
+		if strings.TrimSuffix(rest, ":") == master {
+			names = append(names, name)
+		}
+	}
+	if len(names) != 1 {
+		t.Fatalf("macvlans of the host on %s: %v, want one", master, names)
+	}
+	return names[0]
+}
+
+// TestMasterTakenMeanwhile: mv-int was removed, and has been made on another
+// master since. A repair moves the service to a name of its master's own.
+func TestMasterTakenMeanwhile(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	host, peer := l.station("10.0.0.1/16", "2001:db8::1/64"), l.station("10.0.0.5/16", "2001:db8::5/64")
+	other := testnet.New(t)
+	testnet.Cable(t, host.Namespace, "eth1", other, "port")
+	sv := host.service("c1", quick, "10.0.0.10/16", "2001:db8::10/64")
+	sv.mustAdd(t)
+	host.IP("link del mv-int")
+	host.IP("link add mv-int link eth1 type macvlan mode bridge")
+	if err := sv.check(); err == nil {
+		t.Error("CHECK finds nothing")
+	}
+	sv.mustAdd(t)
+	if got := hostSide(t, host.Namespace, "eth0"); got != "mv-int-eth0" {
+		t.Errorf("the host's macvlan on eth0 is %s", got)
+	}
+	sv.works(t, host.Namespace, peer)
+	if err := sv.chain.Del(sv.Attachment); err != nil {
+		t.Error(err)
+	}
+	if out := host.IP("-o link show type macvlan"); strings.Count(out, "\n") != 1 || !strings.Contains(out, "mv-int@eth1") {
+		t.Errorf("only the mv-int of eth1 is to stay:\n%s", out)
+	}
+	if out := host.IP("-4 route show table all proto 118") + host.IP("-6 route show table all proto 118"); out != "" {
+		t.Errorf("left behind:\n%s", out)
+	}
+}
+
+// TestMasterVLAN: a VLAN is another LAN than the link that it is on, though
+// the kernel has that as its lower link. Both carry services, and the same VIP.
+func TestMasterVLAN(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	host, peer := l.station("10.0.0.1/16", "2001:db8::1/64"), l.station("10.0.0.5/16", "2001:db8::5/64")
+	for i, s := range []*station{host, peer} {
+		needs(t, s.Namespace, "link add link eth0 name eth0.26 type vlan id 26")
+		s.IP("link set eth0.26 up")
+		s.AddAddress("eth0.26", fmt.Sprintf("10.26.0.%d/16", 1+4*i))
+		s.AddAddress("eth0.26", fmt.Sprintf("2001:db8:26::%d/64", 1+4*i))
+	}
+	vlan := host.service("c2", quick, "10.26.0.10/16", "2001:db8:26::10/64").on(t, "eth0.26", quick)
+	parent := host.service("c1", quick, "10.0.0.10/16", "2001:db8::10/64")
+	parent.mustAdd(t)
+	vlan.mustAdd(t)
+	if got := []string{hostSide(t, host.Namespace, "eth0"), hostSide(t, host.Namespace, "eth0.26")}; got[0] != "mv-int" || got[1] != "mv-int-eth0.26" {
+		t.Errorf("the host's macvlans: %v", got)
+	}
+	parent.works(t, host.Namespace, peer)
+	vlan.works(t, host.Namespace, peer)
+	// hairpin-route has no place for it twice on the host.
+	same := host.service("c3", quick, "10.0.0.10/16")
+	same.chain = testnet.NewChain(t, fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "alone", "plugins": [
+		{"type": "macvlan-vip", "master": "eth0.26", %s, "ipam": {"type": "static", "addresses": [{"address": "10.0.0.10/16"}]}}]}`, quick))
+	same.mustAdd(t)
+	peer.IP("route add 10.0.0.10/32 dev eth0.26")
+	if err := peer.Ping(netip.MustParseAddr("10.0.0.10")); err != nil {
+		t.Errorf("the VIP that is on both: %v", err)
+	}
+	if mac := neighbours(peer.Namespace, "eth0.26")[same.vips[0]]; mac != same.mac {
+		t.Errorf("on the VLAN %s is at %s, not %s", same.vips[0], mac, same.mac)
+	}
+}
+
+// needs makes a link, or skips the test where the kernel has no such type.
+func needs(t *testing.T, n *testnet.Namespace, command string) {
+	t.Helper()
+	if _, err := n.TryIP(command); err != nil {
+		t.Skipf("this kernel has no driver for it: %v", err)
+	}
+}
+
+// TestMastersAtOnce: of services that start at once on two uplinks, those of
+// one share a host-side macvlan, and no name is taken twice.
+func TestMastersAtOnce(t *testing.T) {
+	t.Parallel()
+	first, second := newLAN(t), newLAN(t)
+	host := first.station("10.0.0.1/16")
+	testnet.Cable(t, host.Namespace, "eth1", second.fabric, "port99")
+	host.AddAddress("eth1", "10.1.0.1/16")
+	var services []*service
+	for i := range 4 {
+		services = append(services,
+			host.service(fmt.Sprintf("a%d", i), quick, fmt.Sprintf("10.0.0.%d/16", 10+i)),
+			host.service(fmt.Sprintf("b%d", i), quick, fmt.Sprintf("10.1.0.%d/16", 10+i)).on(t, "eth1", quick))
+	}
+	for round := range 3 {
+		errs := make([]error, len(services))
+		var wg sync.WaitGroup
+		for i, sv := range services {
+			wg.Go(func() { errs[i] = sv.add() })
+		}
+		wg.Wait()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+		names := []string{hostSide(t, host.Namespace, "eth0"), hostSide(t, host.Namespace, "eth1")}
+		if !slices.Contains(names, "mv-int") || names[0] == names[1] {
+			t.Errorf("round %d: the host's macvlans: %v", round, names)
+		}
+		for i, sv := range services {
+			if err := host.Ping(sv.vips[0]); err != nil {
+				t.Error(err)
+			}
+			wg.Go(func() { errs[i] = sv.chain.Del(sv.Attachment) })
+		}
+		wg.Wait()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+		if out := host.IP("-o link show type macvlan"); out != "" {
+			t.Errorf("round %d left behind:\n%s", round, out)
+		}
+	}
+}
