@@ -14,9 +14,11 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 
 OURS     := macvlan-vip hairpin-route
 COMMANDS := systemd-netns systemd-netns-helper
+# Podman's network driver: netavark finds it by this name in a folder of its own.
+DRIVER   := netavark/macvlan-vip
 IPAM     := static host-local dhcp
 TOOLS    := cnitool $(IPAM)
-BINARIES := $(addprefix bin/,$(OURS) $(COMMANDS) $(TOOLS))
+BINARIES := $(addprefix bin/,$(OURS) $(COMMANDS) $(DRIVER) $(TOOLS))
 
 BUILDVERSION := github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion
 UPSTREAM      = $(shell $(GO) list -m -f '{{.Version}}' github.com/containernetworking/plugins)
@@ -32,6 +34,9 @@ build: $(BINARIES) ## Build the plugins, the shim, cnitool and the IPAM plugins 
 
 $(addprefix bin/,$(OURS)): bin/%: $(GOSOURCES)
 	$(GOBUILD) -ldflags '-s -w -X $(BUILDVERSION)=$(VERSION)' -o $@ ./plugins/$*
+
+bin/$(DRIVER): $(GOSOURCES)
+	$(GOBUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./plugins/netavark-plugin
 
 $(addprefix bin/,$(COMMANDS)): bin/%: $(GOSOURCES)
 	$(GOBUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./systemd/cmd/$*

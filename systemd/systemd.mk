@@ -6,6 +6,8 @@ DOCS   := README.md LICENSE
 DOC    := $(PREFIX)/share/doc/macvlan-vip
 # What units run, as opposed to people.
 LIBEXEC := $(PREFIX)/libexec/macvlan-vip
+# One of the folders in which netavark looks for drivers (containers.conf(5)).
+NETAVARK := $(PREFIX)/libexec/netavark
 # What keeps the host's network managers away from mv-int.
 NETWORKD := $(PREFIX)/lib/systemd/network
 NMCONF   := $(PREFIX)/lib/NetworkManager/conf.d
@@ -16,10 +18,11 @@ fill = sed 's,/usr/local,$(PREFIX),g' $(1) > $(2)
 .PHONY: install uninstall
 install: build ## Install the plugins, cnitool, the shim with its units, and the examples
 	install -d $(DESTDIR)$(CNI_BIN) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBEXEC) $(DESTDIR)$(UNITDIR) \
-		$(DESTDIR)$(SHARE)/conf $(DESTDIR)$(SHARE)/haproxy.service.d $(DESTDIR)$(DOC) $(DESTDIR)$(NETWORKD) $(DESTDIR)$(NMCONF)
+		$(DESTDIR)$(SHARE)/conf $(DESTDIR)$(SHARE)/haproxy.service.d $(DESTDIR)$(DOC) $(DESTDIR)$(NETWORKD) $(DESTDIR)$(NMCONF) $(DESTDIR)$(NETAVARK)
 	install -m 755 $(addprefix bin/,$(OURS) $(IPAM)) $(DESTDIR)$(CNI_BIN)
 	install -m 755 bin/cnitool bin/systemd-netns $(DESTDIR)$(PREFIX)/bin
 	install -m 755 bin/systemd-netns-helper $(DESTDIR)$(LIBEXEC)
+	install -m 755 bin/$(DRIVER) $(DESTDIR)$(NETAVARK)
 	set -e; for unit in $(UNITS); do to="$(DESTDIR)$(UNITDIR)/$${unit##*/}"; $(call fill,"$$unit","$$to"); chmod 644 "$$to"; done
 	install -m 644 systemd/network/50-mv-int.network $(DESTDIR)$(NETWORKD)
 	install -m 644 systemd/network/50-mv-int.conf $(DESTDIR)$(NMCONF)
@@ -30,6 +33,6 @@ install: build ## Install the plugins, cnitool, the shim with its units, and the
 uninstall: ## Remove what `make install` installed
 	rm -f $(addprefix $(DESTDIR)$(CNI_BIN)/,$(OURS) $(IPAM)) $(addprefix $(DESTDIR)$(PREFIX)/bin/,cnitool systemd-netns) \
 		$(addprefix $(DESTDIR)$(UNITDIR)/,$(notdir $(UNITS))) \
-		$(DESTDIR)$(NETWORKD)/50-mv-int.network $(DESTDIR)$(NMCONF)/50-mv-int.conf
+		$(DESTDIR)$(NETWORKD)/50-mv-int.network $(DESTDIR)$(NMCONF)/50-mv-int.conf $(DESTDIR)$(NETAVARK)/$(notdir $(DRIVER))
 	rm -rf $(DESTDIR)$(LIBEXEC) $(DESTDIR)$(SHARE) $(DESTDIR)$(DOC)
-	-rmdir $(DESTDIR)$(PREFIX)/libexec $(DESTDIR)$(CNI_BIN) $(DESTDIR)$(dir $(CNI_BIN)) 2>/dev/null
+	-rmdir $(DESTDIR)$(NETAVARK) $(DESTDIR)$(PREFIX)/libexec $(DESTDIR)$(CNI_BIN) $(DESTDIR)$(dir $(CNI_BIN)) 2>/dev/null

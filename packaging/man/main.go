@@ -34,6 +34,11 @@ var pages = []page{
 		[]string{"macvlan-vip(8)", "systemd-netns@.service(8)", "ip-route(8)", "ip-neighbour(8)"},
 	},
 	{
+		"podman-macvlan-vip.8", "podman's network driver for containers with virtual IPs on the LAN",
+		"plugins/netavark-plugin/README.md",
+		[]string{"macvlan-vip(8)", "hairpin-route(8)", "podman-network-create(1)", "podman-systemd.unit(5)", "containers.conf(5)"},
+	},
+	{
 		"systemd-netns@.service.8", "network namespace and virtual IPs for any service",
 		"systemd/README.md",
 		[]string{"netns.conf(5)", "systemd-netns(8)", "macvlan-vip(8)", "hairpin-route(8)", "systemd.exec(5)", "ip-netns(8)"},
