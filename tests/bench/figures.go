@@ -8,19 +8,26 @@ import (
 	"strings"
 )
 
-// style is readable on a light page and on a dark one: no background, and
-// everything in mid-grey or in colours that stand out from both.
-const style = `set terminal svg size 820,%d font "sans-serif,13" noenhanced
-set border lc rgb "#808080"
-set tics textcolor rgb "#808080"
-set key textcolor rgb "#808080" outside right top vertical samplen 1
-set title textcolor rgb "#808080"
-set ylabel textcolor rgb "#808080"
-set xlabel textcolor rgb "#808080"
-set grid ytics lc rgb "#808080" lw 0.3
+// style has a background of its own, so that a chart looks the same on a light
+// page and on a dark one.
+const style = `set terminal svg size 880,%d background rgb "#ffffff" font "Helvetica,13" noenhanced
+set border lc rgb "#77767b"
+set tics textcolor rgb "#241f31"
+set title textcolor rgb "#241f31" font "Helvetica Bold,14"
+set xlabel textcolor rgb "#3d3846"
+set ylabel textcolor rgb "#3d3846"
+set key textcolor rgb "#241f31"
+set grid xtics lc rgb "#c0bfbc" lw 0.5
 `
 
-var colours = []string{"#1f8dd6", "#e0782b", "#3aa655", "#b05bc7"}
+// Colours that stay apart for readers who do not tell red from green.
+const (
+	colourOurs  = "#1a5fb4"
+	colourOther = "#c0bfbc"
+	colourProbe = "#99c1f1"
+)
+
+var colours = []string{"#1a5fb4", "#77767b", "#c64600", "#26a269"}
 
 // figures draws all that the run has measured into a folder.
 func (r *Results) figures(dir string) error {
@@ -41,65 +48,192 @@ func (r *Results) figures(dir string) error {
 // scripts are gnuplot's for the figures that the run has measured, by name.
 func (r *Results) scripts() map[string]string {
 	all := map[string]string{
-		"service": r.bars("An attachment of 2 VIPs, the host having others: time / that of the article's commands", "",
-			column{"ADD", "add-next"}, column{"DEL", "del-next"}, column{"both", "both-next"}),
-		"vips": r.scaling(),
-		"data": r.bars("Paths: ratio to veth + bridge (of latency, less is better)", "",
-			column{"throughput", "throughput"}, column{"requests per second", "http-rate"}, column{"latency", "http-latency"}),
-		"failover": r.bars("Failover: time until a LAN peer has its answer / that of the article's commands", "set logscale y\nset yrange [0.001:2]\n", column{"IPv4", "failover"}),
-		"crowd":    r.bars("A host with 1 service and one with 500: time / that of the plugins on the former", "", column{"ADD", "services-add"}, column{"DEL", "services-del"}),
+		"service": r.service().script(), "vips": r.scaling(), "data": r.data().script(),
+		"failover": r.failover().script(), "crowd": r.crowd().script(),
 	}
 	maps.DeleteFunc(all, func(_, script string) bool { return script == "" })
 	return all
 }
 
-// column is a comparison as one colour of bars.
-type column struct{ title, id string }
+const (
+	less = "less is better"
+	more = "more is better"
+)
 
-// bars draws the contenders' ratios, with quartiles, side by side.
-func (r *Results) bars(title, more string, columns ...column) string {
-	first := r.find(columns[0].id)
-	if len(first.Series) == 0 {
-		return ""
+// service is what one start and one stop cost, the probe's wait shown apart.
+func (r *Results) service() chart {
+	names := []label{
+		{nameDefault, "macvlan-vip, as it comes"}, {nameQuiet, "macvlan-vip, no probe, no announcement"},
+		{nameUpstream, "upstream macvlan + static + tuning"}, {nameArticle, "the article's commands"}, {nameFloor, "ip -batch: kernel operations alone"},
 	}
-	var b, plot strings.Builder
-	fmt.Fprintf(&b, style, 460)
-	fmt.Fprintf(&b, "set title %q\nset style data histograms\nset style histogram errorbars gap 1 lw 1\nset style fill solid 0.9 border lc rgb \"#808080\"\nset xtics rotate by -22 left\nset yrange [0:*]\n%s", title, more)
-	fmt.Fprintf(&b, "set errorbars lw 1\n")
-	for i, col := range columns {
-		fmt.Fprintf(&b, "$c%d << E\n", i)
-		for _, s := range first.Series {
-			if of, ok := r.find(col.id).of(s.Name); ok {
-				fmt.Fprintf(&b, "%q %g %g %g\n", s.Name, of.Ratio.Median, of.Ratio.Q1, of.Ratio.Q3)
-			}
+	add := r.panel("add-next", "cnitool add: ms, "+less, names)
+	c := r.find("add-next")
+	add.wait, add.waitFor = c.median(nameDefault)-c.median(nameNoProbe), "waiting for answers to the conflict probe"
+	return chart{"Attach a service with 2 VIPs, and detach it: median of the rounds, with quartiles", []panel{add, r.panel("del-next", "cnitool del: ms, "+less, names)}}
+}
+
+func (r *Results) data() chart {
+	names := []label{
+		{"host -> VIP", "host to VIP"}, {"LAN -> VIP", "LAN to VIP"}, {"LAN -> host's own netns", "LAN to an address of the host"},
+		{"veth + bridge", "veth and bridge"}, {"veth pair", "veth pair"}, {"loopback", "loopback"},
+	}
+	return chart{"What a service on a VIP gets: median of the rounds, with quartiles", []panel{
+		r.panel("throughput", "TCP throughput (iperf3): Gbit/s, "+more, names),
+		r.panel("http-rate", "HTTP requests a second to haproxy (wrk, 32 connections), "+more, names),
+		r.panel("http-latency", "HTTP latency, 1 connection: µs, "+less, names),
+	}}
+}
+
+func (r *Results) failover() chart {
+	p := r.panel("failover", "from `systemctl start` there to a LAN peer's first answer: ms (log scale), "+less, []label{
+		{nameDefault, "macvlan-vip"}, {nameFresh, "macvlan-vip, peer without an entry"},
+		{nameNoProbe, "macvlan-vip, no probe"}, {nameNotify, "arp_notify alone"}, {nameArticle, "the article's commands"},
+	})
+	p.log = true
+	return chart{"A VIP moves to another host: median of the rounds, with quartiles", []panel{p}}
+}
+
+func (r *Results) crowd() chart {
+	names := []label{
+		{nameQuiet + ", service 1", "macvlan-vip, first service"}, {nameQuiet + ", service 500", "macvlan-vip, 500th service"},
+		{nameFloor + ", service 1", "ip -batch, first"}, {nameFloor + ", service 500", "ip -batch, 500th"},
+	}
+	return chart{"The first and the 500th service of a host (no probe, no announcement): median, with quartiles", []panel{
+		r.panel("services-add", "cnitool add: ms, "+less, names), r.panel("services-del", "cnitool del: ms, "+less, names),
+	}}
+}
+
+// label is a contender and what a chart calls it.
+type label struct{ name, text string }
+
+// chart is one figure of panels below each other.
+type chart struct {
+	title  string
+	panels []panel
+}
+
+// panel is one comparison as horizontal bars.
+type panel struct {
+	title string
+	bars  []bar
+	// wait is the part of the first bar in which nothing is done but to wait.
+	wait    float64
+	waitFor string
+	log     bool
+}
+
+type bar struct {
+	text string
+	ours bool
+	Spread
+}
+
+// figure is the median with three digits, and without an exponent.
+func (b bar) figure() string {
+	if b.Median >= 100 {
+		return fmt.Sprintf("%.0f", b.Median)
+	}
+	return fmt.Sprintf("%.3g", b.Median)
+}
+
+// panel takes what there is of a comparison; without any it has no bars.
+func (r *Results) panel(id, title string, names []label) panel {
+	p := panel{title: title}
+	for _, n := range names {
+		if s, ok := r.find(id).of(n.name); ok {
+			p.bars = append(p.bars, bar{n.text, strings.HasPrefix(n.name, nameDefault) || strings.HasSuffix(n.name, "-> VIP"), s.Spread})
 		}
-		b.WriteString("E\n")
-		fmt.Fprintf(&plot, ", $c%d using 2:3:4:xtic(1) title %q lc rgb %q", i, col.title, colours[i])
 	}
-	return b.String() + "plot " + strings.TrimPrefix(plot.String(), ", ") + "\n"
+	return p
+}
+
+const (
+	barHeight    = 26
+	panelHeading = 80
+	chartHeading = 44
+)
+
+// script is gnuplot's, or "" if a panel has nothing to show.
+func (c chart) script() string {
+	height := chartHeading
+	for _, p := range c.panels {
+		if len(p.bars) == 0 {
+			return ""
+		}
+		height += panelHeading + barHeight*len(p.bars)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, style, height)
+	fmt.Fprintf(&b, "set multiplot\nset label 1 %q at screen 0.5,%g center font \"Helvetica Bold,15\" textcolor rgb \"#241f31\"\n", c.title, 1-22/float64(height))
+	top := float64(height - chartHeading)
+	for _, p := range c.panels {
+		p.write(&b, top/float64(height), (top-float64(panelHeading+barHeight*len(p.bars)))/float64(height), float64(height))
+		top -= float64(panelHeading + barHeight*len(p.bars))
+		b.WriteString("unset label 1\n")
+	}
+	return b.String() + "unset multiplot\n"
+}
+
+// write draws a panel between two heights, as parts of the figure's.
+func (p panel) write(b *strings.Builder, top, bottom, height float64) {
+	fmt.Fprintf(b, "set lmargin at screen 0.34\nset rmargin at screen 0.95\nset tmargin at screen %g\nset bmargin at screen %g\n", top-38/height, bottom+36/height)
+	fmt.Fprintf(b, "set title %q offset 0,-0.4\n", p.title)
+	from, longest := "0", 0.0
+	for _, bar := range p.bars {
+		longest = max(longest, bar.Q3)
+	}
+	if p.log {
+		b.WriteString("set logscale x\n")
+		from, longest = "10", 3*longest
+	}
+	// Room for the figure behind the longest bar.
+	fmt.Fprintf(b, "set xrange [%s:%g]\nset yrange [0.4:%g]\nset ytics (", from, 1.12*longest, float64(len(p.bars))+0.6)
+	for i, bar := range p.bars {
+		fmt.Fprintf(b, "%s%q %d", strings.Repeat(", ", min(i, 1)), bar.text, len(p.bars)-i)
+	}
+	fmt.Fprintf(b, ") scale 0\n$bars << E\n")
+	for i, bar := range p.bars {
+		colour := colourOther
+		if bar.ours {
+			colour = colourOurs
+		}
+		fmt.Fprintf(b, "%d %g %g %g %s %s\n", len(p.bars)-i, bar.Median, bar.Q1, bar.Q3, strings.Replace(colour, "#", "0x", 1), bar.figure())
+	}
+	fmt.Fprintf(b, "E\nset style fill solid 1 noborder\nset key %s\n", map[bool]string{true: "inside bottom right samplen 1", false: "off"}[p.wait > 0])
+	fmt.Fprintf(b, "plot $bars using (0):1:(%s):2:($1-0.33):($1+0.33):5 with boxxyerror lc rgb variable notitle", from)
+	if p.wait > 0 {
+		first := p.bars[0]
+		fmt.Fprintf(b, ", '+' using (0):(%d):(%g):(%g):(%g):(%g) every ::::0 with boxxyerror fs solid 1 lc rgb %q title %q",
+			len(p.bars), first.Median-p.wait, first.Median, float64(len(p.bars))-0.33, float64(len(p.bars))+0.33, colourProbe, p.waitFor)
+	}
+	b.WriteString(", $bars using 2:1:3:4 with xerrorbars pt 0 lc rgb \"#241f31\" lw 1 notitle")
+	b.WriteString(", $bars using 4:1:(\"  \".strcol(6)) with labels left tc rgb \"#241f31\" notitle\n")
+	if p.log {
+		b.WriteString("unset logscale x\n")
+	}
 }
 
 // scaling draws what more VIPs cost.
 func (r *Results) scaling() string {
-	unit, ok := r.find("vips-add-1").of(nameFloor)
-	if !ok {
+	if _, ok := r.find("vips-add-1").of(nameFloor); !ok {
 		return ""
 	}
 	var b, plot strings.Builder
-	fmt.Fprintf(&b, style, 460)
-	b.WriteString("set title \"One service: time / that of an ADD of 1 VIP by ip -batch\"\nset logscale xy\nset xlabel \"VIPs\"\nset xrange [0.8:1300]\n")
+	fmt.Fprintf(&b, style, 470)
+	b.WriteString("set title \"What more VIPs cost one service: ms, less is better (no probe, no announcement; median, with quartiles)\"\nset grid ytics\n" +
+		"set logscale xy\nset xlabel \"VIPs of the service\"\nset ylabel \"ms\"\nset xrange [0.8:1300]\nset key bottom right\n")
 	for i, curve := range []struct{ title, id, name string }{
-		{"ADD, macvlan-vip", "vips-add-%d", nameQuiet}, {"ADD, ip -batch", "vips-add-%d", nameFloor},
-		{"ADD, article's commands", "vips-add-%d", nameArticle}, {"CHECK, macvlan-vip", "vips-check-%d", nameQuiet},
+		{"cnitool add, macvlan-vip", "vips-add-%d", nameQuiet}, {"ip -batch: kernel operations alone", "vips-add-%d", nameFloor},
+		{"the article's commands", "vips-add-%d", nameArticle}, {"cnitool check, macvlan-vip", "vips-check-%d", nameQuiet},
 	} {
 		fmt.Fprintf(&b, "$c%d << E\n", i)
 		for _, n := range sizes {
 			if s, ok := r.find(fmt.Sprintf(curve.id, n)).of(curve.name); ok {
-				fmt.Fprintf(&b, "%d %g %g %g\n", n, s.Median/unit.Median, s.Q1/unit.Median, s.Q3/unit.Median)
+				fmt.Fprintf(&b, "%d %g %g %g\n", n, s.Median, s.Q1, s.Q3)
 			}
 		}
 		b.WriteString("E\n")
-		fmt.Fprintf(&plot, ", $c%d using 1:2:3:4 with yerrorlines title %q lw 2 pt 7 lc rgb %q", i, curve.title, colours[i])
+		fmt.Fprintf(&plot, ", $c%d using 1:2:3:4 with yerrorlines title %q lw 2 pt 7 ps 0.6 lc rgb %q", i, curve.title, colours[i])
 	}
 	return b.String() + "plot " + strings.TrimPrefix(plot.String(), ", ") + "\n"
 }

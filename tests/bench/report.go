@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -143,23 +144,54 @@ func (r *Results) regressions(last *Results) (all []string) {
 	return all
 }
 
-const (
-	resultsBegin = "<!-- results: `make bench` writes what follows -->\n"
-	resultsEnd   = "<!-- end of the results -->\n"
-)
+// summary and results name the parts of the README that a run writes.
+const summary, results = "summary", "results"
 
-// intoReadme replaces the results in a README.
+func begin(part string) string { return "<!-- " + part + ": `make bench` writes what follows -->\n" }
+func end(part string) string   { return "<!-- end of the " + part + " -->\n" }
+
+// intoReadme replaces what a run writes in a README.
 func (r *Results) intoReadme(path string) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	head, rest, begun := strings.Cut(string(data), resultsBegin)
-	_, tail, ended := strings.Cut(rest, resultsEnd)
-	if !begun || !ended {
-		return fmt.Errorf("%s: no place for the results, which is between %q and %q", path, strings.TrimSpace(resultsBegin), strings.TrimSpace(resultsEnd))
+	page := string(data)
+	for part, text := range map[string]string{summary: r.summary(), results: r.markdown()} {
+		head, rest, begun := strings.Cut(page, begin(part))
+		_, tail, ended := strings.Cut(rest, end(part))
+		if !begun || !ended {
+			return fmt.Errorf("%s: no place for the %s, which is between %q and %q", path, part, begin(part), end(part))
+		}
+		page = head + begin(part) + text + end(part) + tail
 	}
-	return os.WriteFile(path, []byte(head+resultsBegin+r.markdown()+resultsEnd+tail), 0o644)
+	return os.WriteFile(path, []byte(page), 0o644)
+}
+
+// summary is what a reader wants to know first, in units of this machine.
+func (r *Results) summary() string {
+	add, del := r.find("add-next"), r.find("del-next")
+	whole, unasked, article := add.median(nameDefault), add.median(nameNoProbe), add.median(nameArticle)
+	var b strings.Builder
+	fmt.Fprintf(&b, "\nOn %s:\n\n", r.Machine)
+	fmt.Fprintf(&b, "* Attaching a service with two VIPs takes **%.0f ms**: %.0f ms of work, and %.0f ms of\n  waiting for answers to the conflict probe. The article's commands take %.0f ms and ask\n  nobody.\n", whole, unasked, whole-unasked, article)
+	fmt.Fprintf(&b, "* Detaching it takes **%.0f ms**, nearly all of it the kernel's removal of the link.\n", del.median(nameDefault))
+	for _, c := range []struct{ id, text string }{
+		{"throughput", "TCP throughput from the LAN to a VIP is **%.2f** of that to an address of the host"},
+		{"http-latency", "HTTP latency from the LAN to a VIP is **%.2f** of that to an address of the host"},
+	} {
+		fmt.Fprintf(&b, "* "+c.text+".\n", r.find(c.id).median("LAN -> VIP")/r.find(c.id).median("LAN -> host's own netns"))
+	}
+	return b.String() + "\n"
+}
+
+// median is a contender's, NaN where it was not measured.
+func (c Comparison) median(name string) float64 {
+	s, ok := c.of(name)
+	if !ok {
+		return math.NaN()
+	}
+	return s.Median
 }
 
 // markdown holds ratios only: a time means nothing on another machine.
