@@ -145,7 +145,7 @@ func (a *attachment) findHostAddresses() error {
 	}
 	for _, h := range addrs {
 		if h.Stable && h.Neighbourly {
-			a.facts.HostAddresses = append(a.facts.HostAddresses, h.Prefix.Addr())
+			a.facts.HostAddresses = append(a.facts.HostAddresses, h)
 		}
 	}
 	if err := a.checkVIPs(addrs); err != nil {

@@ -65,8 +65,23 @@ func open(args *skel.CmdArgs) (*attachment, error) {
 		k.Close()
 		return nil, err
 	}
-	a.want = a.facts.Plan()
+	if a.want, err = a.plan(); err != nil {
+		k.Close()
+		return nil, err
+	}
 	return a, nil
+}
+
+// plan is the way between host and VIPs, and what keeps it on its link where
+// the service has others.
+func (a *attachment) plan() (plan.Desired, error) {
+	want := a.facts.Plan()
+	if !a.conf.ReturnPath {
+		return want, nil
+	}
+	paths, err := paths(a.k.Service, a.args.IfName, ways(want))
+	want.Add(paths)
+	return want, err
 }
 
 func cmdAdd(args *skel.CmdArgs) error {
@@ -97,8 +112,8 @@ func (a *attachment) add() error {
 	if err := reconcile.Apply(a.k, a.want, &a.undo); err != nil {
 		return err
 	}
-	if before == nil {
-		return nil
+	if err := a.shareNamespace(); err != nil || before == nil {
+		return err
 	}
 	return reconcile.Remove(a.k, before.Desired.Minus(a.want))
 }

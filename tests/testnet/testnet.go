@@ -156,14 +156,14 @@ func (n *Namespace) TryIP(args string) (string, error) {
 	return out.String(), nil
 }
 
-// Snapshot is the namespace's whole state of links, addresses, routes and
+// Snapshot is the namespace's whole state of links, addresses, routes, rules and
 // permanent neighbours, without what changes by itself.
 func (n *Namespace) Snapshot() string {
 	n.t.Helper()
 	var b strings.Builder
 	for _, query := range []string{
 		"-o link show", "-o address show scope global", "-4 route show table all", "-6 route show table all proto static",
-		"-6 route show table all proto 118", "neigh show nud permanent",
+		"-6 route show table all proto 118", "-4 rule show", "-6 rule show", "neigh show nud permanent",
 	} {
 		fmt.Fprintf(&b, "# ip %s\n%s", query, n.IP(query))
 	}

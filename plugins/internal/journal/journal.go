@@ -202,6 +202,15 @@ func remove(path string) error {
 // List gives the attachments of a network, those whose record was never
 // finished as well.
 func (s *Store) List(network string) ([]Key, error) {
+	return s.list(func(key Key) bool { return key.Network == network })
+}
+
+// Siblings gives a container's other attachments.
+func (s *Store) Siblings(of Key) ([]Key, error) {
+	return s.list(func(key Key) bool { return key.ContainerID == of.ContainerID && key != of })
+}
+
+func (s *Store) list(is func(Key) bool) ([]Key, error) {
 	dir, err := s.folder(attachments)
 	if err != nil {
 		return nil, ignoreMissing(err)
@@ -213,7 +222,7 @@ func (s *Store) List(network string) ([]Key, error) {
 	var keys []Key
 	for _, entry := range entries {
 		name, isRecord := strings.CutSuffix(strings.TrimSuffix(entry.Name(), tmp), ".json")
-		if key, ok := parseKey(name); isRecord && ok && key.Network == network {
+		if key, ok := parseKey(name); isRecord && ok && is(key) {
 			keys = append(keys, key)
 		}
 	}

@@ -159,7 +159,8 @@ func (n *Namespace) defaultRouteLink() (string, error) {
 	return "", cnierr.Config("master", "", "not set, and the host has no default route to take it from", "set master to the uplink's name; or, if the route is still to come, "+cnierr.TryAgain+" later")
 }
 
-// Addresses lists the namespace's addresses, loopback's left out.
+// Addresses lists the namespace's addresses, those of the loopback network
+// (127.0.0.0/8, ::1) left out.
 func (n *Namespace) Addresses() ([]plan.AddrFacts, error) {
 	links, err := n.handle.LinkList()
 	if err != nil {
@@ -190,6 +191,7 @@ func (n *Namespace) Addresses() ([]plan.AddrFacts, error) {
 			Prefix:      prefix,
 			Link:        a.LinkIndex,
 			Stable:      a.Scope == unix.RT_SCOPE_UNIVERSE && a.Flags&passing == 0 && prefix.Addr().IsGlobalUnicast(),
+			Loopback:    link&unix.IFF_LOOPBACK != 0,
 			Neighbourly: link&(unix.IFF_LOOPBACK|unix.IFF_NOARP|unix.IFF_POINTOPOINT) == 0,
 		})
 	}

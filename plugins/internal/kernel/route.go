@@ -3,7 +3,9 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
@@ -97,11 +99,13 @@ func sameDestination(have netlink.Route, r plan.Route) bool {
 	return ok && dst == r.Dst.Masked() && have.Priority == metricOf(r)
 }
 
-// metricOf fills in what the kernel makes of an IPv6 metric of 0
+// defaultMetric6 is what the kernel makes of an IPv6 metric of 0
 // (IP6_RT_PRIO_USER).
+const defaultMetric6 = 1024
+
 func metricOf(r plan.Route) int {
 	if r.Metric == 0 && r.Dst.Addr().Is6() {
-		return 1024
+		return defaultMetric6
 	}
 	return r.Metric
 }
@@ -123,16 +127,12 @@ func (k *Kernel) RemoveRoutes(side plan.Side, all []plan.Route) error {
 
 // routes lists routes of a table, until a dump was not interrupted by a change.
 func (n *Namespace) routes(family int, filter *netlink.Route) ([]netlink.Route, error) {
-	mask := netlink.RT_FILTER_TABLE
-	if filter.LinkIndex != 0 {
-		mask |= netlink.RT_FILTER_OIF
-	}
 	// Best effort: with it the kernel filters a dump, which matters on a host
 	// that holds the Internet's routes. The library's other requests carry
 	// more than strict checking allows.
 	_ = n.handle.SetStrictCheck(true)
 	defer func() { _ = n.handle.SetStrictCheck(false) }()
-	routes, err := n.handle.RouteListFiltered(family, filter, mask)
+	routes, err := n.handle.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE)
 	// With strict checking a table that was never filled is ENOENT.
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
@@ -140,7 +140,68 @@ func (n *Namespace) routes(family int, filter *netlink.Route) ([]netlink.Route, 
 	if err != nil {
 		return nil, fmt.Errorf("%s: list routes of table %s: %w", n.side, plan.TableName(filter.Table), err)
 	}
+	routes = slices.Collect(singlePaths(routes))
+	if filter.LinkIndex != 0 {
+		routes = slices.DeleteFunc(routes, func(r netlink.Route) bool { return r.LinkIndex != filter.LinkIndex })
+	}
 	return routes, nil
+}
+
+// singlePaths takes routes of several hops apart: the kernel makes one of two
+// IPv6 routes with gateways that are alike but for their links.
+func singlePaths(routes []netlink.Route) iter.Seq[netlink.Route] {
+	return func(yield func(netlink.Route) bool) {
+		for _, r := range routes {
+			hops := r.MultiPath
+			if len(hops) == 0 {
+				hops = []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw, Flags: r.Flags}}
+			}
+			for _, hop := range hops {
+				r.LinkIndex, r.Gw, r.Flags, r.MultiPath = hop.LinkIndex, hop.Gw, hop.Flags, nil
+				if !yield(r) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// RoutesOf lists the unicast routes out of a link in the main table, but for
+// those of this project's to a single address, which have a record.
+func (n *Namespace) RoutesOf(link string) (all []plan.Route, err error) {
+	l, err := n.link(link)
+	if err != nil {
+		return nil, err
+	}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		routes, err := n.routes(family, &netlink.Route{Table: unix.RT_TABLE_MAIN, LinkIndex: l.Attrs().Index})
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range routes {
+			p, ok := planned(r)
+			ours := r.Protocol == plan.Protocol && p.Dst.IsSingleIP() && !p.Gateway.IsValid()
+			if ok && !ours && r.Type == unix.RTN_UNICAST {
+				p.Side, p.Link = n.side, link
+				all = append(all, p)
+			}
+		}
+	}
+	return all, nil
+}
+
+// planned is the plan by which AddRoutes makes a route of the main table.
+func planned(r netlink.Route) (p plan.Route, ok bool) {
+	p.Dst, ok = destination(r)
+	p.Gateway, _ = config.AddrOf(r.Gw)
+	p.Source, _ = config.AddrOf(r.Src)
+	p.OnLink = r.Flags&unix.RTNH_F_ONLINK != 0
+	p.MTU, p.AdvMSS = r.MTU, r.AdvMSS
+	// The kernel makes the one of the other (metricOf).
+	if p.Metric = r.Priority; p.Dst.Addr().Is6() && p.Metric == defaultMetric6 {
+		p.Metric = 0
+	}
+	return p, ok
 }
 
 type routeKey struct {

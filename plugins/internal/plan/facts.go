@@ -36,6 +36,8 @@ type AddrFacts struct {
 	Link   int
 	// Stable addresses are global, and neither temporary nor on their way out.
 	Stable bool
+	// Loopback says that the address is on lo, by way of which nothing leaves.
+	Loopback bool
 	// Neighbourly links resolve addresses by ARP or NDP.
 	Neighbourly bool
 }

@@ -19,8 +19,13 @@ type Hairpin struct {
 	// reached with whatever source the kernel takes.
 	Sources map[netip.Addr]netip.Addr
 	// HostAddresses are those that the host may use towards a VIP.
-	HostAddresses []netip.Addr
+	HostAddresses []AddrFacts
 }
+
+// farMetric is the metric of the service's routes to addresses that the host
+// has on other links than the master: a service that is on their LAN, too, goes
+// there directly. It is worse than the metric that an IPv6 route has by itself.
+const farMetric = 2000
 
 // Plan gives the host a route to every VIP and the service one to every
 // address of the host. Both ways get permanent neighbour entries, because
@@ -48,8 +53,16 @@ func (h Hairpin) Plan() Desired {
 
 func (h Hairpin) returnPath() Desired {
 	var d Desired
+	near := map[netip.Addr]bool{}
+	for _, a := range h.HostAddresses {
+		near[a.Prefix.Addr()] = a.Link == h.HostLink.Lower
+	}
 	for _, addr := range h.peers() {
-		d.Routes = append(d.Routes, Route{Side: Service, Link: h.ServiceLink.Name, Dst: single(addr)})
+		route := Route{Side: Service, Link: h.ServiceLink.Name, Dst: single(addr)}
+		if !near[addr] {
+			route.Metric = farMetric
+		}
+		d.Routes = append(d.Routes, route)
 		d.Neighbours = append(d.Neighbours, Neighbour{Side: Service, Link: h.ServiceLink.Name, Addr: addr, MAC: h.HostLink.MAC})
 	}
 	return d
@@ -61,7 +74,10 @@ func (h Hairpin) peers() []netip.Addr {
 	for _, vip := range h.VIPs {
 		families[vip.Is4()] = true
 	}
-	candidates := slices.Clone(h.HostAddresses)
+	var candidates []netip.Addr
+	for _, a := range h.HostAddresses {
+		candidates = append(candidates, a.Prefix.Addr())
+	}
 	for _, src := range h.Sources {
 		candidates = append(candidates, src)
 	}

@@ -94,6 +94,15 @@ type Route struct {
 	Exclusive bool `json:"exclusive,omitempty"`
 }
 
+// Rule leads what is sent from some addresses to a table of their own
+// (ip-rule(8)).
+type Rule struct {
+	Side     Side         `json:"side"`
+	From     netip.Prefix `json:"from"`
+	Table    int          `json:"table"`
+	Priority int          `json:"priority"`
+}
+
 // Neighbour is a permanent neighbour entry.
 type Neighbour struct {
 	Side Side       `json:"side"`
@@ -110,6 +119,7 @@ type Desired struct {
 	Sysctls    []Sysctl    `json:"sysctls,omitempty"`
 	Addresses  []Address   `json:"addresses,omitempty"`
 	Routes     []Route     `json:"routes,omitempty"`
+	Rules      []Rule      `json:"rules,omitempty"`
 	Neighbours []Neighbour `json:"neighbours,omitempty"`
 }
 
@@ -119,16 +129,18 @@ func (d *Desired) Add(o Desired) {
 	d.Sysctls = append(d.Sysctls, o.Sysctls...)
 	d.Addresses = append(d.Addresses, o.Addresses...)
 	d.Routes = append(d.Routes, o.Routes...)
+	d.Rules = append(d.Rules, o.Rules...)
 	d.Neighbours = append(d.Neighbours, o.Neighbours...)
 }
 
-// Minus returns the addresses, routes and neighbours of d that are not in o:
+// Minus returns the addresses, routes, rules and neighbours of d that are not in o:
 // what has to go when o replaces d. Links and sysctls are not compared, since
 // a configuration's change of these needs a new attachment.
 func (d Desired) Minus(o Desired) Desired {
 	return Desired{
 		Addresses:  minus(d.Addresses, o.Addresses, func(a Address) string { return a.String() }),
 		Routes:     minus(d.Routes, o.Routes, Route.identity),
+		Rules:      minus(d.Rules, o.Rules, Rule.String),
 		Neighbours: minus(d.Neighbours, o.Neighbours, Neighbour.identity),
 	}
 }
@@ -178,6 +190,7 @@ func (a Address) Where() Side   { return a.Side }
 func (a Address) Dev() string   { return a.Link }
 func (r Route) Where() Side     { return r.Side }
 func (r Route) Dev() string     { return r.Link }
+func (r Rule) Where() Side      { return r.Side }
 func (n Neighbour) Where() Side { return n.Side }
 func (n Neighbour) Dev() string { return n.Link }
 
@@ -217,6 +230,10 @@ func (r Route) String() string {
 		fmt.Fprintf(&b, " src %s", r.Source)
 	}
 	return b.String()
+}
+
+func (r Rule) String() string {
+	return fmt.Sprintf("%s: rule from %s lookup %d priority %d", r.Side, r.From, r.Table, r.Priority)
 }
 
 func (n Neighbour) String() string {

@@ -3,6 +3,7 @@ package plan
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -217,20 +218,26 @@ func TestResult(t *testing.T) {
 func TestHairpinPlan(t *testing.T) {
 	addr, prefix := netip.MustParseAddr, netip.MustParsePrefix
 	v4, v6, h4, h6, other := addr("192.0.2.10"), addr("2001:db8::10"), addr("192.0.2.1"), addr("2001:db8::1"), addr("172.17.0.1")
+	on := func(link int, addrs ...netip.Addr) (facts []AddrFacts) {
+		for _, a := range addrs {
+			facts = append(facts, AddrFacts{Prefix: single(a), Link: link})
+		}
+		return facts
+	}
 	h := Hairpin{
 		Conf:          &config.Hairpin{Table: 255, Metric: 100, ReturnPath: true},
-		HostLink:      LinkFacts{Name: "mv-int", MAC: "02:00:00:00:00:01"},
+		HostLink:      LinkFacts{Name: "mv-int", MAC: "02:00:00:00:00:01", Lower: 2},
 		ServiceLink:   LinkFacts{Name: "mv0", MAC: "02:00:00:00:00:02"},
 		VIPs:          []netip.Addr{v4, v6},
 		Sources:       map[netip.Addr]netip.Addr{v4: h4, v6: h6},
-		HostAddresses: []netip.Addr{h4, other, h6, h4},
+		HostAddresses: slices.Concat(on(2, h4), on(3, other), on(2, h6, h4)),
 	}
 	want := Desired{
 		Sysctls: []Sysctl{{Side: Host, Key: "net/ipv6/conf/mv-int/disable_ipv6", Value: "0", Kept: true}},
 		Routes: []Route{
 			{Side: Host, Link: "mv-int", Dst: prefix("192.0.2.10/32"), Source: h4, Table: 255, Metric: 100, Exclusive: true},
 			{Side: Host, Link: "mv-int", Dst: prefix("2001:db8::10/128"), Source: h6, Table: 255, Metric: 100, Exclusive: true},
-			{Side: Service, Link: "mv0", Dst: prefix("172.17.0.1/32")},
+			{Side: Service, Link: "mv0", Dst: prefix("172.17.0.1/32"), Metric: 2000},
 			{Side: Service, Link: "mv0", Dst: prefix("192.0.2.1/32")},
 			{Side: Service, Link: "mv0", Dst: prefix("2001:db8::1/128")},
 		},

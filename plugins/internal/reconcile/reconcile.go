@@ -38,6 +38,7 @@ func Apply(k *kernel.Kernel, d plan.Desired, undo *Undo) error {
 		func() error { return addAddresses(k, d.Addresses, undo) },
 		func() error { return setNeighbours(k, d.Neighbours, undo) },
 		func() error { return addRoutes(k, d.Routes, undo) },
+		func() error { return addRules(k, d.Rules, undo) },
 	} {
 		if err := step(); err != nil {
 			return err
@@ -124,6 +125,16 @@ func addRoutes(k *kernel.Kernel, all []plan.Route, undo *Undo) error {
 	})
 }
 
+func addRules(k *kernel.Kernel, all []plan.Rule, undo *Undo) error {
+	return onBothSides(all, func(side plan.Side, mine []plan.Rule) error {
+		made, err := k.AddRules(side, mine)
+		if len(made) > 0 {
+			undo.Push(func() error { return k.RemoveRules(side, made) })
+		}
+		return err
+	})
+}
+
 // Verify says, one line an item, how the kernel differs from the plan.
 func Verify(k *kernel.Kernel, d plan.Desired) (drift []string, err error) {
 	for _, l := range d.Links {
@@ -153,6 +164,9 @@ func verifySide(k *kernel.Kernel, side plan.Side, d plan.Desired) (drift []strin
 		},
 		func() ([]string, error) {
 			return k.CheckRoutes(side, onSide(side, d.Routes))
+		},
+		func() ([]string, error) {
+			return k.CheckRules(side, onSide(side, d.Rules))
 		},
 		func() ([]string, error) {
 			return k.CheckNeighbours(side, onSide(side, d.Neighbours))
@@ -196,6 +210,7 @@ func Remove(k *kernel.Kernel, d plan.Desired) error {
 	var errs []error
 	for _, side := range []plan.Side{plan.Host, plan.Service} {
 		errs = append(errs,
+			k.RemoveRules(side, onSide(side, d.Rules)),
 			k.RemoveRoutes(side, onSide(side, d.Routes)),
 			k.RemoveNeighbours(side, onSide(side, d.Neighbours)),
 			k.RemoveAddresses(side, onSide(side, d.Addresses)))

@@ -70,6 +70,11 @@ func whole() plan.Desired {
 			{Side: plan.Service, Link: "mv0", Dst: prefix("192.0.2.1/32")},
 			{Side: plan.Service, Link: "mv0", Dst: prefix("0.0.0.0/0"), Gateway: addr("198.51.100.1"), OnLink: true, MTU: 1300},
 			{Side: plan.Service, Link: "mv0", Dst: prefix("::/0"), Gateway: addr("2001:db8::1"), Metric: 7},
+			{Side: plan.Service, Link: "mv0", Dst: prefix("0.0.0.0/0"), Gateway: addr("192.0.2.2"), Table: 118002},
+		},
+		Rules: []plan.Rule{
+			{Side: plan.Service, From: prefix("192.0.2.10/31"), Table: 118002, Priority: 11801},
+			{Side: plan.Service, From: prefix("2001:db8::10/128"), Table: 118002, Priority: 11800},
 		},
 		Neighbours: []plan.Neighbour{
 			{Side: plan.Host, Link: "mv-int", Addr: addr("192.0.2.10"), MAC: serviceMAC},
@@ -110,6 +115,9 @@ func TestApplyVerifyRemove(t *testing.T) {
 		{"service", "address show mv0", "inet6 2001:db8::10/64 scope global nodad"},
 		{"service", "route show", "default via 198.51.100.1 dev mv0 proto 118 onlink mtu 1300"},
 		{"service", "-6 route show", "default via 2001:db8::1 dev mv0 proto 118 metric 7"},
+		{"service", "route show table 118002", "default via 192.0.2.2 dev mv0 proto 118"},
+		{"service", "-4 rule show", "11801:	from 192.0.2.10/31 lookup 118002 proto 118"},
+		{"service", "-6 rule show", "11800:	from 2001:db8::10 lookup 118002 proto 118"},
 	} {
 		n := l.host
 		if want.netns == "service" {

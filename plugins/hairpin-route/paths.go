@@ -1,0 +1,102 @@
+package main
+
+import (
+	"net/netip"
+	"slices"
+
+	"macvlan-vip/plugins/internal/journal"
+	"macvlan-vip/plugins/internal/kernel"
+	"macvlan-vip/plugins/internal/plan"
+	"macvlan-vip/plugins/internal/reconcile"
+)
+
+// paths plans that the answers of a link's addresses leave by it. ways are the
+// routes to the host that the link has, or is to get.
+func paths(n *kernel.Namespace, link string, ways []plan.Route) (plan.Desired, error) {
+	addrs, err := n.Addresses()
+	if err != nil {
+		return plan.Desired{}, err
+	}
+	p := plan.Paths{}
+	if p.Link, _, err = n.Link(link); err != nil {
+		return plan.Desired{}, err
+	}
+	for _, a := range addrs {
+		addr := a.Prefix.Addr()
+		switch {
+		case a.Link == p.Link.Index:
+			p.Own = append(p.Own, addr)
+		case !a.Loopback:
+			p.Others = append(p.Others, addr)
+		}
+	}
+	// Link-local ones name their link, and are the same on each.
+	local := func(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
+	p.Own, p.Others = slices.DeleteFunc(p.Own, local), slices.DeleteFunc(p.Others, local)
+	if len(p.Others) > 0 {
+		if p.Routes, err = n.RoutesOf(link); err != nil {
+			return plan.Desired{}, err
+		}
+	}
+	p.Routes = append(p.Routes, ways...)
+	return p.Plan(), nil
+}
+
+// ways are a plan's routes to the host.
+func ways(d plan.Desired) (routes []plan.Route) {
+	for _, r := range d.Routes {
+		if r.Side == plan.Service && r.Table == 0 {
+			routes = append(routes, r)
+		}
+	}
+	return routes
+}
+
+// shareNamespace gives the attachments that had the namespace before this one
+// what a link needs that is not alone in it. It becomes theirs, by their own
+// records, so each of them can go first. A runtime does one thing at a time to
+// a container (CNI specification, "Lifecycle & Ordering"), so nobody else
+// writes these records meanwhile.
+func (a *attachment) shareNamespace() error {
+	if len(a.want.Rules) == 0 {
+		return nil
+	}
+	siblings, err := a.store.Siblings(a.key)
+	if err != nil {
+		return err
+	}
+	for _, key := range siblings {
+		rec, err := a.store.Load(key)
+		if err == nil && rec != nil {
+			err = a.extend(rec)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// extend adds what is missing to a sibling that is in the namespace, and to
+// its record.
+func (a *attachment) extend(rec *journal.Record) error {
+	if _, found, err := a.k.Service.Link(rec.IfName); err != nil || !found || len(ways(rec.Desired)) == 0 {
+		return err
+	}
+	want, err := paths(a.k.Service, rec.IfName, ways(rec.Desired))
+	if err != nil {
+		return err
+	}
+	missing := want.Minus(rec.Desired)
+	if len(missing.Rules)+len(missing.Routes) == 0 {
+		return nil
+	}
+	missing.Sysctls = want.Sysctls
+	before := *rec
+	rec.Desired.Add(missing)
+	a.undo.Push(func() error { return a.store.Save(&before) })
+	if err := a.store.Save(rec); err != nil {
+		return err
+	}
+	return reconcile.Apply(a.k, missing, &a.undo)
+}

@@ -1,0 +1,117 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"macvlan-vip/plugins/internal/cnierr"
+	"macvlan-vip/plugins/internal/config"
+	"macvlan-vip/plugins/internal/plan"
+)
+
+// toTable is the action of a rule that leads to a table (FR_ACT_TO_TBL in
+// linux/fib_rules.h).
+const toTable = 1
+
+// AddRules adds rules of one side, and gives those that were not there. After
+// an error, too, others may have been added.
+func (k *Kernel) AddRules(side plan.Side, all []plan.Rule) (made []plan.Rule, err error) {
+	return k.changeRules(side, all, unix.RTM_NEWRULE, create, func(r plan.Rule, err error) error {
+		if errors.Is(err, unix.EEXIST) {
+			return nil
+		}
+		return &cnierr.Error{Code: types.ErrInternal, Text: "add " + r.String(), Cause: err}
+	})
+}
+
+// RemoveRules removes rules of one side; one that is not there is no error.
+func (k *Kernel) RemoveRules(side plan.Side, all []plan.Rule) error {
+	_, err := k.changeRules(side, all, unix.RTM_DELRULE, 0, func(r plan.Rule, err error) error {
+		if isAbsent(err) {
+			return nil
+		}
+		return fmt.Errorf("remove %s: %w", r, err)
+	})
+	if errors.Is(err, errGone) {
+		return nil
+	}
+	return err
+}
+
+// changeRules makes one change a rule. judge is as for changeSide.
+func (k *Kernel) changeRules(side plan.Side, all []plan.Rule, kind, flags int, judge func(plan.Rule, error) error) (made []plan.Rule, err error) {
+	if len(all) == 0 {
+		return nil, nil
+	}
+	n, err := k.On(side)
+	if err != nil {
+		return nil, err
+	}
+	requests := make([]*nl.NetlinkRequest, len(all))
+	for i, r := range all {
+		requests[i] = ruleRequest(kind, flags, r)
+	}
+	var errs []error
+	for i, a := range n.ask(requests) {
+		if a.err == nil {
+			made = append(made, all[i])
+			continue
+		}
+		errs = append(errs, judge(all[i], a.err))
+	}
+	return made, errors.Join(errs...)
+}
+
+// ruleRequest asks for a change of a rule; its header is that of a route with
+// other names (struct fib_rule_hdr in linux/fib_rules.h).
+func ruleRequest(kind, flags int, r plan.Rule) *nl.NetlinkRequest {
+	msg := nl.NewRtDelMsg()
+	msg.Family = uint8(familyOf(r.From.Addr()))
+	msg.Src_len = uint8(r.From.Bits())
+	msg.Type = toTable
+	msg.Scope = 0
+	req := nl.NewNetlinkRequest(kind, flags)
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(nl.FRA_SRC, r.From.Addr().AsSlice()))
+	req.AddData(nl.NewRtAttr(nl.FRA_TABLE, nl.Uint32Attr(uint32(r.Table))))
+	req.AddData(nl.NewRtAttr(nl.FRA_PRIORITY, nl.Uint32Attr(uint32(r.Priority))))
+	req.AddData(nl.NewRtAttr(nl.FRA_PROTOCOL, []byte{plan.Protocol}))
+	return req
+}
+
+// CheckRules says which rules of one side are missing, from one dump a family.
+func (k *Kernel) CheckRules(side plan.Side, all []plan.Rule) (drift []string, err error) {
+	if len(all) == 0 {
+		return nil, nil
+	}
+	n, err := k.On(side)
+	if err != nil {
+		return nil, err
+	}
+	have := map[plan.Rule]bool{}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		rules, err := n.handle.RuleListFiltered(family, &netlink.Rule{}, 0)
+		if err != nil {
+			return nil, fmt.Errorf("%s: list rules: %w", n.side, err)
+		}
+		for _, r := range rules {
+			if r.Protocol != plan.Protocol || r.Src == nil {
+				continue
+			}
+			if from, ok := config.PrefixOf(*r.Src); ok {
+				have[plan.Rule{Side: side, From: from, Table: r.Table, Priority: r.Priority}] = true
+			}
+		}
+	}
+	for _, r := range all {
+		if !have[r] {
+			drift = append(drift, r.String()+": missing")
+		}
+	}
+	return drift, nil
+}
