@@ -154,7 +154,13 @@ func (a *attachment) findHostAddresses() error {
 	if err := a.checkSource(addrs); err != nil {
 		return err
 	}
-	a.facts.Sources, err = a.sources(addrs)
+	if a.facts.Sources, err = a.sources(addrs); err != nil {
+		return err
+	}
+	if a.facts.Masquerades, err = a.masquerades(addrs); err != nil {
+		return err
+	}
+	a.facts.Networks, err = a.networks(addrs)
 	return err
 }
 

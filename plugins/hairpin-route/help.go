@@ -14,6 +14,8 @@ Keys beside "type", with defaults in brackets:
   metric         of these routes [100]
   source         the host's source address: one, or a list with one of each
                  family [the address that a LAN peer would see]
+  hostNetworks   networks behind the host that reach the VIPs unmasqueraded: one
+                 or a list, or "connected" for all that it has addresses in [none]
   returnPath     give the netns a way back to the host's addresses [true]
 
 Example, a file in /etc/cni/net.d:

@@ -192,6 +192,7 @@ func TestRefusals(t *testing.T) {
 		{"host side down", `"hostInterface": "mv-down"`, prev, types.ErrTryAgainLater, []string{"hostInterface", `"mv-down"`, "try again"}},
 		{"host side elsewhere", `"hostInterface": "mv-other"`, prev, invalid, []string{"hostInterface", `"mv-other"`, "master"}},
 		{"source not the host's", `"source": "192.0.2.99"`, prev, invalid, []string{"source", "192.0.2.99"}},
+		{"a host's network on the LAN", `"hostNetworks": "192.0.2.128/25"`, prev, invalid, []string{"hostNetworks", "192.0.2.128/25", "LAN"}},
 		{"VIP is the host's", ``, strings.Replace(prev, "192.0.2.10/", "192.0.2.1/", 1), cnierr.AddressConflict, []string{"192.0.2.1"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -149,6 +149,12 @@ func TestErrors(t *testing.T) {
 		{`"source": "192.0.2.1/24"`, "", hairpin, config, []string{"source", "192.0.2.1/24"}},
 		{`"source": 5`, "", hairpin, config, []string{"source", "5"}},
 		{`"source": ["192.0.2.1", "192.0.2.2"]`, "", hairpin, config, []string{"source", "192.0.2.2"}},
+		{`"hostNetworks": 5`, "", hairpin, config, []string{"hostNetworks", "5"}},
+		{`"hostNetworks": "docker0"`, "", hairpin, config, []string{"hostNetworks", "docker0"}},
+		{`"hostNetworks": ["172.17.0.1/16"]`, "", hairpin, config, []string{"hostNetworks", "172.17.0.1/16"}},
+		{`"hostNetworks": "0.0.0.0/0"`, "", hairpin, config, []string{"hostNetworks", "0.0.0.0/0"}},
+		{`"hostNetworks": "fe80::/64"`, "", hairpin, config, []string{"hostNetworks", "fe80::/64"}},
+		{`"hostNetworks": "connected", "returnPath": false`, "", hairpin, config, []string{"hostNetworks", "returnPath"}},
 		{`"source": "0.0.0.0"`, "", hairpin, config, []string{"source", "0.0.0.0"}},
 		{`"returnPath": "yes"`, "", hairpin, decode, []string{"returnPath"}},
 	}
@@ -196,6 +202,8 @@ func TestHairpinKeys(t *testing.T) {
 		{`"table": 100000`, Hairpin{Table: 100000, Metric: 100, ReturnPath: true}},
 		{`"table": "77"`, Hairpin{Table: 77, Metric: 100, ReturnPath: true}},
 		{`"source": "192.0.2.1"`, Hairpin{Table: 255, Metric: 100, ReturnPath: true, Source: []netip.Addr{addr("192.0.2.1")}}},
+		{`"hostNetworks": "connected"`, Hairpin{Table: 255, Metric: 100, ReturnPath: true, ConnectedNetworks: true}},
+		{`"hostNetworks": ["fd17::/64", "connected"]`, Hairpin{Table: 255, Metric: 100, ReturnPath: true, ConnectedNetworks: true, HostNetworks: []netip.Prefix{netip.MustParsePrefix("fd17::/64")}}},
 		{`"source": ["2001:db8::1", "192.0.2.1"]`, Hairpin{Table: 255, Metric: 100, ReturnPath: true, Source: []netip.Addr{addr("2001:db8::1"), addr("192.0.2.1")}}},
 	}
 	for _, tt := range tests {
@@ -204,7 +212,7 @@ func TestHairpinKeys(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(&tt.want, got, cmpopts.IgnoreFields(Hairpin{}, "NetConf"), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+			if diff := cmp.Diff(&tt.want, got, cmpopts.IgnoreFields(Hairpin{}, "NetConf"), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -290,7 +298,7 @@ func FuzzParseMacvlan(f *testing.F) {
 }
 
 func FuzzParseHairpin(f *testing.F) {
-	f.Add(conf(`"table": "local", "metric": 100, "source": ["192.0.2.1"], "returnPath": true`))
+	f.Add(conf(`"table": "local", "metric": 100, "source": ["192.0.2.1"], "hostNetworks": ["172.17.0.0/16", "connected"], "returnPath": true`))
 	f.Add(conf(`"prevResult": {"cniVersion": "1.1.0", "interfaces": [{"name": "mv-int"}, {"name": "mv0", "sandbox": "/run/netns/x"}], "ips": [{"address": "192.0.2.1/24", "interface": 1}]}`))
 	f.Add(conf(`"cniVersion": "0.2.0", "prevResult": {"ip4": {"ip": "192.0.2.1/24"}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {

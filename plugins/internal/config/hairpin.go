@@ -23,6 +23,10 @@ type Hairpin struct {
 	// Source holds at most one address of each family; where a family has
 	// none, the address that a LAN peer would see is found out.
 	Source []netip.Addr
+	// HostNetworks lie behind the host, and reach the VIPs without masquerading;
+	// ConnectedNetworks adds those that the host has addresses in.
+	HostNetworks      []netip.Prefix
+	ConnectedNetworks bool
 	// ReturnPath says whether the service's netns gets a way to the host.
 	ReturnPath bool
 }
@@ -33,6 +37,7 @@ type hairpinJSON struct {
 	Table         json.RawMessage `json:"table"`
 	Metric        *int            `json:"metric"`
 	Source        json.RawMessage `json:"source"`
+	HostNetworks  json.RawMessage `json:"hostNetworks"`
 	ReturnPath    *bool           `json:"returnPath"`
 }
 
@@ -62,8 +67,58 @@ func ParseHairpin(stdin []byte) (*Hairpin, error) {
 	if conf.Table, err = parseTable(raw.Table); err != nil {
 		return nil, err
 	}
-	conf.Source, err = parseSource(raw.Source)
-	return conf, err
+	if conf.Source, err = parseSource(raw.Source); err != nil {
+		return nil, err
+	}
+	if err := conf.parseHostNetworks(raw.HostNetworks); err != nil {
+		return nil, err
+	}
+	if !conf.ReturnPath && (conf.ConnectedNetworks || len(conf.HostNetworks) > 0) {
+		return nil, cnierr.Config("hostNetworks", string(raw.HostNetworks), "needs the way back to the host, and returnPath is false", "leave out one of the two")
+	}
+	return conf, nil
+}
+
+// connected stands for the networks that the host has addresses in.
+const connected = "connected"
+
+// parseHostNetworks takes one network, or a list; one can be "connected".
+func (h *Hairpin) parseHostNetworks(data json.RawMessage) error {
+	texts, ok := oneOrMore(data)
+	if !ok {
+		return cnierr.Config("hostNetworks", string(data), "neither a network nor a list of networks", `use "connected" or ["172.17.0.0/16", "fd17::/64"]`)
+	}
+	for _, text := range texts {
+		if text == connected {
+			h.ConnectedNetworks = true
+			continue
+		}
+		network, err := netip.ParsePrefix(text)
+		switch {
+		case err != nil:
+			return cnierr.Config("hostNetworks", text, "not a network", `use a form such as 172.17.0.0/16, or "connected"`)
+		case network != network.Masked():
+			return cnierr.Config("hostNetworks", text, "an address in a network", "use the network: "+network.Masked().String())
+		case network.Bits() == 0:
+			return cnierr.Config("hostNetworks", text, "a default route", "give the VIPs one of the host's addresses as their gateway instead")
+		case !network.Addr().IsGlobalUnicast() || network.Addr().Is4In6():
+			return cnierr.Config("hostNetworks", text, "no network of hosts", "name a network that lies behind the host")
+		}
+		h.HostNetworks = append(h.HostNetworks, network)
+	}
+	return nil
+}
+
+// oneOrMore takes a string, or a list of strings, or nothing.
+func oneOrMore(data json.RawMessage) (texts []string, ok bool) {
+	if len(data) == 0 || string(data) == "null" {
+		return nil, true
+	}
+	var one string
+	if json.Unmarshal(data, &one) == nil {
+		return []string{one}, true
+	}
+	return texts, json.Unmarshal(data, &texts) == nil
 }
 
 // parseTable takes a number, or one of the names that the kernel itself fixes.
@@ -96,14 +151,8 @@ func parseTable(data json.RawMessage) (int, error) {
 
 // parseSource takes one address, or a list with at most one of each family.
 func parseSource(data json.RawMessage) ([]netip.Addr, error) {
-	if len(data) == 0 || string(data) == "null" {
-		return nil, nil
-	}
-	var texts []string
-	var one string
-	if err := json.Unmarshal(data, &one); err == nil {
-		texts = []string{one}
-	} else if err := json.Unmarshal(data, &texts); err != nil {
+	texts, ok := oneOrMore(data)
+	if !ok {
 		return nil, cnierr.Config("source", string(data), "neither an address nor a list of addresses", `use "192.0.2.1" or ["192.0.2.1", "2001:db8::1"]`)
 	}
 	var sources []netip.Addr

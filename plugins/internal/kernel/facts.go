@@ -181,16 +181,19 @@ func (n *Namespace) Addresses() ([]plan.AddrFacts, error) {
 		if !ok || prefix.Addr().IsLoopback() {
 			continue
 		}
-		passing := unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+		unfit := unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+		passing := unfit
 		// The same bit says of an IPv4 address that it is the second in its
 		// subnet (IFA_F_SECONDARY), which will last.
 		if prefix.Addr().Is6() {
 			passing |= unix.IFA_F_TEMPORARY
 		}
+		global := a.Scope == unix.RT_SCOPE_UNIVERSE && prefix.Addr().IsGlobalUnicast()
 		facts = append(facts, plan.AddrFacts{
 			Prefix:      prefix,
 			Link:        a.LinkIndex,
-			Stable:      a.Scope == unix.RT_SCOPE_UNIVERSE && a.Flags&passing == 0 && prefix.Addr().IsGlobalUnicast(),
+			Stable:      global && a.Flags&passing == 0,
+			Usable:      global && a.Flags&unfit == 0,
 			Loopback:    link&unix.IFF_LOOPBACK != 0,
 			Neighbourly: link&(unix.IFF_LOOPBACK|unix.IFF_NOARP|unix.IFF_POINTOPOINT) == 0,
 		})

@@ -36,6 +36,9 @@ type AddrFacts struct {
 	Link   int
 	// Stable addresses are global, and neither temporary nor on their way out.
 	Stable bool
+	// Usable addresses are global, and neither deprecated nor tentative; a
+	// temporary one is usable for as long as it lasts.
+	Usable bool
 	// Loopback says that the address is on lo, by way of which nothing leaves.
 	Loopback bool
 	// Neighbourly links resolve addresses by ARP or NDP.

@@ -20,11 +20,16 @@ type Hairpin struct {
 	Sources map[netip.Addr]netip.Addr
 	// HostAddresses are those that the host may use towards a VIP.
 	HostAddresses []AddrFacts
+	// Masquerades are those that the kernel puts in place of the source of what
+	// the host forwards to a VIP, for a rule that says masquerade.
+	Masquerades []netip.Addr
+	// Networks lie behind the host, which the service is to answer through it.
+	Networks []netip.Prefix
 }
 
-// farMetric is the metric of the service's routes to addresses that the host
-// has on other links than the master: a service that is on their LAN, too, goes
-// there directly. It is worse than the metric that an IPv6 route has by itself.
+// farMetric is the metric of the service's routes to what the host has on other
+// links than the master: a service that is on their LAN, too, goes there
+// directly. It is worse than the metric that an IPv6 route has by itself.
 const farMetric = 2000
 
 // Plan gives the host a route to every VIP and the service one to every
@@ -65,7 +70,23 @@ func (h Hairpin) returnPath() Desired {
 		d.Routes = append(d.Routes, route)
 		d.Neighbours = append(d.Neighbours, Neighbour{Side: Service, Link: h.ServiceLink.Name, Addr: addr, MAC: h.HostLink.MAC})
 	}
+	for _, network := range h.Networks {
+		if via := h.source(network.Addr().Is4()); via.IsValid() {
+			d.Routes = append(d.Routes, Route{Side: Service, Link: h.ServiceLink.Name, Dst: network, Gateway: via, OnLink: true, Metric: farMetric})
+		}
+	}
 	return d
+}
+
+// source is the host's address towards the first VIP of a family; the zero Addr
+// where there is none.
+func (h Hairpin) source(v4 bool) netip.Addr {
+	for _, vip := range h.VIPs {
+		if src := h.Sources[vip]; vip.Is4() == v4 && src.IsValid() {
+			return src
+		}
+	}
+	return netip.Addr{}
 }
 
 // peers are the host's addresses, of the families that the VIPs have, once each.
@@ -74,7 +95,7 @@ func (h Hairpin) peers() []netip.Addr {
 	for _, vip := range h.VIPs {
 		families[vip.Is4()] = true
 	}
-	var candidates []netip.Addr
+	candidates := slices.Clone(h.Masquerades)
 	for _, a := range h.HostAddresses {
 		candidates = append(candidates, a.Prefix.Addr())
 	}

@@ -67,7 +67,7 @@ func cover(mine, others []netip.Addr) []netip.Prefix {
 }
 
 func coverSorted(mine, others []netip.Addr) []netip.Prefix {
-	all := commonPrefix(mine[0], mine[len(mine)-1])
+	all := CommonPrefix(mine[0], mine[len(mine)-1])
 	others = only(others, all.Contains)
 	if len(others) == 0 || all.IsSingleIP() {
 		return []netip.Prefix{all}
@@ -78,8 +78,8 @@ func coverSorted(mine, others []netip.Addr) []netip.Prefix {
 	return append(coverSorted(mine[:i], others), coverSorted(mine[i:], others)...)
 }
 
-// commonPrefix is the longest that holds two addresses of one family.
-func commonPrefix(a, b netip.Addr) netip.Prefix {
+// CommonPrefix is the longest that holds two addresses of one family.
+func CommonPrefix(a, b netip.Addr) netip.Prefix {
 	bits := a.BitLen()
 	for !netip.PrefixFrom(a, bits).Contains(b) {
 		bits--
