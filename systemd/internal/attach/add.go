@@ -1,7 +1,9 @@
 package attach
 
 import (
+	"cmp"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -9,6 +11,8 @@ import (
 
 	"macvlan-vip/systemd/internal/cnitool"
 	"macvlan-vip/systemd/internal/facts"
+	"macvlan-vip/systemd/internal/networks"
+	"macvlan-vip/systemd/internal/record"
 	"macvlan-vip/systemd/internal/sdlog"
 	"macvlan-vip/systemd/internal/settings"
 )
@@ -16,13 +20,50 @@ import (
 // retryInterval parts the tries of an ADD.
 const retryInterval = 500 * time.Millisecond
 
-// add adds the namespace to its network, and tells what there is then.
+// add adds the namespace to the network that is configured for it.
 func (n *Netns) add() error {
-	if err := n.mark(); err != nil {
+	now, err := n.configured()
+	if err != nil {
+		return err
+	}
+	want, err := now.wanted()
+	if err != nil {
+		return err
+	}
+	return now.addAs(want)
+}
+
+// wanted is what is configured, as an ADD records it.
+func (n *Netns) wanted() (record.Attachment, error) {
+	found, _, err := networks.Find(n.ConfDir, n.Network)
+	if err == nil && found == nil {
+		err = networks.Missing(n.Namespace)
+	}
+	if err != nil {
+		return record.Attachment{}, err
+	}
+	return record.Attachment{
+		Network: n.Network, Config: found.Text, IfName: n.IfName, CNIPath: n.CNIPath, CNIArgs: n.CNIArgs, CapArgs: n.CapArgs, Env: n.Env,
+		Unit: n.unit(),
+	}, nil
+}
+
+// unit is the one that this process is of: the shim or, the article's way, the
+// one that gives access to it.
+func (n *Netns) unit() string { return cmp.Or(os.Getenv("SYSTEMD_NETNS_UNIT"), n.Shim()) }
+
+// addAs adds the namespace to its network, with a record of it before and after,
+// and tells what there is then.
+func (n *Netns) addAs(a record.Attachment) error {
+	if err := n.keep(a); err != nil {
 		return err
 	}
 	result, err := n.addPatiently()
 	if err != nil {
+		return err
+	}
+	n.complete(&a)
+	if err := n.keep(a); err != nil {
 		return err
 	}
 	if err := n.tell(result); err != nil {
@@ -31,12 +72,33 @@ func (n *Netns) add() error {
 	return n.giveDNS(result.DNS)
 }
 
+// keep records an attachment beside others, which an undo has left.
+func (n *Netns) keep(a record.Attachment) error {
+	// One that is damaged was used for what it was good for by the undo before.
+	all, _ := record.Load(n.Name)
+	return record.Save(n.Name, record.Put(all, a))
+}
+
+// complete adds what cnitool knows after an ADD.
+func (n *Netns) complete(a *record.Attachment) {
+	known, err := cnitool.Remembered(n.Namespace)
+	if err != nil {
+		n.Say(sdlog.LevelWarning, "%v", err)
+	}
+	for _, k := range known {
+		if k.Same(*a) && len(k.Config) > 0 {
+			a.Config, a.Result = k.Config, k.Result
+		}
+	}
+}
+
 // addPatiently tries again while an error says that it may pass. It tells an
 // error when it comes up, not each time.
 func (n *Netns) addPatiently() (*current.Result, error) {
 	deadline := time.Now().Add(n.Retry)
 	said := ""
 	for {
+		n.Extend(2 * cnitool.Patience)
 		result, err := n.cni("add")
 		if err == nil || !strings.Contains(err.Error(), cnitool.TryAgain) {
 			return result, err

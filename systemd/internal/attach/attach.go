@@ -1,11 +1,13 @@
 // Package attach is what the units of a network namespace run: it makes the
 // namespace, adds it to its CNI network, repairs it, and undoes all that.
+//
+// Undoing and repairing go by the record of what was made (package record). Only
+// an ADD, and the question what was edited since, read what is configured.
 package attach
 
 import (
 	"errors"
 	"os"
-	"path/filepath"
 
 	current "github.com/containernetworking/cni/pkg/types/100"
 
@@ -14,10 +16,6 @@ import (
 	"macvlan-vip/systemd/internal/sdlog"
 	"macvlan-vip/systemd/internal/settings"
 )
-
-// markDir holds a file for each namespace that was, or was to be, added to
-// a network: like IPAM's leases it outlives a power cut.
-const markDir = "/var/lib/systemd-netns"
 
 // ErrSaid is an error that has been told already.
 var ErrSaid = errors.New("said")
@@ -35,16 +33,22 @@ var Verbs = map[string]func(*Netns) error{
 	"clear":  (*Netns).clear,
 }
 
-// Netns is a network namespace with what is configured for it.
+// Netns is a network namespace: by its name alone, or with the settings of an
+// attachment.
 type Netns struct {
 	sdlog.Voice
 	settings.Namespace
 }
 
-// Open reads what is configured for a namespace.
+// Open opens a namespace, and reads no settings.
 func Open(name string) (*Netns, error) {
-	n, err := settings.Load(name)
-	return &Netns{sdlog.New(name), n}, err
+	return &Netns{sdlog.New(name), settings.Named(name)}, settings.CheckName(name)
+}
+
+// configured is the namespace with what is configured for it now.
+func (n *Netns) configured() (*Netns, error) {
+	now, err := settings.Load(n.Name)
+	return &Netns{n.Voice, now}, err
 }
 
 // cni runs cnitool, and passes on what the plugins have to say.
@@ -62,21 +66,5 @@ func (n *Netns) look(result *current.Result) (facts.Facts, error) {
 
 func (n *Netns) exists() bool {
 	_, err := os.Lstat(n.Path)
-	return err == nil
-}
-
-// mark notes that the namespace is about to be added to a network, so that a
-// start that follows a crash knows that there is something to undo.
-func (n *Netns) mark() error {
-	if err := os.MkdirAll(markDir, 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(n.markFile(), nil, 0o600)
-}
-
-func (n *Netns) markFile() string { return filepath.Join(markDir, n.Name) }
-
-func (n *Netns) marked() bool {
-	_, err := os.Lstat(n.markFile())
 	return err == nil
 }

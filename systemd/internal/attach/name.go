@@ -88,8 +88,9 @@ func (n *Netns) clearTheWay() error {
 	return n.removeName()
 }
 
-// remove removes the namespace, which goes when its last process does.
-func (n *Netns) remove() error { return onHost(n.removeName) }
+// remove removes the namespace, which goes when its last process does. It comes
+// last of all, and fails if something was left to be undone.
+func (n *Netns) remove() error { return errors.Join(onHost(n.removeName), n.undone()) }
 
 // removeName does what `ip netns delete` does. A plain file, which something
 // else has made, goes as well.
@@ -102,7 +103,11 @@ func (n *Netns) removeName() error {
 }
 
 func (n *Netns) clear() error {
-	return errors.Join(n.undo(), n.remove())
+	err := n.undo()
+	if errors.Is(err, ErrSaid) {
+		err = nil // remove tells.
+	}
+	return errors.Join(err, n.remove())
 }
 
 // attach gives the namespace of the shim's process a name, the article's way.

@@ -1,48 +1,130 @@
 package attach
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"macvlan-vip/systemd/internal/cnitool"
+	"macvlan-vip/systemd/internal/networks"
+	"macvlan-vip/systemd/internal/record"
 	"macvlan-vip/systemd/internal/sdlog"
+	"macvlan-vip/systemd/internal/settings"
 	"macvlan-vip/systemd/internal/units"
 )
 
-// repair puts right what CHECK finds missing.
+// repair puts right what CHECK finds missing of what was made.
 func (n *Netns) repair() error {
 	if err := n.rename(); err != nil {
 		return err
 	}
-	_, err := n.cni("check")
-	if err == nil {
-		return n.leaveAsIs()
-	}
-	n.Say(sdlog.LevelWarning, "%v", err)
-	if err := n.add(); err != nil {
-		return err
-	}
-	_, err = n.cni("check")
-	return err
-}
-
-// leaveAsIs is for what needs no repair, but may be out of date.
-func (n *Netns) leaveAsIs() error {
-	known, err := cnitool.Remembered(n.Namespace)
-	if err != nil || len(known) == 0 {
-		return err
-	}
-	what, err := known[0].Edited(n.Namespace)
+	a, err := n.current()
 	if err != nil {
 		return err
 	}
-	if what == "" {
-		n.Say(sdlog.LevelInfo, "all is as it should be")
-	} else {
-		n.Say(sdlog.LevelNotice, "all is as it was made, but %s has changed since: %s", what, cnitool.Renewal(n.Namespace))
+	return n.mend(a, n.edited(a))
+}
+
+// current is what was made last.
+func (n *Netns) current() (record.Attachment, error) {
+	known, err := cnitool.Known(n.Namespace)
+	known = slices.DeleteFunc(known, func(a record.Attachment) bool { return len(a.Config) == 0 })
+	if len(known) == 0 {
+		if err == nil {
+			err = fmt.Errorf("nothing is known of an attachment")
+		}
+		return record.Attachment{}, fmt.Errorf("%w; `systemctl restart %s` makes it anew", err, n.Shim())
 	}
-	// The host's DNS servers may be others now.
-	return n.giveDNS(known[0].Result().DNS)
+	if err != nil {
+		n.Say(sdlog.LevelWarning, "%v", err)
+	}
+	return known[len(known)-1], nil
+}
+
+// edited says what was edited since. Settings that cannot be read are an edit.
+func (n *Netns) edited(a record.Attachment) networks.Edit {
+	now, err := n.configured()
+	if err != nil {
+		return networks.Edit{What: fmt.Sprintf("%s (%v)", settings.EnvFile(n.Name), err)}
+	}
+	return networks.Edited(a, now.Namespace)
+}
+
+// mend checks and repairs by the configuration that the attachment was made with.
+func (n *Netns) mend(a record.Attachment, edit networks.Edit) error {
+	then, forget, err := n.asMade(a)
+	if err != nil {
+		return err
+	}
+	defer forget()
+	_, err = then.cni("check")
+	if err == nil {
+		n.tellUntouched(edit)
+		// The host's DNS servers may be others now.
+		return n.giveDNS(cnitool.Result(a).DNS)
+	}
+	n.Say(sdlog.LevelWarning, "%v", err)
+	if err := then.addAs(a); err != nil {
+		return err
+	}
+	n.tellEdit(edit)
+	_, err = then.cni("check")
+	return err
+}
+
+// asMade is the namespace with the settings that an attachment was made with. The
+// network's file is in a folder that forget removes.
+func (n *Netns) asMade(a record.Attachment) (then *Netns, forget func(), err error) {
+	dir, err := os.MkdirTemp("", "systemd-netns.")
+	if err != nil {
+		return nil, nil, err
+	}
+	forget = func() { os.RemoveAll(dir) }
+	file := "then.conflist"
+	if !networks.IsList(a.Config) {
+		file = "then.conf"
+	}
+	if err := os.WriteFile(filepath.Join(dir, file), a.Config, 0o600); err != nil {
+		forget()
+		return nil, nil, err
+	}
+	made := n.Namespace
+	made.Network, made.ConfDir, made.IfName = a.Network, dir, a.IfName
+	made.CNIPath, made.CNIArgs, made.CapArgs, made.Env = pluginPath(a), a.CNIArgs, a.CapArgs, a.Env
+	made.Retry = repairPatience
+	return &Netns{n.Voice, made}, forget, nil
+}
+
+// repairPatience is how long a repair waits for what may pass.
+const repairPatience = 10 * time.Second
+
+// pluginPath is where the plugins of an attachment were, and then where they are
+// by default: they can have been installed anew elsewhere.
+func pluginPath(a record.Attachment) string {
+	path := filepath.SplitList(a.CNIPath)
+	for _, dir := range filepath.SplitList(settings.CNIPath()) {
+		if !slices.Contains(path, dir) {
+			path = append(path, dir)
+		}
+	}
+	return strings.Join(path, ":")
+}
+
+func (n *Netns) tellUntouched(edit networks.Edit) {
+	if edit.What == "" {
+		n.Say(sdlog.LevelInfo, "all is as it should be")
+		return
+	}
+	n.Say(sdlog.LevelNotice, "all is as it was made, but %s has changed since: %s", edit.What, networks.Renewal(n.Namespace))
+}
+
+func (n *Netns) tellEdit(edit networks.Edit) {
+	if edit.What != "" {
+		n.Say(sdlog.LevelNotice, "repaired as it was made, but %s has changed since: %s", edit.What, networks.Renewal(n.Namespace))
+	}
 }
 
 // rename gives the namespace its name back: `ip netns delete` takes away the

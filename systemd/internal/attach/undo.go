@@ -1,75 +1,217 @@
 package attach
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"time"
 
+	"macvlan-vip/systemd/internal/chain"
 	"macvlan-vip/systemd/internal/cnitool"
+	"macvlan-vip/systemd/internal/facts"
 	"macvlan-vip/systemd/internal/files"
 	"macvlan-vip/systemd/internal/networks"
+	"macvlan-vip/systemd/internal/record"
 	"macvlan-vip/systemd/internal/sdlog"
+	"macvlan-vip/systemd/internal/settings"
+)
+
+const (
+	// pluginPatience is how long a plugin's DEL may take. It waits for nothing
+	// but, with some IPAM plugins, a server.
+	pluginPatience = 10 * time.Second
+	// undoPatience bounds an undo in all, and is within the units' TimeoutStopSec=.
+	undoPatience = 25 * time.Second
 )
 
 // undo takes the namespace out of every network that it was added to, as these
-// were then: file and environment may have been changed since, or be gone.
-// cnitool remembers an ADD that succeeded; of another one the plugins know.
+// were then. What cannot be undone stays in the record, so that the next start,
+// stop or clear tries again, and so that remove tells.
 func (n *Netns) undo() error {
-	known, err := cnitool.Remembered(n.Namespace)
-	if err != nil {
-		return err
-	}
-	if len(known) == 0 && !n.marked() {
-		return nil
-	}
-	for _, a := range known {
-		err = errors.Join(err, n.undoAs(a))
-	}
-	if len(known) == 0 {
-		_, err = n.cni("del")
-		if errors.Is(err, networks.ErrNone) {
-			// There was none to add it to, then, as an ADD has said.
-			err = nil
-		}
-	}
+	made, guessed, err := n.toUndo()
 	if err != nil {
 		n.Say(sdlog.LevelWarning, "%v", err)
+	}
+	if len(made) == 0 {
+		return nil
+	}
+	n.Extend(undoPatience + pluginPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), undoPatience)
+	defer cancel()
+	n.stopRepairs()
+	var left []record.Attachment
+	for _, a := range made {
+		if err := n.undoAs(ctx, a); err != nil {
+			n.Say(sdlog.LevelErr, "%v", err)
+			left = append(left, a)
+		}
+	}
+	for _, a := range guessed {
+		n.undoGuessed(ctx, a)
+	}
+	if err := errors.Join(n.forgetDNS(), record.Save(n.Name, left)); err != nil {
+		return err
+	}
+	if len(left) > 0 {
 		return ErrSaid
 	}
+	return nil
+}
+
+// stopRepairs notes in the record that nothing of it is to be repaired any more.
+func (n *Netns) stopRepairs() {
+	all, err := record.Load(n.Name)
+	if err != nil || len(all) == 0 {
+		return
+	}
+	for i := range all {
+		all[i].Undoing = true
+	}
+	if err := record.Save(n.Name, all); err != nil {
+		n.Say(sdlog.LevelWarning, "%v", err)
+	}
+}
+
+// toUndo finds out what was made: by the record or, where that cannot tell, by
+// cnitool's and the plugins' memory. Where these, too, name no more than a network,
+// made is what our plugins can undo with nothing else, and guessed is that network
+// as it is configured now.
+func (n *Netns) toUndo() (made, guessed []record.Attachment, err error) {
+	all, err := record.Load(n.Name)
+	if err == nil && len(all) > 0 {
+		return all, nil, nil
+	}
+	damaged := err != nil
+	if all, err = cnitool.Remembered(n.Namespace); damaged && err == nil {
+		err = fmt.Errorf("the record of what was made is empty or damaged; going by what cnitool and the plugins know")
+	}
+	for _, a := range n.inJournals() {
+		if !slices.ContainsFunc(all, a.Same) {
+			all = append(all, a)
+		}
+	}
+	now, confErr := n.configured()
+	if len(all) == 0 && damaged {
+		all = append(all, record.Attachment{
+			Network: cmp.Or(now.Network, settings.NetworkName(n.Name)), IfName: cmp.Or(now.IfName, settings.DefaultIfName),
+		})
+	}
+	for i, a := range all {
+		if len(a.Config) > 0 {
+			continue
+		}
+		if found, _, err := networks.Find(now.ConfDir, a.Network); confErr == nil && err == nil && found != nil {
+			a.Config, a.CNIPath, a.CNIArgs, a.CapArgs = found.Text, now.CNIPath, now.CNIArgs, now.CapArgs
+			guessed = append(guessed, a)
+		}
+		all[i] = record.Attachment{Network: a.Network, IfName: a.IfName, Config: ownPlugins}
+	}
+	return all, guessed, err
+}
+
+// ownPlugins is a network as far as our plugins need one to clean up.
+var ownPlugins = []byte(`{"cniVersion": "1.1.0", "plugins": [{"type": "macvlan-vip"}, {"type": "hairpin-route"}]}`)
+
+// inJournals finds the attachments that the plugins' records name: files
+// NETWORK:CONTAINER:IFNAME.json.
+func (n *Netns) inJournals() (all []record.Attachment) {
+	id := ":" + cnitool.ContainerID(n.Namespace) + ":"
+	found, err := filepath.Glob("/run/cni/*/netns-*/attachments/*" + id + "*.json")
+	if err != nil {
+		return nil
+	}
+	for _, file := range found {
+		network, rest, _ := strings.Cut(filepath.Base(file), id)
+		a := record.Attachment{Network: network, IfName: strings.TrimSuffix(rest, ".json")}
+		if !slices.ContainsFunc(all, a.Same) {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// undoAs undoes an ADD with the configuration that it had.
+func (n *Netns) undoAs(ctx context.Context, a record.Attachment) error {
+	result := cnitool.Result(a)
+	before, err := facts.Look(n.Path, a.IfName, result)
+	if err != nil {
+		n.Say(sdlog.LevelWarning, "look at what is to be removed: %v", err)
+	}
+	logs, errs := chain.Delete(ctx, n.request(a))
+	if logs != "" {
+		n.Say(sdlog.LevelWarning, "%s", logs)
+	}
+	after, err := facts.Look(n.Path, a.IfName, result)
+	if err != nil {
+		n.Say(sdlog.LevelWarning, "look at what was removed: %v", err)
+	}
+	for _, line := range before.Removed(after, a.Network) {
+		n.Say(sdlog.LevelInfo, "%s", line)
+	}
+	if len(errs) == 0 {
+		return cnitool.Forget(n.Namespace, a)
+	}
+	return n.notUndone(a, errs, after)
+}
+
+func (n *Netns) request(a record.Attachment) chain.Request {
+	return chain.Request{
+		Network: a.Network, Config: a.Config, ContainerID: cnitool.ContainerID(n.Namespace), Netns: n.Path, IfName: a.IfName,
+		Path: filepath.SplitList(pluginPath(a)), Args: a.CNIArgs, CapArgs: a.CapArgs, Env: a.Env, Result: a.Result, Timeout: pluginPatience,
+		// Its own record has CNI_PATH from the beginning.
+		Failed: len(a.Result) == 0 && a.CNIPath != "",
+	}
+}
+
+// notUndone says what could not be undone, and what the kernel still holds.
+func (n *Netns) notUndone(a record.Attachment, errs []error, left facts.Facts) error {
+	then := n.Namespace
+	then.Network, then.IfName, then.CNIPath, then.ConfDir = a.Network, a.IfName, pluginPath(a), "/etc/cni/net.d"
+	lines := []string{fmt.Sprintf("network %s was not left whole:", a.Network)}
+	for _, err := range errs {
+		var p chain.Problem
+		if errors.As(err, &p) {
+			err = cnitool.Explain(then, fmt.Sprintf("plugin type=%q failed (delete): %v", p.Plugin, p.Err), "del")
+		}
+		lines = append(lines, "  "+err.Error())
+	}
+	for _, w := range left.Ways {
+		lines = append(lines, fmt.Sprintf("  still there: the host's way to %s; see `ip route show table all proto 118`", facts.List(w.VIPs)))
+	}
+	return errors.New(strings.Join(lines, "\n"))
+}
+
+// undoGuessed has the plugins of a network as it is configured now clean up, such
+// as an IPAM plugin, of which nothing but the configuration tells.
+func (n *Netns) undoGuessed(ctx context.Context, a record.Attachment) {
+	logs, errs := chain.Delete(ctx, n.request(a))
+	if logs != "" {
+		n.Say(sdlog.LevelWarning, "%s", logs)
+	}
+	for _, err := range errs {
+		n.Say(sdlog.LevelWarning, "clean up by network %s as it is configured now: %v", a.Network, err)
+	}
+}
+
+func (n *Netns) forgetDNS() error {
 	if err := files.RemoveIfThere(n.dnsFile()); err != nil {
 		return err
 	}
 	// systemd's to remove, where a unit has made it.
 	_ = os.Remove(filepath.Dir(n.dnsFile()))
-	return files.RemoveIfThere(n.markFile())
+	return nil
 }
 
-// undoAs undoes an ADD with the configuration that it had.
-func (n *Netns) undoAs(a cnitool.Attachment) error {
-	dir, err := os.MkdirTemp("", "systemd-netns.")
-	if err != nil {
-		return err
+// undone is an error while something is left to be undone, which has been told.
+func (n *Netns) undone() error {
+	left, err := record.Load(n.Name)
+	if err == nil && len(left) == 0 {
+		return nil
 	}
-	defer os.RemoveAll(dir)
-	if err := os.WriteFile(filepath.Join(dir, "then.conflist"), a.Config, 0o600); err != nil {
-		return err
-	}
-	then := *n
-	then.Network, then.IfName, then.ConfDir = a.NetworkName, a.IfName, dir
-	before, err := then.look(a.Result())
-	if err != nil {
-		n.Say(sdlog.LevelWarning, "look at what is to be removed: %v", err)
-	}
-	if _, err := then.cni("del"); err != nil {
-		return err
-	}
-	after, err := then.look(a.Result())
-	if err != nil {
-		return fmt.Errorf("look at what was removed: %w", err)
-	}
-	for _, line := range before.Removed(after, a.NetworkName) {
-		n.Say(sdlog.LevelInfo, "%s", line)
-	}
-	return nil
+	return fmt.Errorf("not all was undone, as told above; remove the cause, and then: %s clear %s", settings.Helper(), n.Name)
 }

@@ -3,42 +3,57 @@
 package cnitool
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/types/create"
 
+	"macvlan-vip/systemd/internal/chain"
 	"macvlan-vip/systemd/internal/settings"
 )
+
+// Patience is how long cnitool may take: plugins probe for some hundred
+// milliseconds, and a DHCP server answers within some seconds.
+const Patience = 30 * time.Second
 
 // Run runs cnitool for the namespace. It gives the result of an ADD, else nil,
 // and what the plugins have to say; an error is in plain words.
 func Run(n settings.Namespace, verb string) (result *current.Result, logs string, err error) {
-	cmd := exec.Command(settings.Program("cnitool"), verb, n.Network, n.Path)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.Env = append(os.Environ(), "CNI_PATH="+settings.CNIPath(), "NETCONFPATH="+n.ConfDir, "CNI_IFNAME="+n.IfName)
-	// Neither cnitool's nor a plugin's to use.
-	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET=")
-	err = cmd.Run()
+	stdout, stderr, err := chain.Run(context.Background(), chain.Command{
+		Program: settings.Program("cnitool"), Args: []string{verb, n.Network, n.Path}, Env: environment(n), Timeout: Patience,
+	})
+	logs, problem := split(stderr)
 	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	switch {
+	case errors.Is(err, chain.ErrTimeout):
+		return nil, logs, fmt.Errorf("cnitool: %w; find out what a plugin of network %q waits for: %s", err, n.Network, byHand(n, verb))
+	case errors.As(err, &exit):
+		return nil, logs, Explain(n, problem, verb)
+	case err != nil:
 		return nil, "", fmt.Errorf("run cnitool: %w; repeat `make install`, which installs it", err)
-	}
-	logs, problem := split(stderr.String())
-	if err != nil {
-		return nil, logs, explain(n, problem, verb)
-	}
-	if verb != "add" {
+	case verb != "add":
 		return nil, logs, nil
 	}
-	result, err = parseResult(stdout.Bytes())
+	result, err = parseResult(stdout)
 	return result, logs, err
+}
+
+// environment is that of cnitool and the plugins.
+func environment(n settings.Namespace) []string {
+	env := os.Environ()
+	for key, value := range n.Env {
+		env = append(env, key+"="+value)
+	}
+	// The last of two is taken. The socket is neither cnitool's nor a plugin's to
+	// use.
+	return append(env, "CNI_PATH="+n.CNIPath, "NETCONFPATH="+n.ConfDir, "CNI_IFNAME="+n.IfName,
+		"CNI_ARGS="+n.CNIArgs, "CAP_ARGS="+n.CapArgs, "NOTIFY_SOCKET=")
 }
 
 // split parts what cnitool and the plugins below it print on standard error

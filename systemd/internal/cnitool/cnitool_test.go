@@ -25,8 +25,7 @@ func TestSplit(t *testing.T) {
 
 // TestExplain: no words of libcni's are left, and each error has a remedy.
 func TestExplain(t *testing.T) {
-	t.Setenv("CNI_PATH", "/opt/cni/bin:/srv/cni")
-	n := settings.Namespace{Name: "web", Network: "lan", Path: "/run/netns/web", ConfDir: "/etc/cni/net.d", IfName: "mv0"}
+	n := settings.Namespace{Name: "web", Network: "lan", Path: "/run/netns/web", ConfDir: "/etc/cni/net.d", IfName: "mv0", CNIPath: "/opt/cni/bin:/srv/cni"}
 	for problem, want := range map[string]string{
 		`plugin type="macvlan-vip" failed (add): mode: "bad": no such macvlan mode; use one of bridge`:                       `macvlan-vip: mode: "bad": no such macvlan mode; use one of bridge`,
 		`plugin type="macvlan-vip" name="lan" failed (check): drift:\n  x; reload (systemctl reload systemd-netns@NAME)`:     `macvlan-vip: drift:\n  x; reload (systemctl reload systemd-netns@web)`,
@@ -34,11 +33,11 @@ func TestExplain(t *testing.T) {
 		`plugin type="x" failed (add): failed to find plugin "x" in path [/opt/cni/bin]`:                                     `x: failed to find plugin "x" in path [/opt/cni/bin]; install that plugin, or correct its ` + "`type` or CNI_PATH",
 		`plugin type="tuning" failed (add): plugin type="y" failed (add): error dialing: dial unix /run/cni/dhcp.sock: gone`: "y: error dialing: dial unix /run/cni/dhcp.sock: gone; start the DHCP daemon, `dhcp daemon` in the folder of the IPAM plugins",
 	} {
-		if got := explain(n, problem, "add").Error(); got != want {
+		if got := Explain(n, problem, "add").Error(); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
 	}
-	if err := explain(n, `no net configuration with name "lan" in /etc/cni/net.d`, "add"); !errors.Is(err, networks.ErrNone) {
+	if err := Explain(n, `no net configuration with name "lan" in /etc/cni/net.d`, "add"); !errors.Is(err, networks.ErrNone) {
 		t.Error(err)
 	}
 }

@@ -29,9 +29,9 @@ var hints = []struct{ text, remedy string }{
 	{"invalid character", "correct the JSON of the network or of CAP_ARGS in /etc/systemd-netns/NAME.env"},
 }
 
-// explain makes one error of what cnitool has said: the plugin, what is wrong,
+// Explain makes one error of what cnitool has said: the plugin, what is wrong,
 // and the remedy.
-func explain(n settings.Namespace, problem, verb string) error {
+func Explain(n settings.Namespace, problem, verb string) error {
 	if strings.Contains(problem, "no net configuration") {
 		return networks.Missing(n)
 	}
@@ -70,7 +70,7 @@ func hint(n settings.Namespace, problem string) string {
 }
 
 func byHand(n settings.Namespace, verb string) string {
-	return fmt.Sprintf("to see it by hand: CNI_PATH=%s NETCONFPATH=%s CNI_IFNAME=%s cnitool %s %s %s", settings.CNIPath(), n.ConfDir, n.IfName, verb, n.Network, n.Path)
+	return fmt.Sprintf("to see it by hand: CNI_PATH=%s NETCONFPATH=%s CNI_IFNAME=%s cnitool %s %s %s", n.CNIPath, n.ConfDir, n.IfName, verb, n.Network, n.Path)
 }
 
 // unwrap takes libcni's words off an error: `plugin type="x" failed (add): `.

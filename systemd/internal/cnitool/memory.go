@@ -1,93 +1,109 @@
 package cnitool
 
 import (
+	"bytes"
 	"crypto/sha512"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	current "github.com/containernetworking/cni/pkg/types/100"
 
-	"macvlan-vip/systemd/internal/networks"
+	"macvlan-vip/systemd/internal/record"
 	"macvlan-vip/systemd/internal/settings"
 )
 
 // cacheDir is libcni's.
 const cacheDir = "/var/lib/cni/results"
 
-// Attachment is what cnitool remembers of an ADD that succeeded.
-type Attachment struct {
-	Kind        string `json:"kind"`
-	ContainerID string `json:"containerId"`
-	Config      []byte `json:"config"`
-	IfName      string `json:"ifName"`
-	NetworkName string `json:"networkName"`
-	// CapabilityArgs are CAP_ARGS as they were.
-	CapabilityArgs json.RawMessage `json:"capabilityArgs"`
-	RawResult      json.RawMessage `json:"result"`
-}
-
-// Result is that of the ADD, an empty one where it cannot be read.
-func (a Attachment) Result() *current.Result {
-	if result, err := parseResult(a.RawResult); err == nil {
-		return result
+// Known gives what was made of a namespace: by its record or, where that is lost
+// or damaged, by what cnitool remembers. The error tells of a file that cannot be
+// read; what is known from elsewhere is given all the same.
+func Known(n settings.Namespace) ([]record.Attachment, error) {
+	all, err := record.Load(n.Name)
+	if err == nil && len(all) > 0 {
+		return all, nil
 	}
-	return &current.Result{}
+	all, more := Remembered(n)
+	if more == nil && len(all) > 0 {
+		return all, nil
+	}
+	return all, errors.Join(err, more)
 }
 
-// Remembered gives the attachments of a namespace, by cnitool's memory.
-func Remembered(n settings.Namespace) ([]Attachment, error) {
-	files, err := filepath.Glob(filepath.Join(cacheDir, "*-"+containerID(n.Path)+"-*"))
+// Remembered gives the attachments that cnitool remembers of a namespace. Of one
+// whose file cannot be read there is what the file's name tells, with an error.
+func Remembered(n settings.Namespace) (all []record.Attachment, err error) {
+	id := "-" + ContainerID(n) + "-"
+	files, err := filepath.Glob(filepath.Join(cacheDir, "*"+id+"*"))
 	if err != nil {
 		return nil, err
 	}
-	var all []Attachment
+	var errs []error
 	for _, file := range files {
-		data, err := os.ReadFile(file)
+		a, err := readMemory(file)
 		if err != nil {
-			return nil, err
+			errs = append(errs, fmt.Errorf("%s: %w; `systemctl restart %s` makes it anew", file, err, n.Shim()))
+			a = record.Attachment{}
+			a.Network, a.IfName, _ = strings.Cut(filepath.Base(file), id)
 		}
-		var a Attachment
-		if err := json.Unmarshal(data, &a); err != nil {
-			return nil, fmt.Errorf("%s: %w; remove that file if no attachment of it is left", file, err)
-		}
-		if a.ContainerID == containerID(n.Path) {
-			all = append(all, a)
-		}
+		all = append(all, a)
 	}
-	return all, nil
+	return all, errors.Join(errs...)
 }
 
-// containerID is cnitool's for a namespace.
-func containerID(path string) string {
-	sum := sha512.Sum512([]byte(path))
+// readMemory reads what libcni keeps of an ADD that succeeded.
+func readMemory(file string) (a record.Attachment, err error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return a, err
+	}
+	var m struct {
+		Config         []byte      `json:"config"`
+		IfName         string      `json:"ifName"`
+		NetworkName    string      `json:"networkName"`
+		CNIArgs        [][2]string `json:"cniArgs"`
+		CapabilityArgs json.RawMessage
+		Result         json.RawMessage
+	}
+	if err := json.Unmarshal(data, &m); err != nil {
+		return a, err
+	}
+	if m.NetworkName == "" || m.IfName == "" || !json.Valid(m.Config) {
+		return a, errors.New("no attachment of cnitool's")
+	}
+	pairs := make([]string, len(m.CNIArgs))
+	for i, pair := range m.CNIArgs {
+		pairs[i] = pair[0] + "=" + pair[1]
+	}
+	return record.Attachment{
+		Network: m.NetworkName, IfName: m.IfName, Config: m.Config, Result: m.Result,
+		CNIArgs: strings.Join(pairs, ";"), CapArgs: string(bytes.TrimSpace(m.CapabilityArgs)),
+	}, nil
+}
+
+// Forget drops what cnitool remembers of an attachment.
+func Forget(n settings.Namespace, a record.Attachment) error {
+	err := os.Remove(filepath.Join(cacheDir, a.Network+"-"+ContainerID(n)+"-"+a.IfName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// ContainerID is cnitool's for a namespace.
+func ContainerID(n settings.Namespace) string {
+	sum := sha512.Sum512([]byte(n.Path))
 	return fmt.Sprintf("cnitool-%x", sum[:10])
 }
 
-// Edited says what has been changed since the attachment was made, "" if
-// nothing: the next start, not a repair, puts it into effect.
-func (a Attachment) Edited(n settings.Namespace) (string, error) {
-	if n.Network != a.NetworkName {
-		return "NETWORK", nil
+// Result is that of an attachment's ADD, an empty one where it cannot be read.
+func Result(a record.Attachment) *current.Result {
+	if result, err := parseResult(a.Result); err == nil {
+		return result
 	}
-	if !networks.SameJSON([]byte(os.Getenv("CAP_ARGS")), a.CapabilityArgs) {
-		return "CAP_ARGS", nil
-	}
-	found, file, err := networks.Find(n.ConfDir, n.Network)
-	if err != nil {
-		return "", err
-	}
-	if found == nil {
-		return "the network's file", nil
-	}
-	if networks.IsMadeFrom(a.Config, found.Text) {
-		return "", nil
-	}
-	return file, nil
-}
-
-// Renewal tells how to put into effect what was edited.
-func Renewal(n settings.Namespace) string {
-	return fmt.Sprintf("`systemctl restart %s` makes it anew, and restarts what is in it", n.Shim())
+	return &current.Result{}
 }

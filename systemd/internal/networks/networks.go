@@ -90,3 +90,12 @@ func SameJSON(a, b []byte) bool {
 	}
 	return reflect.DeepEqual(av, bv)
 }
+
+// IsList tells whether a configuration is a list of plugins, rather than a single
+// one.
+func IsList(text []byte) bool {
+	var l struct {
+		Plugins []json.RawMessage `json:"plugins"`
+	}
+	return json.Unmarshal(text, &l) == nil && l.Plugins != nil
+}

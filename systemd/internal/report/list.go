@@ -11,6 +11,9 @@ import (
 	"macvlan-vip/systemd/internal/cnitool"
 	"macvlan-vip/systemd/internal/dropin"
 	"macvlan-vip/systemd/internal/facts"
+	"macvlan-vip/systemd/internal/networks"
+	"macvlan-vip/systemd/internal/record"
+	"macvlan-vip/systemd/internal/sdlog"
 	"macvlan-vip/systemd/internal/settings"
 	"macvlan-vip/systemd/internal/units"
 )
@@ -49,22 +52,23 @@ func (m member) row(out io.Writer) error {
 		return err
 	}
 	if len(known) > 0 {
-		network, vips = known[0].NetworkName, cmp.Or(facts.List(found[0].VIPs), "-")
+		network, vips = known[0].Network, cmp.Or(facts.List(found[0].VIPs), "-")
 	}
 	_, err = fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\n", m.Unit, state, m.Namespace, network, vips)
 	return err
 }
 
 // attachments are those of the service's namespace, with the facts of each.
-func (m member) attachments() ([]cnitool.Attachment, []facts.Facts, error) {
+func (m member) attachments() ([]record.Attachment, []facts.Facts, error) {
 	n := settings.Named(m.Namespace)
-	known, err := cnitool.Remembered(n)
+	known, err := cnitool.Known(n)
 	if err != nil {
-		return nil, nil, err
+		// Of the others there is something to tell.
+		sdlog.New(m.Namespace).Say(sdlog.LevelWarning, "%v", err)
 	}
 	found := make([]facts.Facts, len(known))
 	for i, a := range known {
-		if found[i], err = facts.Look(n.Path, a.IfName, a.Result()); err != nil {
+		if found[i], err = facts.Look(n.Path, a.IfName, cnitool.Result(a)); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -91,7 +95,7 @@ func Status(name string) error {
 		return err
 	}
 	for j, a := range known {
-		fmt.Println("  " + strings.Join(found[j].Made(a.NetworkName), "\n  "))
+		fmt.Println("  " + strings.Join(found[j].Made(a.Network), "\n  "))
 	}
 	if err := m.tellEdited(known); err != nil {
 		return err
@@ -103,14 +107,13 @@ func Status(name string) error {
 }
 
 // tellEdited says what of an attachment is out of date.
-func (m member) tellEdited(known []cnitool.Attachment) error {
+func (m member) tellEdited(known []record.Attachment) error {
 	n, err := settings.Load(m.Namespace)
 	if err != nil || len(known) == 0 {
 		return err
 	}
-	what, err := known[0].Edited(n)
-	if err == nil && what != "" {
-		fmt.Printf("  %s has changed since: %s\n", what, cnitool.Renewal(n))
+	if e := networks.Edited(known[0], n); e.What != "" {
+		fmt.Printf("  %s has changed since: %s\n", e.What, networks.Renewal(n))
 	}
-	return err
+	return nil
 }

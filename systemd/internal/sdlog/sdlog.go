@@ -56,8 +56,37 @@ func (v Voice) Status(format string, args ...any) {
 	}
 }
 
+// Note is Status for a process that lives on, which need not wait.
+func (v Voice) Note(format string, args ...any) {
+	if socket := os.Getenv("NOTIFY_SOCKET"); socket != "" {
+		_ = send(socket, "STATUS="+fmt.Sprintf(format, args...))
+	}
+}
+
+// Extend has systemd wait for this process for at least so long, from now on, even
+// if that is more than the unit's time-out (EXTEND_TIMEOUT_USEC=).
+func (v Voice) Extend(d time.Duration) {
+	socket := os.Getenv("NOTIFY_SOCKET")
+	if socket == "" {
+		return
+	}
+	if err := send(socket, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", d.Microseconds())); err != nil {
+		v.Say(LevelWarning, "ask systemd for more time: %v", err)
+	}
+}
+
 // notifyTimeout bounds the wait for systemd, which may be busy.
 const notifyTimeout = time.Second
+
+// send tells systemd something, without waiting until it is taken.
+func send(socket, state string) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return unix.Sendto(fd, []byte(state), 0, &unix.SockaddrUnix{Name: socket})
+}
 
 func notify(socket, state string) error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)

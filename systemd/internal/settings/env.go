@@ -1,36 +1,34 @@
 package settings
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 )
 
 // EnvFile is the environment file of a namespace.
 func EnvFile(name string) string { return filepath.Join(EnvDir, name+".env") }
 
-// loadEnv adds to the environment what the namespace's file sets there, as
-// systemd has done before it runs a unit; a person's shell has not.
-func loadEnv(name string) error {
+// readEnv reads the namespace's file, of which there may be none. The units do not
+// have systemd read it (EnvironmentFile=): with one that it cannot read none of
+// their commands would run, those that clean up included.
+func readEnv(name string) (map[string]string, error) {
 	data, err := os.ReadFile(EnvFile(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return map[string]string{}, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for key, value := range ParseEnv(string(data)) {
-		if _, set := os.LookupEnv(key); set {
-			continue
-		}
-		if err := os.Setenv(key, value); err != nil {
-			return fmt.Errorf("%s: %q: %w", EnvFile(name), key, err)
-		}
+	if !utf8.Valid(data) || bytes.ContainsRune(data, 0) {
+		return nil, fmt.Errorf("%s: not a text file; write lines of KEY=VALUE", EnvFile(name))
 	}
-	return nil
+	return ParseEnv(string(data)), nil
 }
 
 // ParseEnv reads the format of EnvironmentFile= (systemd.exec(5)): lines of

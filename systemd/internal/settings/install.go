@@ -1,7 +1,6 @@
 package settings
 
 import (
-	"cmp"
 	"os"
 	"path/filepath"
 )
@@ -34,8 +33,17 @@ func Program(name string) string {
 	return name
 }
 
-// CNIPath is where plugins are looked for. Packages have the IPAM plugins in a
+// CNIPath is where plugins are looked for by default. Packages have the IPAM plugins in a
 // folder of their own, since others have them in /opt/cni/bin, too.
 func CNIPath() string {
-	return cmp.Or(os.Getenv("CNI_PATH"), filepath.Join(Prefix(), "lib/macvlan-vip")+":/opt/cni/bin")
+	return filepath.Join(Prefix(), "lib/macvlan-vip") + ":/opt/cni/bin"
+}
+
+// Helper is the path of the program that the units run.
+func Helper() string {
+	self, err := os.Executable()
+	if err != nil {
+		return "systemd-netns-helper"
+	}
+	return self
 }

@@ -18,6 +18,8 @@ const (
 	NetnsDir = "/run/netns"
 	// EnvDir holds the namespaces' environment files.
 	EnvDir = "/etc/systemd-netns"
+	// DefaultIfName is the link's name in the namespace where none is set.
+	DefaultIfName = "mv0"
 )
 
 // Namespace is a network namespace with what is configured for it.
@@ -28,6 +30,11 @@ type Namespace struct {
 	Network, ConfDir string
 	// IfName is the link's name in the namespace.
 	IfName string
+	// CNIPath, CNIArgs and CapArgs are the variables CNI_PATH, CNI_ARGS and
+	// CAP_ARGS (cnitool's README).
+	CNIPath, CNIArgs, CapArgs string
+	// Env are the other variables of the environment file, for plugins.
+	Env map[string]string
 	// Retry is how long an ADD is repeated while its error may pass.
 	Retry time.Duration
 }
@@ -43,18 +50,37 @@ func Load(name string) (Namespace, error) {
 	if err := CheckName(name); err != nil {
 		return n, err
 	}
-	if err := loadEnv(name); err != nil {
+	env, err := readEnv(name)
+	if err != nil {
 		return n, err
 	}
-	retry, err := strconv.Atoi(cmp.Or(os.Getenv("RETRY_SEC"), "10"))
-	if err != nil || retry < 0 {
-		return n, fmt.Errorf("RETRY_SEC: %q: no number of seconds; correct it in %s", os.Getenv("RETRY_SEC"), EnvFile(name))
+	take := func(key, otherwise string) string {
+		value := cmp.Or(os.Getenv(key), env[key], otherwise)
+		delete(env, key)
+		return value
 	}
-	n.Network = cmp.Or(os.Getenv("NETWORK"), NetworkName(name))
-	n.ConfDir = cmp.Or(os.Getenv("NETCONFPATH"), "/etc/cni/net.d")
-	n.IfName = cmp.Or(os.Getenv("CNI_IFNAME"), "mv0")
-	n.Retry = time.Duration(retry) * time.Second
+	n.Network = take("NETWORK", NetworkName(name))
+	n.ConfDir = take("NETCONFPATH", "/etc/cni/net.d")
+	n.IfName = take("CNI_IFNAME", DefaultIfName)
+	n.CNIPath = take("CNI_PATH", CNIPath())
+	n.CNIArgs, n.CapArgs = take("CNI_ARGS", ""), take("CAP_ARGS", "")
+	n.Retry, err = parseRetry(take("RETRY_SEC", "10"))
+	if err != nil {
+		return n, fmt.Errorf("%w; correct it in %s", err, EnvFile(name))
+	}
+	n.Env = env
 	return n, nil
+}
+
+// maxRetry, in seconds, is a day.
+const maxRetry = 86400
+
+func parseRetry(text string) (time.Duration, error) {
+	seconds, err := strconv.Atoi(text)
+	if err != nil || seconds < 0 || seconds > maxRetry {
+		return 0, fmt.Errorf("RETRY_SEC: %q: not a number of seconds from 0 to %d", text, maxRetry)
+	}
+	return time.Duration(seconds) * time.Second, nil
 }
 
 // CheckName takes what systemd takes for a unit's name (systemd.unit(5)), in

@@ -1,0 +1,253 @@
+package systemd
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+const envFile = "etc/systemd-netns/haproxy.env"
+
+// TestCleanUp: whatever is edited or damaged under a running service, a stop
+// undoes what was made, and a start works again once the damage is mended.
+func TestCleanUp(t *testing.T) {
+	l := newLab(t).withHaproxy()
+	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	// Another service keeps mv-int, and with it routes that nobody removes.
+	l.write(dropIns+"app.service", "[Service]\nExecStart=sleep infinity\n")
+	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
+	l.network("app", "172.16.26.3/22")
+	l.boot()
+	l.run(t, "systemctl start app")
+	before := l.host.Snapshot()
+
+	cache, err := l.m.Run("sh", "-c", "systemctl start haproxy && ls /var/lib/cni/results/haproxy-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.stop(t, before)
+	cache = strings.TrimSpace(cache)
+	for name, damage := range map[string]func(){
+		"RETRY_SEC that is no number":    func() { l.write(envFile, "RETRY_SEC=soon\n") },
+		"malformed CAP_ARGS":             func() { l.write(envFile, "CAP_ARGS={\n") },
+		"malformed CNI_ARGS":             func() { l.write(envFile, "CNI_ARGS=a;b\n") },
+		"no plugins in CNI_PATH":         func() { l.write(envFile, "CNI_PATH=/nowhere\n") },
+		"another link":                   func() { l.write(envFile, "CNI_IFNAME=vip0\n") },
+		"binary environment file":        func() { l.write(envFile, "A=\x00\xff\xfe\n") },
+		"emptied file of cnitool":        func() { l.write(cache, "") },
+		"truncated file of cnitool":      func() { l.write(cache, `{"kind":"cniCacheV1","containerId":"`) },
+		"emptied record of the shim":     func() { l.write("var/lib/systemd-netns/haproxy", "") },
+		"no record of the shim":          func() { l.run(t, "rm /var/lib/systemd-netns/haproxy") },
+		"no record, emptied cache":       func() { l.run(t, "rm /var/lib/systemd-netns/haproxy"); l.write(cache, "") },
+		"no memory but the plugins'":     func() { l.run(t, "rm /var/lib/systemd-netns/haproxy /"+cache) },
+		"emptied record and no settings": func() { l.write("var/lib/systemd-netns/haproxy", ""); l.write(cache, ""); l.write(envFile, "A=\x00\n") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l.start(t, before)
+			damage()
+			l.daemonReload(t)
+			l.run(t, "systemctl stop haproxy")
+			l.silent(t, vip1)
+			l.stop(t, before)
+			if state := l.state("systemd-netns@haproxy"); state != "inactive" {
+				t.Errorf("the shim is %s", state)
+			}
+		})
+	}
+	t.Run("nothing to clean up with", func(t *testing.T) {
+		l.start(t, before)
+		l.run(t, "mv /opt/cni/bin/hairpin-route /opt/cni/bin/macvlan-vip /root/")
+		l.run(t, "systemctl stop haproxy")
+		l.silent(t, vip1)
+		l.wantState(t, "systemd-netns@haproxy", "failed")
+		for _, words := range []string{"failed to find plugin", "the host's way to 172.16.26.1 172.16.26.2", "/systemd-netns-helper clear haproxy"} {
+			l.says(t, words)
+		}
+		l.run(t, "mv /root/hairpin-route /root/macvlan-vip /opt/cni/bin/")
+		l.run(t, "/usr/local/libexec/macvlan-vip/systemd-netns-helper clear haproxy")
+		l.stop(t, before)
+	})
+	t.Run("one plugin fails, the other cleans up", func(t *testing.T) {
+		l.start(t, before)
+		l.run(t, "mv /opt/cni/bin/hairpin-route /root/")
+		l.run(t, "systemctl stop haproxy")
+		l.wantState(t, "systemd-netns@haproxy", "failed")
+		if files, _ := l.try("find /run/cni/macvlan-vip -name *haproxy*"); files != "" {
+			t.Errorf("macvlan-vip was not called: %s", files)
+		}
+		l.run(t, "mv /root/hairpin-route /opt/cni/bin/")
+		// The next start clears up by itself.
+		l.start(t, before)
+		l.stop(t, before)
+	})
+}
+
+// TestRepairAsMade: a reload repairs what was made, although the network was
+// edited since, and says that it was.
+func TestRepairAsMade(t *testing.T) {
+	l := newLab(t).withHaproxy()
+	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l.boot()
+	before := l.host.Snapshot()
+	network := netDir + "haproxy.conflist"
+	for name, c := range map[string]struct {
+		edit func()
+		says string
+	}{
+		"another MTU":             {func() { l.conflist("haproxy.conflist", `"master": "eth0"`, `"master": "eth0", "mtu": 1400`) }, "/" + network},
+		"no JSON":                 {func() { l.write(network, "{") }, "unexpected end of JSON input"},
+		"no file":                 {func() { l.run(t, "rm /"+network) }, "the network's file, which is gone,"},
+		"binary environment file": {func() { l.write(envFile, "\x00") }, "not a text file"},
+		"bad RETRY_SEC":           {func() { l.write(envFile, "RETRY_SEC=-1") }, `RETRY_SEC: "-1"`},
+		"no plugins in CNI_PATH":  {func() { l.write(envFile, "CNI_PATH=/nowhere\n") }, ""},
+		"CNI_ARGS":                {func() { l.write(envFile, "CNI_ARGS=a;b\n") }, "CNI_ARGS in /etc/systemd-netns/haproxy.env"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l.start(t, before)
+			l.run(t, "journalctl --rotate --vacuum-time=1s")
+			c.edit()
+			l.host.IP("link del mv-int")
+			l.run(t, "systemctl reload systemd-netns@haproxy")
+			l.serves(t, vip1, vip2)
+			if c.says != "" {
+				l.says(t, "haproxy: repaired as it was made, but ")
+				l.says(t, c.says)
+			}
+			l.stop(t, before)
+		})
+	}
+}
+
+// script writes a program of the machine.
+func (l *lab) script(name, text string) {
+	l.t.Helper()
+	l.write(name, "#!/bin/sh\n"+text)
+	if err := os.Chmod(l.m.Path(name), 0o755); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// TestHang: what hangs is ended, and the rest is cleaned up.
+func TestHang(t *testing.T) {
+	l := newLab(t).withHaproxy()
+	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l.write(netDir+"slow.conflist", fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "slow", "plugins": [
+		{"type": "macvlan-vip", "master": "eth0", "ipam": {"type": "slow", "addresses": [{"address": "%s/22"}]}}, {"type": "hairpin-route"}]}`, vip1))
+	l.script("opt/cni/bin/slow", `test -e /run/hang-$CNI_COMMAND && exec sleep 1000
+exec /opt/cni/bin/static
+`)
+	l.write(dropIns+"app.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:"+peerAddr+":8080\n")
+	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
+	l.write("etc/systemd-netns/app.env", "NETWORK=slow\n")
+	l.boot()
+	before := l.host.Snapshot()
+	t.Run("IPAM at ADD", func(t *testing.T) {
+		l.run(t, "touch /run/hang-ADD")
+		if _, err := l.try("systemctl start app"); err == nil {
+			t.Error("the start succeeded")
+		}
+		l.says(t, `find out what a plugin of network "slow" waits for`)
+		l.run(t, "rm /run/hang-ADD")
+		l.wantState(t, "systemd-netns@app", "failed")
+		l.gone(t, before)
+		if left, _ := l.try("pgrep -f ^sleep.1000"); left != "" {
+			t.Errorf("processes are left: %s", left)
+		}
+	})
+	t.Run("IPAM at DEL", func(t *testing.T) {
+		l.run(t, "systemctl start app")
+		l.serves(t, vip1)
+		l.run(t, "touch /run/hang-DEL")
+		l.run(t, "systemctl stop app")
+		l.wantState(t, "systemd-netns@app", "failed")
+		l.silent(t, vip1)
+		if ways := l.run(t, "ip route show table local proto 118"); ways != "" {
+			t.Errorf("left: %s", ways)
+		}
+		l.run(t, "rm /run/hang-DEL")
+		l.run(t, "systemctl start app")
+		l.serves(t, vip1)
+		l.run(t, "systemctl stop app")
+		l.gone(t, before)
+	})
+	t.Run("a start that waits longer than the unit's time-out", func(t *testing.T) {
+		l.write(dropIns+"systemd-netns@app.service.d/short.conf", "[Service]\nTimeoutStartSec=5\n")
+		l.write("etc/systemd-netns/app.env", "NETWORK=slow\nRETRY_SEC=60\n")
+		l.daemonReload(t)
+		l.host.IP("link set eth0 down")
+		started := make(chan error, 1)
+		go func() {
+			_, err := l.try("systemctl start app")
+			started <- err
+		}()
+		l.says(t, `master: "eth0": the link is down`)
+		l.run(t, "sleep 8")
+		l.host.IP("link set eth0 up")
+		if err := <-started; err != nil {
+			t.Fatal(err)
+		}
+		l.serves(t, vip1)
+		// Which went with the link's being up.
+		l.host.AddAddress("eth0", "fd26::217/64")
+		l.run(t, "systemctl stop app")
+		l.gone(t, before)
+	})
+}
+
+// TestPowerCut: the first start after one succeeds at once, although host-local's
+// leases outlive it.
+func TestPowerCut(t *testing.T) {
+	l := newLab(t)
+	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l.write(netDir+"app.conflist", `{"cniVersion": "1.1.0", "name": "app", "plugins": [
+		{"type": "macvlan-vip", "master": "eth0", "ipam": {"type": "host-local",
+			"ranges": [[{"subnet": "172.16.24.0/22", "rangeStart": "`+vip1+`", "rangeEnd": "`+vip1+`"}]]}}, {"type": "hairpin-route"}]}`)
+	l.write(dropIns+"app.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:"+peerAddr+":8080\n[Install]\nWantedBy=multi-user.target\n")
+	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
+	l.run0(t, "systemctl --root=%s enable app.service")
+	for _, c := range []struct {
+		name   string
+		damage func()
+	}{
+		{"as it is", func() {}},
+		{"and the record is empty", func() { l.write("var/lib/systemd-netns/app", "") }},
+		{"and cnitool's memory is empty", func() {
+			l.eachFile("var/lib/cni/results", func(name string) { l.write(name, "") })
+		}},
+		{"and both are", func() {
+			l.write("var/lib/systemd-netns/app", "")
+			l.eachFile("var/lib/cni/results", func(name string) { l.write(name, "") })
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l.boot()
+			l.serves(t, vip1)
+			l.m.Cut()
+			c.damage()
+			l.connect()
+			l.boot()
+			if n := l.run(t, "systemctl show -p NRestarts --value app"); n != "0" {
+				t.Errorf("restarts: %s", n)
+			}
+			l.serves(t, vip1)
+			if out := l.run(t, "journalctl --no-pager -o cat -b -t systemd-netns -p err"); out != "" {
+				t.Errorf("errors: %s", out)
+			}
+			l.m.Cut()
+			l.connect()
+		})
+	}
+}
+
+// eachFile does something with each file of a folder of the machine.
+func (l *lab) eachFile(folder string, do func(name string)) {
+	l.t.Helper()
+	entries, err := os.ReadDir(l.m.Path(folder))
+	if err != nil || len(entries) == 0 {
+		l.t.Fatalf("%s: %v, %v", folder, entries, err)
+	}
+	for _, e := range entries {
+		do(folder + "/" + e.Name())
+	}
+}
