@@ -20,7 +20,7 @@ import (
 )
 
 // Pages with a test of their own for what they tell to run.
-var runElsewhere = []string{"docs/clusters.md", "tests/runtimes/README.md", "docs/troubleshooting.md"}
+var runElsewhere = []string{"docs/clusters.md", "docs/runtimes.md", "docs/troubleshooting.md"}
 
 // before is what a page takes for granted other than where the README leaves
 // its reader.

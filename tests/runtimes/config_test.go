@@ -10,24 +10,13 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 
-	"macvlan-vip/tests/page"
 	"macvlan-vip/tests/testnet"
 )
-
-// fenced is the first block of a language in a section of README.md.
-func fenced(t testing.TB, section, language string) string {
-	t.Helper()
-	blocks, err := page.Blocks("README.md", section, language)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return blocks[0]
-}
 
 // TestNomad attaches as Nomad does, by its documentation: with arguments of
 // its own that no plugin knows.
 func TestNomad(t *testing.T) {
-	attach(t, []byte(fenced(t, "Nomad", "json")), libcni.RuntimeConf{
+	attach(t, []byte(fenced(t, "The network", "json")), libcni.RuntimeConf{
 		IfName: "eth0",
 		Args: [][2]string{
 			{"IgnoreUnknown", "true"}, {"NOMAD_REGION", "global"}, {"NOMAD_NAMESPACE", "default"},

@@ -8,8 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 )
@@ -99,29 +97,10 @@ func (c *cri) startPod(config []byte) (pod string) {
 	c.t.Helper()
 	pod = c.call("RunPodSandbox", field(1, config))
 	container := message(
-		field(1, message(field(1, "web"))), field(2, message(field(1, imageName))),
+		field(1, message(field(1, "web"))), field(2, message(field(1, criImage))),
 		field(3, "/answer"), field(4, "serve"),
 	)
 	id := c.call("CreateContainer", message(field(1, pod), field(2, container), field(3, config)))
 	c.call("StartContainer", field(1, id))
 	return pod
-}
-
-const imageName = "localhost/answer:1"
-
-func TestCRI(t *testing.T) {
-	m := newContainerdWith(t, fenced(t, "CRI", "toml"))
-	program := filepath.Join(filepath.SplitList(os.Getenv("PATH"))[0], "answer")
-	m.write("/root/image.tar", string(image(t, imageName, program)))
-	m.ctr("--namespace=k8s.io", "images", "import", "/root/image.tar")
-	client := newCRI(t, m.path("/run/containerd/containerd.sock"))
-	before := m.host.Snapshot()
-	for range 2 {
-		pod := client.startPod(m.podConfig())
-		m.reached(vip4, vip6)
-		client.call("StopPodSandbox", field(1, pod))
-		m.clean(before)
-		client.call("RemovePodSandbox", field(1, pod))
-		m.clean(before)
-	}
 }

@@ -12,8 +12,8 @@ import (
 )
 
 // image makes an OCI image layout, as a tar archive, of one program that is
-// the image's entry point.
-func image(t testing.TB, name, program string) []byte {
+// the image's entry point, and its usual argument.
+func image(t testing.TB, name, program, argument string) []byte {
 	t.Helper()
 	binary, err := os.ReadFile(program)
 	if err != nil {
@@ -22,7 +22,7 @@ func image(t testing.TB, name, program string) []byte {
 	layer := archive(t, file{"answer", binary})
 	config := marshal(t, map[string]any{
 		"architecture": runtime.GOARCH, "os": "linux",
-		"config": map[string]any{"Entrypoint": []string{"/answer"}, "Cmd": []string{"pause"}},
+		"config": map[string]any{"Entrypoint": []string{"/answer"}, "Cmd": []string{argument}},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digest(layer)}},
 	})
 	manifest := marshal(t, map[string]any{

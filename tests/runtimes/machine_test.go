@@ -3,9 +3,9 @@ package runtimes
 import (
 	"bufio"
 	"bytes"
+	"fmt"
 	"io"
 	"io/fs"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,17 +17,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containernetworking/plugins/pkg/ns"
-
 	"macvlan-vip/tests/nspawn"
 	"macvlan-vip/tests/testnet"
 )
 
 // prepare is what a machine's first process does: folders that a runtime, CNI
 // and the shim write to become the machine's own, under their usual names, so
-// that the runtimes run as they are configured everywhere. The overlays and
+// that the runtimes run as they are configured everywhere. Overlays and
 // /var/lib's folders are on tmpfs, since an overlay cannot be another's upper
-// layer. $1 is a folder for the machine, $2 a root file system.
+// layer. $1 is a folder for the machine, $2 the root file system of another
+// Debian, if it is to run one.
 const prepare = `
 mount --make-rprivate /
 mount -t proc proc /proc
@@ -36,65 +35,81 @@ overlay() { # from at
 	mkdir -p "$1" "$layers$2/upper" "$layers$2/work" "$2"
 	mount -t overlay -o "lowerdir=$1,upperdir=$layers$2/upper,workdir=$layers$2/work" overlay "$2"
 }
-layers=$1
-overlay "$2" "$1/root"
-mkdir "$1/root/srv/http"
-cat >"$1/root/srv/http/answer" <<'END'
-#!/bin/sh
-read -r request
-printf 'HTTP/1.0 200 OK\r\n\r\n%s' "$SOCAT_PEERADDR"
-END
-chmod 755 "$1/root/srv/http/answer"
-for dir in /etc /opt /usr/local /var/lib; do overlay "$dir" "$dir"; done
-mount -t tmpfs root /root
-rm -rf /etc/cni /etc/containerd /opt/cni /var/lib/cni
-mkdir -p /etc/cni/net.d /etc/containers /etc/containerd /opt/cni/bin /usr/local/bin
+layers=$1 top=
+if [ -n "$2" ]; then
+	top=$1/root
+	overlay "$2" "$top"
+	for dir in dev sys; do mount --rbind /$dir "$top/$dir"; done
+	mount -t proc proc "$top/proc"
+else
+	for dir in /etc /opt /usr/local /var/lib; do overlay "$dir" "$dir"; done
+	mount -t tmpfs root /root
+fi
+rm -rf "$top"/etc/cni "$top"/etc/containerd "$top"/opt/cni "$top"/var/lib/cni
 for dir in cni containers containerd; do
-	mkdir -p /var/lib/$dir
-	mount -t tmpfs $dir /var/lib/$dir
+	mkdir -p "$top/var/lib/$dir"
+	mount -t tmpfs $dir "$top/var/lib/$dir"
 done
-mount -t tmpfs run /run
-mkdir /run/netns /run/lock
+mount -t tmpfs run "$top/run"
+mkdir -p "$top"/etc/cni/net.d "$top"/etc/containers "$top"/etc/containerd "$top"/opt/cni/bin "$top"/usr/local/bin \
+	"$top"/usr/local/libexec/netavark "$top"/run/netns "$top"/run/lock
 echo ready
 cat
 exit
 `
 
-// serve is the command of each container: it tells who asks which address it
-// sees them at.
-var serve = []string{"/usr/bin/socat", "TCP6-LISTEN:80,ipv6only=0,fork,reuseaddr", "EXEC:/srv/http/answer"}
-
 // machine is a host in a network namespace whose processes and files are its
 // own, too: whatever ends a test, its runtimes and containers end with it.
 type machine struct {
-	t         testing.TB
-	host, lan *testnet.Namespace
-	init      int
-	// root is a Debian root file system that containers may write to.
+	site
+	host *testnet.Namespace
+	init int
+	// root is the folder of the machine's own root file system; empty for one
+	// that runs this machine's Debian.
 	root string
 	// cgroup is where a test's containers go.
 	cgroup string
 }
 
-func newMachine(t testing.TB, packages ...string) *machine {
+// newMachine makes a machine that runs the Debian in a folder, or this
+// machine's own where none is named.
+func newMachine(t testing.TB, debian string) *machine {
 	t.Helper()
-	for _, name := range packages {
-		requirePackage(t, name)
-	}
-	debian, err := nspawn.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := &machine{t: t, cgroup: "/" + t.Name() + "-" + strconv.Itoa(os.Getpid())}
-	m.host, m.lan = testnet.NewHost(t, "192.0.2.2/24", "2001:db8::2/64")
-	m.lan.AddAddress("port", "192.0.2.3/24")
-	m.lan.AddAddress("port", "2001:db8::3/64")
+	m := &machine{cgroup: "/" + t.Name() + "-" + strconv.Itoa(os.Getpid())}
+	host, lan := testnet.NewHost(t, host4+"/24", host6+"/64")
+	newLAN(lan, "port")
+	m.host = host
+	m.site = site{t: t, try: m.tryScript, lan: lan, patience: testnet.Patience}
 	m.boot(debian)
 	m.install()
 	return m
 }
 
-// requirePackage fails a test that cannot run: a runtime untested is no pass.
+// runtimes13 are what Debian 13 has of container runtimes, and what they need.
+var runtimes13 = []string{
+	"podman", "netavark", "crun", "passt", "uidmap", "containerd", "runc", "containernetworking-plugins", "iptables",
+	"linux-image-amd64", "kmod", "udev", // for the machines that boot it
+}
+
+// trixie is the root file system of a Debian 13 with container runtimes.
+func trixie(t testing.TB) string {
+	t.Helper()
+	t.Setenv("DEBIAN_SUITE", "trixie")
+	root, err := nspawn.Root(runtimes13...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// requirePackages fails a test that cannot run: a runtime untested is no pass.
+func requirePackages(t testing.TB, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		requirePackage(t, name)
+	}
+}
+
 func requirePackage(t testing.TB, name string) {
 	t.Helper()
 	out, err := exec.Command("dpkg-query", "-W", "-f", "${Status}", name).Output()
@@ -129,7 +144,10 @@ func (m *machine) boot(debian string) {
 	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
 		m.t.Fatalf("prepare a machine: %v: %s", err, line)
 	}
-	m.init, m.root = cmd.Process.Pid, dir+"/root"
+	m.init = cmd.Process.Pid
+	if debian != "" {
+		m.root = dir + "/root"
+	}
 }
 
 // removeCgroups removes the containers' parent cgroup, and the empty ones that
@@ -154,55 +172,96 @@ func (m *machine) removeCgroups() {
 	}
 }
 
-// install puts the plugins, cnitool and the shim where they belong.
+// install puts the plugins, the driver, cnitool and the shim where they belong.
 func (m *machine) install() {
 	m.t.Helper()
 	built := filepath.SplitList(os.Getenv("PATH"))[0]
-	m.run("cp", "-a", built+"/.", "/opt/cni/bin")
-	m.run("cp", built+"/cnitool", built+"/systemd-netns-helper", "/usr/local/bin")
+	for from, to := range map[string]string{
+		"macvlan-vip": "/opt/cni/bin", "hairpin-route": "/opt/cni/bin", "static": "/opt/cni/bin", "loopback": "/opt/cni/bin",
+		"netavark-plugin": "/usr/local/libexec/netavark/macvlan-vip", "cnitool": "/usr/local/bin", "systemd-netns-helper": "/usr/local/bin",
+	} {
+		if out, err := exec.Command("cp", filepath.Join(built, from), m.path(to)).CombinedOutput(); err != nil {
+			m.t.Fatalf("install %s: %v: %s", from, err, out)
+		}
+	}
 }
 
 // path is where the test finds a file of the machine's.
 func (m *machine) path(name string) string {
-	return filepath.Join("/proc", strconv.Itoa(m.init), "root", name)
+	return filepath.Join("/proc", strconv.Itoa(m.init), "root", m.root, name)
 }
 
 func (m *machine) write(name, content string) {
 	m.t.Helper()
-	if err := os.WriteFile(m.path(name), []byte(content), 0o644); err != nil {
+	if err := os.WriteFile(m.path(name), []byte(content), 0o755); err != nil {
 		m.t.Fatal(err)
 	}
 }
 
-// command is one to be run on the machine.
-func (m *machine) command(args ...string) *exec.Cmd {
-	enter := []string{"--target", strconv.Itoa(m.init), "--mount", "--net", "--pid", "--"}
-	cmd := exec.Command("nsenter", append(enter, args...)...)
+// wrap has a script run in place of a program.
+func (m *machine) wrap(program, script string) {
+	m.t.Helper()
+	m.write("/usr/local/bin/"+program, "#!/bin/sh\n"+script+"\n")
+}
+
+// podmanWrapper gives podman the flags for a machine without systemd, and with
+// no storage driver's kernel support. The limits are ones that this user may
+// set everywhere.
+func (m *machine) podmanWrapper() {
+	m.wrap("podman", `
+if [ "$1" = run ]; then
+	shift
+	set -- run --cgroup-parent=`+m.cgroup+` --ulimit=nofile=1024:1024 --ulimit=nproc=1000:1000 "$@"
+fi
+export PODMAN_IGNORE_CGROUPSV1_WARNING=1
+exec /usr/bin/podman --cgroup-manager=cgroupfs --runtime=runc --storage-driver=vfs --events-backend=none "$@"`)
+}
+
+// load gives a runtime the image of a server, by the name of one in the page.
+func (m *machine) load(command, name string) {
+	m.t.Helper()
+	program := filepath.Join(filepath.SplitList(os.Getenv("PATH"))[0], "answer")
+	m.write("/root/server.tar", string(image(m.t, name, program, "serve")))
+	m.sh(command + " /root/server.tar")
+}
+
+// command is a script to be run on the machine.
+func (m *machine) command(script string) *exec.Cmd {
+	args := []string{"--target", strconv.Itoa(m.init), "--mount", "--net", "--pid", "--"}
+	if m.root != "" {
+		args = append(args, "chroot", m.root)
+	}
+	cmd := exec.Command("nsenter", append(args, "sh", "-euc", script)...)
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
 	return cmd
 }
 
-// run runs a command on the machine and gives what it prints.
-func (m *machine) run(args ...string) string {
-	m.t.Helper()
-	// A file, since a container that stays would keep a pipe open.
-	file, err := os.CreateTemp(m.t.TempDir(), "out")
-	if err != nil {
-		m.t.Fatal(err)
+// tryScript runs a script on the machine and gives what it prints; the error
+// has what it prints on standard error.
+func (m *machine) tryScript(script string) (string, error) {
+	var out [2]*os.File
+	for i := range out {
+		// Files, since a container that stays would keep a pipe open.
+		file, err := os.CreateTemp(m.t.TempDir(), "out")
+		if err != nil {
+			return "", err
+		}
+		defer file.Close()
+		out[i] = file
 	}
-	defer file.Close()
-	cmd := m.command(args...)
-	cmd.Stdout, cmd.Stderr = file, file
+	cmd := m.command(script)
+	cmd.Stdout, cmd.Stderr = out[0], out[1]
 	failed := cmd.Run()
-	out, err := os.ReadFile(file.Name())
+	stdout, err := os.ReadFile(out[0].Name())
 	if err != nil {
-		m.t.Fatal(err)
+		return "", err
 	}
 	if failed != nil {
-		m.t.Fatalf("%s: %v\n%s", strings.Join(args, " "), failed, out)
+		stderr, _ := os.ReadFile(out[1].Name())
+		failed = fmt.Errorf("%s: %w: %s", script, failed, stderr)
 	}
-	return string(out)
+	return string(stdout), failed
 }
 
 // background is a command that runs beside a test.
@@ -225,11 +284,11 @@ func (b *background) String() string {
 	return b.log.String()
 }
 
-// start runs a command on the machine until it ends by itself or the machine
+// start runs a script on the machine until it ends by itself or the machine
 // does; what it printed is shown if the test fails.
-func (m *machine) start(args ...string) *background {
+func (m *machine) start(script string) *background {
 	m.t.Helper()
-	b := &background{cmd: m.command(args...), done: make(chan error, 1)}
+	b := &background{cmd: m.command(script), done: make(chan error, 1)}
 	b.cmd.Stdout, b.cmd.Stderr = io.Writer(b), io.Writer(b)
 	b.cmd.WaitDelay = time.Second
 	if err := b.cmd.Start(); err != nil {
@@ -238,84 +297,8 @@ func (m *machine) start(args ...string) *background {
 	go func() { b.done <- b.cmd.Wait() }()
 	m.t.Cleanup(func() {
 		if m.t.Failed() {
-			m.t.Logf("%s:\n%s", strings.Join(args, " "), b)
+			m.t.Logf("%s:\n%s", script, b)
 		}
 	})
 	return b
-}
-
-// left lists the files that CNI, its plugins and the runtime keep of
-// attachments and containers' namespaces.
-func (m *machine) left() (files []string) {
-	m.t.Helper()
-	for _, dir := range []string{"/run/cni", "/run/netns", "/var/lib/cni"} {
-		err := filepath.WalkDir(m.path(dir), func(path string, entry fs.DirEntry, err error) error {
-			if os.IsNotExist(err) {
-				return nil
-			}
-			if err == nil && !entry.IsDir() {
-				files = append(files, strings.TrimPrefix(path, m.path("/")))
-			}
-			return err
-		})
-		if err != nil {
-			m.t.Fatal(err)
-		}
-	}
-	return files
-}
-
-// reached asserts that host and LAN reach each VIP, and that it sees them at
-// their own addresses.
-func (m *machine) reached(vips ...string) {
-	m.t.Helper()
-	for _, vip := range vips {
-		host, peer := "192.0.2.2", "192.0.2.3"
-		if strings.Contains(vip, ":") {
-			host, peer = "2001:db8::2", "2001:db8::3"
-		}
-		m.reachedFrom(m.host, vip, host)
-		m.reachedFrom(m.lan, vip, peer)
-	}
-}
-
-func (m *machine) reachedFrom(from *testnet.Namespace, vip, want string) {
-	m.t.Helper()
-	url := "http://" + netip.AddrPortFrom(netip.MustParseAddr(vip), 80).String()
-	var body string
-	var err error
-	// A container's process listens a moment after it has started.
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if body, err = get(from, url); err == nil {
-			break
-		}
-	}
-	if err != nil {
-		m.t.Fatalf("no answer from %s to %s: %v", url, want, err)
-	}
-	seen, err := netip.ParseAddr(strings.Trim(body, "[]"))
-	if err != nil || seen.Unmap() != netip.MustParseAddr(want) {
-		m.t.Errorf("%s sees its peer at %q (%v), want %s", url, body, err, want)
-	}
-}
-
-func get(from *testnet.Namespace, url string) (body string, err error) {
-	var out []byte
-	err = from.NetNS.Do(func(ns.NetNS) error {
-		out, err = exec.Command("curl", "--silent", "--show-error", "--noproxy", "*",
-			"--connect-timeout", "0.5", "--max-time", "3", url).CombinedOutput()
-		return err
-	})
-	return string(out), err
-}
-
-// clean asserts that all is as it was when the state was taken.
-func (m *machine) clean(before string) {
-	m.t.Helper()
-	if after := m.host.Snapshot(); after != before {
-		m.t.Errorf("the host is not as before:\n%s\nbefore:\n%s", after, before)
-	}
-	if files := m.left(); len(files) > 0 {
-		m.t.Errorf("left behind: %q", files)
-	}
 }
