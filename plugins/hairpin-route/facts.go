@@ -193,17 +193,19 @@ func (a *attachment) checkSource(addrs []plan.AddrFacts) error {
 }
 
 // sources finds the source address towards each VIP: the configuration's, or
-// else what the kernel would take out of the master.
+// else what the kernel would take out of the master. Towards a link-local VIP
+// it takes the host-side link's own.
 func (a *attachment) sources(addrs []plan.AddrFacts) (map[netip.Addr]netip.Addr, error) {
 	sources := make(map[netip.Addr]netip.Addr, len(a.facts.VIPs))
 	var rest []netip.Addr
 	for _, vip := range a.facts.VIPs {
 		i := slices.IndexFunc(a.conf.Source, func(src netip.Addr) bool { return src.Is4() == vip.Is4() })
-		if i < 0 {
+		switch {
+		case i >= 0:
+			sources[vip] = a.conf.Source[i]
+		case !plan.LinkLocal(vip):
 			rest = append(rest, vip)
-			continue
 		}
-		sources[vip] = a.conf.Source[i]
 	}
 	found, err := a.k.Host.SourcesTo(rest, plan.LinkFacts{Index: a.facts.HostLink.Lower, Name: "the master"})
 	for vip, src := range found {

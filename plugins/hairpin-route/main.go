@@ -5,6 +5,8 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -128,7 +130,7 @@ func (a *attachment) record() (before *journal.Record, err error) {
 		Key: a.key, Netns: a.args.Netns, HostInterface: a.facts.HostLink.Name,
 		ClaimScope: a.claimScope(), Desired: a.want,
 	}
-	for _, vip := range a.facts.VIPs {
+	for _, vip := range a.claimed() {
 		rec.Claims = append(rec.Claims, vip.String())
 	}
 	if before == nil {
@@ -147,10 +149,15 @@ func (a *attachment) claimScope() string {
 	return fmt.Sprintf("table-%d-metric-%d", a.conf.Table, a.conf.Metric)
 }
 
+// claimed are the VIPs that can be on one link of the host alone.
+func (a *attachment) claimed() []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(a.facts.VIPs), plan.LinkLocal)
+}
+
 // claim makes sure that the routes in the way of ours, if any, are this
 // attachment's own, from an earlier ADD.
 func (a *attachment) claim() error {
-	for _, vip := range a.facts.VIPs {
+	for _, vip := range a.claimed() {
 		owner, err := a.store.Claim(a.claimScope(), vip, a.key)
 		if err != nil {
 			return err
@@ -173,7 +180,29 @@ func cmdCheck(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	return verb.DriftError(drift)
+	left, err := a.leftover()
+	if err != nil {
+		return err
+	}
+	return verb.DriftError(append(drift, left...))
+}
+
+// leftover says what is still there of a way that is another one by now: an
+// address that has moved from the host to the LAN is reached there only once
+// the service's entry for it is gone.
+func (a *attachment) leftover() ([]string, error) {
+	rec, err := a.store.Load(a.key)
+	if err != nil || rec == nil {
+		return nil, err
+	}
+	return reconcile.Leftover(a.k, way(rec.Desired).Minus(a.want))
+}
+
+// way is a plan without what keeps it on its link, of which more than is needed
+// does no harm.
+func way(d plan.Desired) plan.Desired {
+	onPath := func(r plan.Route) bool { return r.Side == plan.Service && r.Table != 0 }
+	return plan.Desired{Routes: slices.DeleteFunc(slices.Clone(d.Routes), onPath), Neighbours: d.Neighbours}
 }
 
 // cmdDel needs neither a valid configuration nor prevResult: the record says

@@ -30,7 +30,7 @@ func (a *attachment) masquerades(addrs []plan.AddrFacts) (all []netip.Addr, err 
 		}
 	}
 	for _, vip := range a.facts.VIPs {
-		if vip.Is6() && !vip.IsLinkLocalUnicast() {
+		if vip.Is6() && !plan.LinkLocal(vip) {
 			all = append(all, nearest(vip, addrs)...)
 		}
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"net/netip"
 	"slices"
 
 	"macvlan-vip/plugins/internal/journal"
@@ -30,9 +29,8 @@ func paths(n *kernel.Namespace, link string, ways []plan.Route) (plan.Desired, e
 			p.Others = append(p.Others, addr)
 		}
 	}
-	// Link-local ones name their link, and are the same on each.
-	local := func(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
-	p.Own, p.Others = slices.DeleteFunc(p.Own, local), slices.DeleteFunc(p.Others, local)
+	// What is sent from a link-local address names its link.
+	p.Own, p.Others = slices.DeleteFunc(p.Own, plan.LinkLocal), slices.DeleteFunc(p.Others, plan.LinkLocal)
 	if len(p.Others) > 0 {
 		if p.Routes, err = n.RoutesOf(link); err != nil {
 			return plan.Desired{}, err

@@ -156,6 +156,73 @@ func TestEveryAddressOfTheHost(t *testing.T) {
 	}
 }
 
+// TestHostAddressMoves: an address that leaves the host for another station, as
+// a VRRP address does, is reached there by the service after one repair, and
+// at the host again when it is back.
+func TestHostAddressMoves(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	host, other := l.station("10.0.0.1/16", "2001:db8::1/64"), l.station("10.0.0.2/16", "2001:db8::2/64")
+	floating := []netip.Addr{parse("10.0.0.9"), parse("2001:db8::9")}
+	at := map[*station]string{host: "the host", other: "the other station"}
+	sv := host.service("c1", quick, "10.0.0.10/16", "2001:db8::10/64")
+	for i, s := range []*station{host, other, host} {
+		for _, addr := range floating {
+			host.TryIP(fmt.Sprintf("address del %s/%d dev eth0", addr, addr.BitLen()))
+			other.TryIP(fmt.Sprintf("address del %s/%d dev eth0", addr, addr.BitLen()))
+			s.AddAddress("eth0", fmt.Sprintf("%s/%d", addr, addr.BitLen()))
+		}
+		if err := sv.check(); i > 0 && (err == nil || !strings.Contains(err.Error(), "10.0.0.9") || !strings.Contains(err.Error(), "2001:db8::9")) {
+			t.Errorf("CHECK with the address at %s: %v", at[s], err)
+		}
+		sv.mustAdd(t)
+		if err := sv.check(); err != nil {
+			t.Errorf("after a repair: %v", err)
+		}
+		for _, addr := range floating {
+			s.Echo(echoPort+i, addr)
+			if _, err := sv.Service.Ask("tcp", addr, echoPort+i); err != nil {
+				t.Errorf("%s, which is at %s: %v", addr, at[s], err)
+			}
+		}
+		host.pings(t, sv.vips...)
+	}
+}
+
+// TestLinkLocalVIPs: each of a host's LANs can have the same one.
+func TestLinkLocalVIPs(t *testing.T) {
+	t.Parallel()
+	w := newTwoLANs(t, func(*testnet.Namespace) {})
+	vip := parse("fe80::10")
+	var services [2]*service
+	for i := range services {
+		services[i] = w.host.service(fmt.Sprintf("c%d", i), quick, "fe80::10/64")
+		services[i].chain = testnet.NewChain(t, fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "lan%d", "plugins": [
+			{"type": "macvlan-vip", "master": "eth%d", "hostInterface": "mv-int%d", %s, "ipam": {"type": "static", "addresses": [{"address": "fe80::10/64"}]}},
+			{"type": "hairpin-route"}]}`, i, i, i, quick))
+		services[i].mustAdd(t)
+	}
+	reach := func(i int) {
+		t.Helper()
+		if err := w.host.Ping(vip, "-I", fmt.Sprintf("mv-int%d", i)); err != nil {
+			t.Error(err)
+		}
+		if err := w.peers[i].Ping(vip, "-I", "eth0"); err != nil {
+			t.Error(err)
+		}
+		if err := services[i].check(); err != nil {
+			t.Error(err)
+		}
+	}
+	reach(0)
+	reach(1)
+	services[1].mustAdd(t)
+	if err := services[0].chain.Del(services[0].Attachment); err != nil {
+		t.Error(err)
+	}
+	reach(1)
+}
+
 // TestRouterAdvertisements: a router on the LAN configures the host's uplink,
 // as before, but neither the host through mv-int nor the service.
 func TestRouterAdvertisements(t *testing.T) {

@@ -86,6 +86,8 @@ type damage struct {
 	// check are the beginnings of CHECK's lines. Of two plugins that have
 	// something to say, the runtime hears only the first.
 	check []string
+	// without is what the host's routes show where the kernel does no damage.
+	without string
 	// then are commands of the operator's or the network manager's.
 	then []string
 	// lost is a host's address that is gone for good, and its connections with it.
@@ -128,10 +130,13 @@ var damages = []damage{
 	{
 		// The kernel takes the IPv6 addresses of a link that goes down away,
 		// and nobody has put this one back yet.
-		name:  "uplink down and up",
-		do:    []string{"link set eth0 down", "link set eth0 up"},
-		check: []string{"host: route 2001:db8::10/128 dev mv-int table local metric 100: source is 2001:db8::1"},
-		lost:  host6,
+		name: "uplink down and up",
+		do:   []string{"link set eth0 down", "link set eth0 up"},
+		check: []string{
+			"host: route 2001:db8::10/128 dev mv-int table local metric 100: source is 2001:db8::1",
+			"service: route 2001:db8::1/128 dev mv0: left over", "service: neighbour 2001:db8::1 lladdr MV-INT dev mv0: left over",
+		},
+		lost: host6,
 	},
 	{
 		name: "uplink down and up, its addresses there again",
@@ -183,6 +188,7 @@ var damages = []damage{
 		check: []string{
 			"host: route 10.0.0.10/32 dev mv-int table local metric 100 src 10.0.0.3: source is 10.0.0.1",
 			"service: route 10.0.0.3/32 dev mv0: missing", "service: neighbour 10.0.0.3 lladdr MV-INT dev mv0: missing",
+			"service: route 10.0.0.1/32 dev mv0: left over", "service: neighbour 10.0.0.1 lladdr MV-INT dev mv0: left over",
 		},
 		lost: host4,
 	},
@@ -192,8 +198,10 @@ var damages = []damage{
 			"address del 10.0.0.1/16 dev eth0", "address del 2001:db8::1/64 dev eth0",
 			"address add 10.0.0.1/16 dev eth0", "address add 2001:db8::1/64 dev eth0 nodad",
 		},
-		// Of IPv6 routes the kernel takes the source away with the address.
-		check: []string{"host: route 2001:db8::10/128 dev mv-int table local metric 100 src 2001:db8::1: source is none"},
+		// Of IPv6 routes the kernel takes the source away with the address; on
+		// Linux 6.1 and before it does so for routes out of the address's own link.
+		check:   []string{"host: route 2001:db8::10/128 dev mv-int table local metric 100 src 2001:db8::1: source is none"},
+		without: "2001:db8::10 dev mv-int src 2001:db8::1",
 	},
 }
 
@@ -215,6 +223,9 @@ func TestRepair(t *testing.T) {
 			macs := strings.NewReplacer("MV-INT", macOf(host.Namespace, "mv-int"), "MV0", sv.mac)
 
 			host.suffer(sv, d.do)
+			if d.without != "" && strings.Contains(host.IP("-6 route show table local proto 118"), d.without) {
+				d.check = nil
+			}
 			d.checkSays(t, sv.check(), macs)
 			host.suffer(sv, d.then)
 			sv.mustAdd(t)

@@ -46,7 +46,7 @@ func (h Hairpin) Plan() Desired {
 	for _, vip := range h.VIPs {
 		d.Routes = append(d.Routes, Route{
 			Side: Host, Link: h.HostLink.Name, Dst: single(vip), Source: h.Sources[vip],
-			Table: h.Conf.Table, Metric: h.Conf.Metric, Exclusive: true,
+			Table: h.Conf.Table, Metric: h.Conf.Metric, Exclusive: !LinkLocal(vip),
 		})
 		d.Neighbours = append(d.Neighbours, Neighbour{Side: Host, Link: h.HostLink.Name, Addr: vip, MAC: h.ServiceLink.MAC})
 	}
@@ -107,5 +107,9 @@ func (h Hairpin) peers() []netip.Addr {
 		return !a.IsValid() || !families[a.Is4()] || slices.Contains(h.VIPs, a)
 	})
 }
+
+// LinkLocal tells whether an address means a station only together with a link,
+// so that it can be a VIP on each of a host's LANs (RFC 4007, section 6).
+func LinkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
 
 func single(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }

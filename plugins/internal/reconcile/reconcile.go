@@ -181,6 +181,34 @@ func verifySide(k *kernel.Kernel, side plan.Side, d plan.Desired) (drift []strin
 	return drift, nil
 }
 
+// Leftover says, one line an item, which routes and neighbours of a plan are
+// there, though nothing asks for them any more.
+func Leftover(k *kernel.Kernel, d plan.Desired) (drift []string, err error) {
+	for _, side := range []plan.Side{plan.Host, plan.Service} {
+		routes, neighbours := onSide(side, d.Routes), onSide(side, d.Neighbours)
+		missing, err := k.CheckRoutes(side, routes)
+		if err != nil {
+			return nil, err
+		}
+		drift = append(drift, present(routes, missing)...)
+		if missing, err = k.CheckNeighbours(side, neighbours); err != nil {
+			return nil, err
+		}
+		drift = append(drift, present(neighbours, missing)...)
+	}
+	return drift, nil
+}
+
+// present are the items of which a check does not say that they are missing.
+func present[T plan.Item](all []T, problems []string) (lines []string) {
+	for _, item := range all {
+		if !slices.Contains(problems, item.String()+": missing") {
+			lines = append(lines, item.String()+": left over")
+		}
+	}
+	return lines
+}
+
 func onSide[T plan.Item](side plan.Side, all []T) []T {
 	var mine []T
 	for _, item := range all {
