@@ -39,6 +39,8 @@ type attachment struct {
 	undo  reconcile.Undo
 	facts plan.Hairpin
 	want  plan.Desired
+	// rec is this ADD's record.
+	rec *journal.Record
 }
 
 // open does what ADD and CHECK begin with: it reads the configuration and
@@ -102,51 +104,39 @@ func cmdAdd(args *skel.CmdArgs) error {
 	return nil
 }
 
-// add makes the way, or puts right what is missing of it.
+// add makes the way, or turns what an earlier ADD made into it.
 func (a *attachment) add() error {
-	before, err := a.record()
+	before, err := a.before()
 	if err != nil {
+		return err
+	}
+	if err := a.record(before); err != nil {
 		return err
 	}
 	if err := a.claim(); err != nil {
 		return err
 	}
-	if err := reconcile.Apply(a.k, a.want, &a.undo); err != nil {
-		return err
-	}
-	if err := a.shareNamespace(); err != nil || before == nil {
-		return err
-	}
-	return reconcile.Remove(a.k, before.Desired.Minus(a.want))
-}
-
-// record writes what is about to be made; it returns what was made before.
-func (a *attachment) record() (before *journal.Record, err error) {
-	before, err = a.store.Load(a.key)
-	if err != nil {
-		return nil, err
-	}
-	rec := &journal.Record{
-		Key: a.key, Netns: a.args.Netns, HostInterface: a.facts.HostLink.Name,
-		ClaimScope: a.claimScope(), Desired: a.want,
-	}
-	for _, vip := range a.claimed() {
-		rec.Claims = append(rec.Claims, vip.String())
-	}
 	if before == nil {
-		a.undo.Push(func() error { return a.store.Remove(a.key) })
-		a.undo.Push(func() error { return a.store.UnclaimAll(rec) })
-	} else {
-		// Until this ADD is through, what was made before is there as well.
-		rec.Desired.Add(before.Desired.Minus(a.want))
-		a.undo.Push(func() error { return a.store.Save(before) })
+		if err := reconcile.Apply(a.k, a.want, &a.undo); err != nil {
+			return err
+		}
+		return a.shareNamespace()
 	}
-	return before, a.store.Save(rec)
+	a.undo.Push(func() error { return a.restore(before) })
+	if err := reconcile.Apply(a.k, a.want, &reconcile.Undo{}); err != nil {
+		return err
+	}
+	if err := a.shareNamespace(); err != nil {
+		return err
+	}
+	return a.replace(before)
 }
 
 // claimScope is the routing table: a VIP has one route of a metric in it.
+const claimScope = "table-%d-metric-%d"
+
 func (a *attachment) claimScope() string {
-	return fmt.Sprintf("table-%d-metric-%d", a.conf.Table, a.conf.Metric)
+	return fmt.Sprintf(claimScope, a.conf.Table, a.conf.Metric)
 }
 
 // claimed are the VIPs that can be on one link of the host alone.
@@ -203,48 +193,6 @@ func (a *attachment) leftover() ([]string, error) {
 func way(d plan.Desired) plan.Desired {
 	onPath := func(r plan.Route) bool { return r.Side == plan.Service && r.Table != 0 }
 	return plan.Desired{Routes: slices.DeleteFunc(slices.Clone(d.Routes), onPath), Neighbours: d.Neighbours}
-}
-
-// cmdDel needs neither a valid configuration nor prevResult: the record says
-// what there is to remove.
-func cmdDel(args *skel.CmdArgs) error {
-	_, store, key, rec, err := verb.Recall(name, args)
-	if err != nil {
-		return err
-	}
-	if rec == nil {
-		return store.Remove(key)
-	}
-	netns := args.Netns
-	if netns == "" {
-		netns = rec.Netns
-	}
-	return remove(store, rec, netns)
-}
-
-func remove(store *journal.Store, rec *journal.Record, netns string) error {
-	k, err := verb.OpenKernelLeniently(netns)
-	if err != nil {
-		return err
-	}
-	defer k.Close()
-	if err := reconcile.Remove(k, rec.Desired); err != nil {
-		return err
-	}
-	if err := store.UnclaimAll(rec); err != nil {
-		return err
-	}
-	return store.Remove(rec.Key)
-}
-
-func cmdGC(args *skel.CmdArgs) error {
-	conf, store, err := verb.OpenLeniently(name, args.StdinData)
-	if err != nil {
-		return err
-	}
-	return verb.Collect(args.StdinData, conf.Name, store, func(_ journal.Key, rec *journal.Record) error {
-		return remove(store, rec, rec.Netns)
-	})
 }
 
 // cmdStatus has nothing to wait for: the host-side link comes with the plugin

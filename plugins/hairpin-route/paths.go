@@ -7,6 +7,7 @@ import (
 	"macvlan-vip/plugins/internal/kernel"
 	"macvlan-vip/plugins/internal/plan"
 	"macvlan-vip/plugins/internal/reconcile"
+	"macvlan-vip/plugins/internal/verb"
 )
 
 // paths plans that the answers of a link's addresses leave by it. ways are the
@@ -64,7 +65,10 @@ func (a *attachment) shareNamespace() error {
 		return err
 	}
 	for _, key := range siblings {
-		rec, err := a.store.Load(key)
+		rec, bad, err := a.store.Recall(key)
+		if bad != nil {
+			verb.Logf("%s: %v: left alone", name, bad)
+		}
 		if err == nil && rec != nil {
 			err = a.extend(rec)
 		}

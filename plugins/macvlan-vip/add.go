@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -19,8 +19,8 @@ import (
 	"macvlan-vip/plugins/internal/reconcile"
 )
 
-// add makes the attachment, or puts right what is missing of one that an
-// earlier ADD of the same configuration made.
+// add makes the attachment, puts right what is missing of one that an earlier
+// ADD of the same configuration made, or gives that other addresses.
 func (a *attachment) add() (*current.Result, error) {
 	if err := a.recall(); err != nil {
 		return nil, err
@@ -42,29 +42,27 @@ func (a *attachment) add() (*current.Result, error) {
 
 // recall looks whether this attachment has been added before. What an earlier
 // ADD that did not finish has left, or one in a netns that is gone, is cleared
-// away first; one that stands is kept, for this ADD to repair.
+// away first; one that stands is kept, for this ADD to repair or to change.
 func (a *attachment) recall() error {
-	rec, err := a.store.Load(a.key)
-	if err != nil || rec == nil {
+	rec, bad, err := a.store.Recall(a.key)
+	if err != nil || rec == nil && bad == nil {
 		return err
 	}
-	f, found, err := a.k.Service.Link(a.args.IfName)
+	stands, err := a.stands(rec)
 	if err != nil {
 		return err
 	}
-	finished := rec.IPAM != nil || a.conf.IPAM.Type == ""
-	stands := found && finished && f.Alias == a.service.Links[1].Alias
-	switch {
-	case !stands:
+	if !stands {
 		logf("clearing away what is left of an earlier ADD of %s", a.key)
-		d := remover{store: a.store, ipam: a.conf.IPAM.Type, stdin: a.args.StdinData, path: a.args.Path, args: a.args.Args}
+		if bad != nil {
+			logf("%v", bad)
+		}
 		a.k.Service.Refresh()
-		return d.remove(a.key, rec, a.args.Netns)
-	case rec.Config != a.digest():
-		return cnierr.New(types.ErrInvalidNetworkConfig, "DEL it first (systemctl restart systemd-netns@NAME)",
-			"attachment %s is there already, made from another configuration", a.key)
+		return a.remover().remove(a.key, rec, a.args.Netns)
 	}
-	a.rec, a.repairing = rec, true
+	if err := a.compare(rec); err != nil {
+		return err
+	}
 	// The master's own MAC, which ours is derived from, may have changed.
 	for i, l := range a.service.Links {
 		for _, made := range rec.Desired.Links {
@@ -72,6 +70,57 @@ func (a *attachment) recall() error {
 				a.service.Links[i].MAC = made.MAC
 			}
 		}
+	}
+	return nil
+}
+
+// remover takes away what an earlier ADD has left.
+func (a *attachment) remover() remover {
+	return remover{store: a.store, ipam: a.conf.IPAM.Type, stdin: a.args.StdinData, path: a.args.Path, args: a.args.Args}
+}
+
+// stands tells whether an ADD that finished has made what is in the netns at
+// hand. One that was to change it may have been killed since.
+func (a *attachment) stands(rec *journal.Record) (bool, error) {
+	if rec == nil || rec.NetnsID != "" && rec.NetnsID != a.netnsID {
+		return false, nil
+	}
+	first := rec.First()
+	if asks := first.IPAMType != "" || first.Input == nil && a.conf.IPAM.Type != ""; asks && first.IPAM == nil {
+		return false, nil
+	}
+	f, found, err := a.k.Service.Link(a.args.IfName)
+	return found && f.Alias == a.service.Links[1].Alias, err
+}
+
+// compare decides what this ADD is to one that stands: a repair if it has the
+// same configuration, a change if that asks for other addresses. Everything
+// else would need another link.
+func (a *attachment) compare(rec *journal.Record) error {
+	if rec.Config == a.digest() && rec.Before == nil {
+		a.rec, a.repairing = rec, true
+		rec.Input, rec.Args, rec.NetnsID = a.args.StdinData, a.args.Args, a.netnsID
+		return nil
+	}
+	addresses, rest := true, []string(nil)
+	switch {
+	case rec.Input != nil:
+		addresses, rest = config.Change(rec.Input, a.args.StdinData, rec.Args, a.args.Args)
+	case rec.Config != a.digest():
+		rest = []string{"what cannot be told of an attachment that an earlier version made"}
+	}
+	switch {
+	case len(rest) > 0:
+		return cnierr.New(types.ErrInvalidNetworkConfig, "DEL it first (systemctl restart systemd-netns@NAME); addresses alone can be changed without",
+			"attachment %s is there already, made from another configuration: %s", a.key, strings.Join(rest, ", "))
+	case rec.IPAMType == "" || a.conf.IPAM.Type == "":
+		return cnierr.New(types.ErrInvalidNetworkConfig, "DEL it first (systemctl restart systemd-netns@NAME)",
+			"attachment %s is there already, and only one of the two configurations has an ipam section", a.key)
+	case !addresses && rec.Before == nil:
+		a.rec, a.repairing = rec, true
+		rec.Config = a.digest()
+	default:
+		a.before, a.repairing = rec, true
 	}
 	return nil
 }
@@ -90,13 +139,24 @@ func (a *attachment) record() error {
 	if err := a.planHost(); err != nil {
 		return err
 	}
-	if a.repairing {
+	if a.repairing && a.before == nil {
 		return nil
 	}
-	a.rec = &journal.Record{Key: a.key, Netns: a.args.Netns, Config: a.digest(), HostInterface: a.plan.HostInterface, ClaimScope: a.claimScope()}
-	a.rec.IPAMType, a.rec.IPAMConfig = a.conf.IPAM.Type, config.IPAMSection(a.args.StdinData)
-	a.rec.Desired = a.toRecord()
-	a.undo.Push(func() error { return a.store.Remove(a.key) })
+	a.rec = &journal.Record{
+		Key: a.key, Netns: a.args.Netns, NetnsID: a.netnsID,
+		Config: a.digest(), Input: a.args.StdinData, Args: a.args.Args,
+		HostInterface: a.plan.HostInterface, ClaimScope: a.claimScope(),
+		IPAMType: a.conf.IPAM.Type, Desired: a.toRecord(), Before: a.before,
+	}
+	if a.before != nil {
+		a.rec.HostInterface = a.before.HostInterface
+	}
+	a.undo.Push(func() error {
+		if a.before != nil {
+			return a.store.Save(a.before)
+		}
+		return a.store.Remove(a.key)
+	})
 	return a.store.Save(a.rec)
 }
 
@@ -106,6 +166,9 @@ func (a *attachment) record() error {
 func (a *attachment) toRecord() (d plan.Desired) {
 	d.Add(a.plan.HostSide(nil))
 	d.Add(a.service)
+	if a.rec != nil {
+		d.Addresses, d.Routes = a.rec.Desired.Addresses, a.rec.Desired.Routes
+	}
 	return d
 }
 
@@ -114,7 +177,7 @@ func (a *attachment) toRecord() (d plan.Desired) {
 func (a *attachment) claimScope() string {
 	scope := fmt.Sprintf("link-%d", a.plan.Master.Base())
 	if a.conf.LinkInContainer {
-		scope += "-in-" + filepath.Base(a.args.Netns)
+		scope += "-in-" + a.netnsID
 	}
 	return scope
 }
@@ -208,6 +271,9 @@ func (a *attachment) addresses() (*current.Result, error) {
 	if err := a.claim(); err != nil {
 		return nil, err
 	}
+	if err := a.makeRoom(); err != nil {
+		return nil, err
+	}
 	if err := reconcile.Apply(a.k, a.vips, &a.undo); err != nil {
 		return nil, err
 	}
@@ -217,11 +283,11 @@ func (a *attachment) addresses() (*current.Result, error) {
 
 // linkless are the IPAM plugins that look at nothing but their configuration
 // and their own files. They can be asked while the links are being made.
-var linkless = []string{"static", "host-local"}
+var linkless = []string{stateless, "host-local"}
 
 // askEarly asks such a plugin for the VIPs, and does not wait for the answer.
 func (a *attachment) askEarly() error {
-	if slices.Contains(linkless, a.conf.IPAM.Type) && a.rec.IPAM == nil {
+	if slices.Contains(linkless, a.conf.IPAM.Type) && a.rec.IPAM == nil && a.before == nil {
 		a.ask()
 	}
 	return nil
@@ -241,12 +307,26 @@ func (a *attachment) ask() {
 	a.ipam = l
 	a.undo.Push(func() error {
 		<-l.done
-		return ipamDel(a.conf.IPAM.Type, a.args.StdinData)
+		return a.asks().del()
 	})
 	go func() {
 		defer close(l.done)
-		l.result, l.err = ipamAdd(a.conf.IPAM.Type, a.args.StdinData)
+		l.result, l.err = a.firstAddresses()
 	}()
+}
+
+// firstAddresses are those of an attachment that has none. After a power cut
+// host-local still has the lease of the one before, and refuses a second: the
+// leases are on a disk, the records are not.
+func (a *attachment) firstAddresses() (*current.Result, error) {
+	result, err := a.asks().add()
+	if err == nil || a.conf.IPAM.Type != "host-local" {
+		return result, err
+	}
+	if err := a.asks().del(); err != nil {
+		return nil, err
+	}
+	return a.asks().add()
 }
 
 // allocate gets the VIPs from the IPAM plugin, or from the record where the
@@ -256,22 +336,31 @@ func (a *attachment) allocate() (*current.Result, error) {
 	if a.rec.IPAM != nil {
 		return recordedIPAM(a.rec)
 	}
+	result, err := a.askIPAM()
+	if err != nil {
+		return nil, err
+	}
+	a.rec.IPAM, err = json.Marshal(result)
+	return result, err
+}
+
+func (a *attachment) askIPAM() (*current.Result, error) {
+	if a.before != nil {
+		return a.exchange()
+	}
 	if a.ipam == nil {
 		a.ask()
 	}
 	<-a.ipam.done
-	if a.ipam.err != nil {
-		return nil, a.ipam.err
-	}
-	var err error
-	a.rec.IPAM, err = json.Marshal(a.ipam.result)
-	return a.ipam.result, err
+	return a.ipam.result, a.ipam.err
 }
 
-func recordedIPAM(rec *journal.Record) (*current.Result, error) {
-	result, err := current.NewResult(rec.IPAM)
+func recordedIPAM(rec *journal.Record) (*current.Result, error) { return resultOf(rec.Key, rec.IPAM) }
+
+func resultOf(key journal.Key, raw json.RawMessage) (*current.Result, error) {
+	result, err := current.NewResult(raw)
 	if err != nil {
-		return nil, fmt.Errorf("addresses in the record of %s: %w", rec.Key, err)
+		return nil, fmt.Errorf("addresses in the record of %s: %w", key, err)
 	}
 	return result.(*current.Result), nil
 }

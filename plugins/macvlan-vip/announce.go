@@ -27,12 +27,11 @@ const announceArg = "announce"
 
 // rounds is what the announcer is told, as JSON on its standard input.
 type rounds struct {
-	// Netns and ID are the service's namespace; a name may come to stand for
+	// Netns and ID are the service's namespace; a path may come to stand for
 	// another one.
-	Netns string
-	ID    uint64
-	Link  string
-	VIPs  []netip.Addr
+	Netns, ID string
+	Link      string
+	VIPs      []netip.Addr
 	// Count is how many rounds are left, if any.
 	Count    int
 	Interval time.Duration
@@ -52,7 +51,7 @@ func (a *attachment) announce() {
 	// Without further rounds, too: it closes the sockets, for which the kernel
 	// takes longer than a process takes to start.
 	if err := a.startAnnouncer(rounds{
-		Netns: a.args.Netns, ID: a.k.Service.ID(), Link: a.args.IfName, VIPs: a.fresh,
+		Netns: a.args.Netns, ID: a.netnsID, Link: a.args.IfName, VIPs: a.fresh,
 		Count: a.conf.Announce.Count - 1, Interval: a.conf.Announce.Interval,
 	}); err != nil {
 		logf("%v", err)
@@ -130,8 +129,8 @@ func (r rounds) round() (goOn bool, err error) {
 		return false, err
 	}
 	defer service.Close()
-	if service.ID() != r.ID {
-		return false, nil
+	if id, err := service.Identity(); err != nil || id != r.ID {
+		return false, err
 	}
 	err = service.Do(func() error {
 		goOn, err = r.announceOn(r.Link)

@@ -22,10 +22,10 @@ func (a *attachment) check() error {
 	if a.prev == nil {
 		return cnierr.New(types.ErrInvalidNetworkConfig, "pass the result of ADD, as the specification asks for", "prevResult: missing")
 	}
-	return atOnce(a.compare, a.checkIPAM)
+	return atOnce(a.verify, a.checkIPAM)
 }
 
-func (a *attachment) compare() error {
+func (a *attachment) verify() error {
 	want, err := a.expected()
 	if err != nil {
 		return err

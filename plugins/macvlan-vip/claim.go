@@ -65,11 +65,12 @@ func (a *attachment) claimOnHost(vips []netip.Addr) error {
 	for _, vip := range vips {
 		a.rec.Claims = append(a.rec.Claims, vip.String())
 	}
+	a.rec.Desired.Addresses, a.rec.Desired.Routes = a.vips.Addresses, a.vips.Routes
 	if err := a.store.Save(a.rec); err != nil {
 		return err
 	}
-	if !a.repairing {
-		a.undo.Push(func() error { return a.store.UnclaimAll(a.rec) })
+	if !a.repairing || a.before != nil {
+		a.undo.Push(func() error { return a.store.UnclaimBut(a.rec, a.before) })
 	}
 	for _, vip := range vips {
 		owner, err := a.store.Claim(a.rec.ClaimScope, vip, a.key)

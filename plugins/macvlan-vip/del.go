@@ -32,10 +32,19 @@ func (d remover) remove(key journal.Key, rec *journal.Record, netns string) erro
 	if rec == nil {
 		return d.removeUnrecorded(key, netns)
 	}
-	if netns == "" {
-		netns = rec.Netns
+	var errs []error
+	for r := range rec.All() {
+		errs = append(errs, d.undo(r, netns), d.store.UnclaimAll(r))
 	}
-	k, err := verb.OpenKernelLeniently(netns)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return d.store.Remove(key)
+}
+
+// undo takes away what one record says.
+func (d remover) undo(rec *journal.Record, netns string) error {
+	k, err := verb.OpenRecorded(rec, netns)
 	if err != nil {
 		return err
 	}
@@ -48,10 +57,7 @@ func (d remover) remove(key journal.Key, rec *journal.Record, netns string) erro
 		service = func() error { return errors.Join(lease(), links()) }
 	}
 	host := func() error { return leaveHost(d.store, k, rec) }
-	if err := errors.Join(atOnce(service, host), d.store.UnclaimAll(rec)); err != nil {
-		return err
-	}
-	return d.store.Remove(key)
+	return atOnce(service, host)
 }
 
 // atOnce does things of which each mostly waits: for the kernel, which takes
@@ -69,45 +75,78 @@ func atOnce(steps ...func() error) error {
 // ipamOf is the IPAM plugin that gave a record's addresses. Records of earlier
 // versions do not tell.
 func (d remover) ipamOf(rec *journal.Record) string {
+	if rec.Input != nil {
+		return rec.IPAMType
+	}
 	return cmp.Or(rec.IPAMType, d.ipam)
 }
 
-// release gives the addresses back to the IPAM plugin that they came from, by
-// the configuration that it was given then.
+// release gives the addresses back to the IPAM plugin that they came from.
 func (d remover) release(rec *journal.Record) error {
-	kind, stdin := d.ipamOf(rec), d.stdin
-	if kind == "" {
-		return nil
+	q, err := d.asksAgain(rec)
+	if err != nil || q.kind == "" {
+		return err
 	}
-	if rec.IPAMType != "" {
-		var err error
-		if stdin, err = config.WithIPAM(stdin, rec.IPAMConfig); err != nil {
-			return err
-		}
-	}
-	return ipamDelFor(kind, stdin, d.path, d.args, rec)
+	return q.del()
 }
 
 // removeUnrecorded serves a DEL before any ADD, a second DEL, and one after
-// the journal was lost: a link in the netns is ours if its alias says so.
+// the record was lost: a link in the netns is ours if its alias says so.
 func (d remover) removeUnrecorded(key journal.Key, netns string) error {
-	k, err := verb.OpenKernelLeniently(netns)
+	rec := &journal.Record{Key: key, Netns: netns}
+	k, err := verb.OpenRecorded(rec, "")
 	if err != nil {
 		return err
 	}
 	defer k.Close()
-	err = removeByAlias(k, key)
+	err = errors.Join(removeByAlias(k, key), d.leaveAll(k, key))
 	// Without the IPAM plugin no ADD can have got an address.
 	if hasIPAM(d.ipam, d.path) {
-		err = errors.Join(err, d.release(&journal.Record{Key: key, Netns: netns}))
+		err = errors.Join(err, d.releaseUnrecorded(rec))
 	}
-	return errors.Join(err, d.store.Remove(key))
+	if err != nil {
+		return err
+	}
+	return d.store.Remove(key)
+}
+
+// releaseUnrecorded asks the IPAM plugin by what the runtime passes now, and
+// once more without what a DEL does not need, if that is what it refuses.
+func (d remover) releaseUnrecorded(rec *journal.Record) error {
+	err := d.release(rec)
+	if err == nil {
+		return nil
+	}
+	var bareErr error
+	d.args = ""
+	if d.stdin, bareErr = config.Bare(d.stdin); bareErr != nil || d.release(rec) != nil {
+		return err
+	}
+	return nil
+}
+
+// leaveAll gives up all that the journal has of an attachment beside its
+// record. The host's side is ours if its alias says so.
+func (d remover) leaveAll(k *kernel.Kernel, key journal.Key) error {
+	links, err := d.store.Used(key)
+	errs := []error{err}
+	for _, link := range links {
+		rec := &journal.Record{Key: key, HostInterface: link}
+		f, found, err := k.Host.Link(link)
+		if found && plan.IsHostSide(f) {
+			rec.Desired.Links = []plan.Link{{Side: plan.Host, Kind: plan.KindMacvlan, Name: link, Alias: f.Alias, Shared: true}}
+		}
+		errs = append(errs, err, leaveHost(d.store, k, rec))
+	}
+	claimed, err := d.store.Claimed(key)
+	errs = append(errs, err)
+	for _, rec := range claimed {
+		errs = append(errs, d.store.UnclaimAll(rec))
+	}
+	return errors.Join(errs...)
 }
 
 func removeByAlias(k *kernel.Kernel, key journal.Key) error {
-	if k.Service == nil {
-		return nil
-	}
 	return k.RemoveLink(plan.Link{Side: plan.Service, Kind: plan.KindMacvlan, Name: key.IfName, Alias: plan.ServiceAlias(key.Network, key.ContainerID)})
 }
 
@@ -118,7 +157,7 @@ func cmdGC(args *skel.CmdArgs) error {
 	}
 	d := remover{store: store, ipam: conf.IPAM.Type, stdin: args.StdinData, path: os.Getenv("CNI_PATH")}
 	err = verb.Collect(args.StdinData, conf.Name, store, func(key journal.Key, rec *journal.Record) error {
-		return d.remove(key, rec, rec.Netns)
+		return d.remove(key, rec, "")
 	})
 	return errors.Join(err, ipamGC(conf, args.StdinData))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
@@ -47,35 +48,123 @@ func hasIPAM(kind, path string) bool {
 	return err == nil
 }
 
-func ipamAdd(kind string, stdin []byte) (*current.Result, error) {
-	raw, err := invoke.DelegateAdd(context.Background(), kind, stdin, nil)
+// An IPAM plugin that hangs must not keep a DEL from the rest, nor an ADD past
+// the minute that systemd gives a start by default.
+const (
+	delTimeout = 15 * time.Second
+	addTimeout = 45 * time.Second
+)
+
+// asked is an IPAM plugin, and what it is asked with.
+type asked struct {
+	kind  string
+	stdin []byte
+	// env is its environment but for the verb.
+	env invoke.Args
+}
+
+// asks is the IPAM plugin of this ADD's configuration.
+func (a *attachment) asks() asked {
+	return asked{a.conf.IPAM.Type, a.args.StdinData, invoke.Args{
+		ContainerID: a.args.ContainerID, NetNS: a.args.Netns, IfName: a.args.IfName, PluginArgsStr: a.args.Args, Path: a.args.Path,
+	}}
+}
+
+// asksAgain is the IPAM plugin of a record, by what it was asked with at ADD,
+// whatever the configuration and the environment are now. Records of earlier
+// versions have no more than its section of the configuration.
+func (d remover) asksAgain(rec *journal.Record) (asked, error) {
+	q := asked{d.ipamOf(rec), d.stdin, invoke.Args{
+		ContainerID: rec.ContainerID, NetNS: rec.Netns, IfName: rec.IfName, PluginArgsStr: d.args, Path: d.path,
+	}}
+	if rec.Input != nil {
+		q.stdin, q.env.PluginArgsStr = rec.Input, rec.Args
+		return q, nil
+	}
+	var err error
+	if rec.IPAMType != "" {
+		q.stdin, err = config.WithIPAM(d.stdin, rec.IPAMConfig)
+	}
+	return q, err
+}
+
+func (q asked) add() (*current.Result, error) {
+	raw, err := bounded(addTimeout, q.kind, "give addresses", func(ctx context.Context) (types.Result, error) {
+		plugin, env, err := q.run("ADD")
+		if err != nil {
+			return nil, err
+		}
+		return invoke.ExecPluginWithResult(ctx, plugin, q.stdin, env, nil)
+	})
 	if err != nil {
-		return nil, ipamError(kind, "give addresses", err)
+		return nil, err
 	}
 	result, err := config.CurrentResult(raw)
 	if err != nil {
-		return nil, cnierr.New(types.ErrDecodingFailure, "use an IPAM plugin that prints a valid result", "ipam: %q: its result: %v", kind, err)
+		return nil, cnierr.New(types.ErrDecodingFailure, "use an IPAM plugin that prints a valid result", "ipam: %q: its result: %v", q.kind, err)
 	}
 	return result, nil
 }
 
-func ipamDel(kind string, stdin []byte) error {
-	return ipamError(kind, "take addresses back", invoke.DelegateDel(context.Background(), kind, stdin, nil))
+func (q asked) del() error {
+	_, err := bounded(delTimeout, q.kind, "take addresses back", func(ctx context.Context) (none struct{}, err error) {
+		plugin, env, err := q.run("DEL")
+		if err != nil {
+			if q.kind == stateless {
+				err = nil
+			}
+			return none, err
+		}
+		return none, invoke.ExecPluginWithoutResult(ctx, plugin, q.stdin, env, nil)
+	})
+	return err
+}
+
+// run finds the plugin, and gives it its environment for a verb.
+func (q asked) run(verb string) (plugin string, env *invoke.Args, err error) {
+	q.env.Command = verb
+	plugin, err = invoke.FindInPath(q.kind, filepath.SplitList(q.env.Path))
+	return plugin, &q.env, err
+}
+
+// stateless is the IPAM plugin that keeps nothing of what it gives.
+const stateless = "static"
+
+// bounded asks an IPAM plugin for something, and gives it up when it takes too
+// long. What it has started itself can hold its output open for as long as it
+// likes.
+func bounded[T any](limit time.Duration, kind, doing string, ask func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	type answer struct {
+		value T
+		err   error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		value, err := ask(ctx)
+		answers <- answer{value, err}
+	}()
+	var got answer
+	select {
+	case got = <-answers:
+	case <-ctx.Done():
+	}
+	if ctx.Err() != nil {
+		return got.value, cnierr.Transient("look what it waits for", "ipam: %q: %s: no answer within %s", kind, doing, limit)
+	}
+	return got.value, ipamError(kind, doing, got.err)
 }
 
 func ipamCheck(kind string, stdin []byte) error {
-	return ipamError(kind, "check its addresses", invoke.DelegateCheck(context.Background(), kind, stdin, nil))
+	return boundedDelegate(kind, "check its addresses", stdin, invoke.DelegateCheck)
 }
 
-// ipamDelFor takes back the addresses of the attachment that a record names,
-// which at GC is not the one that the environment names.
-func ipamDelFor(kind string, stdin []byte, path, cniArgs string, rec *journal.Record) error {
-	plugin, err := invoke.FindInPath(kind, filepath.SplitList(path))
-	if err != nil {
-		return ipamError(kind, "take addresses back", err)
-	}
-	args := &invoke.Args{Command: "DEL", ContainerID: rec.ContainerID, NetNS: rec.Netns, IfName: rec.IfName, PluginArgsStr: cniArgs, Path: path}
-	return ipamError(kind, "take addresses back", invoke.ExecPluginWithoutResult(context.Background(), plugin, stdin, args, nil))
+func boundedDelegate(kind, doing string, stdin []byte, delegate func(context.Context, string, []byte, invoke.Exec) error) error {
+	_, err := bounded(addTimeout, kind, doing, func(ctx context.Context) (none struct{}, err error) {
+		return none, delegate(ctx, kind, stdin, nil)
+	})
+	return err
 }
 
 // ipamGC lets the IPAM plugin collect its own garbage, as the specification
@@ -84,11 +173,11 @@ func ipamGC(conf *types.NetConf, stdin []byte) error {
 	if conf.IPAM.Type == "" {
 		return nil
 	}
-	return ipamError(conf.IPAM.Type, "collect garbage", invoke.DelegateGC(context.Background(), conf.IPAM.Type, stdin, nil))
+	return boundedDelegate(conf.IPAM.Type, "collect garbage", stdin, invoke.DelegateGC)
 }
 
 func ipamStatus(kind string, stdin []byte) error {
-	err := invoke.DelegateStatus(context.Background(), kind, stdin, nil)
+	err := boundedDelegate(kind, "be ready for ADD", stdin, invoke.DelegateStatus)
 	if err == nil {
 		return nil
 	}
@@ -97,5 +186,5 @@ func ipamStatus(kind string, stdin []byte) error {
 	if errors.As(err, &foreign) && foreign.Code == types.ErrLimitedConnectivity {
 		code = types.ErrLimitedConnectivity
 	}
-	return &cnierr.Error{Code: code, Text: fmt.Sprintf("ipam: %q: not ready for ADD", kind), Cause: err, Remedy: "make the IPAM plugin ready"}
+	return &cnierr.Error{Code: code, Text: "not ready for ADD", Cause: err, Remedy: "make the IPAM plugin ready"}
 }

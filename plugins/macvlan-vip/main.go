@@ -49,8 +49,14 @@ type attachment struct {
 	undo  reconcile.Undo
 	// rec is the journal's record: an earlier ADD's, if this one repairs what
 	// that one made, or else this one's.
-	rec       *journal.Record
+	rec *journal.Record
+	// before is the record of an attachment that stands and is to have other
+	// addresses.
+	before *journal.Record
+	// repairing tells that there is an attachment that stands.
 	repairing bool
+	// netnsID is the service's namespace (kernel.Namespace.Identity).
+	netnsID string
 	// ipam is what the IPAM plugin answers, once it was asked.
 	ipam *answer
 	// fresh are the VIPs that were not on the link before this ADD.
@@ -81,7 +87,11 @@ func open(args *skel.CmdArgs) (*attachment, error) {
 		args: args, conf: conf, prev: prev, store: store, k: k,
 		key: journal.Key{Network: conf.Name, ContainerID: args.ContainerID, IfName: args.IfName},
 	}
-	if err := a.findMaster(); err != nil {
+	a.netnsID, err = k.Service.Identity()
+	if err == nil {
+		err = a.findMaster()
+	}
+	if err != nil {
 		k.Close()
 		return nil, err
 	}
@@ -109,8 +119,11 @@ func (a *attachment) planHost() error {
 		return nil
 	}
 	before := ""
-	if a.rec != nil {
+	switch {
+	case a.rec != nil:
 		before = a.rec.HostInterface
+	case a.before != nil:
+		before = a.before.HostInterface
 	}
 	name, existing, err := a.plan.ChooseHostInterface(a.plan.HostInterfaces(before), func(name string) (*plan.LinkFacts, error) {
 		f, found, err := a.k.Host.Link(name)
@@ -134,6 +147,9 @@ func cmdAdd(args *skel.CmdArgs) error {
 	}
 	defer a.k.Close()
 	result, err := a.add()
+	if err == nil {
+		err = a.settle()
+	}
 	if err == nil {
 		err = verb.PrintResult(plan.Chain(a.prev, result), a.conf.CNIVersion)
 	}

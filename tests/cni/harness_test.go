@@ -183,9 +183,11 @@ func (l *lab) exec(env []string, stdin string, argv ...string) (o outcome) {
 type attachment struct {
 	*lab
 	service *testnet.Namespace
-	id      string
-	ifName  string
-	args    string
+	// netns is CNI_NETNS where it is another path than the service's own.
+	netns  string
+	id     string
+	ifName string
+	args   string
 }
 
 func (l *lab) attachment(id string) *attachment {
@@ -199,7 +201,9 @@ func (a *attachment) env(verb string) []string {
 	if a.args != "" {
 		env = append(env, "CNI_ARGS="+a.args)
 	}
-	if a.service != nil {
+	if a.netns != "" {
+		env = append(env, "CNI_NETNS="+a.netns)
+	} else if a.service != nil {
 		env = append(env, "CNI_NETNS="+a.service.Path())
 	}
 	return env

@@ -1,10 +1,12 @@
 package cni
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -57,56 +59,123 @@ func (p *pair) record(plugin string) (file, dir string) {
 	return filepath.Join(dir, "attachments", fmt.Sprintf("lan:%s:%s.json", p.id, p.ifName)), dir
 }
 
-// TestRecordsThatAreNotOurs: DEL and GC do nothing by a record that somebody
-// else could have written, and say which file it is and what to do about it.
+// tricks put something in a record's place; away is where the record is now.
+var tricks = map[string]func(file, away string) error{
+	"a link": func(file, away string) error {
+		return os.Symlink(away, file)
+	},
+	"a pipe":                func(file, _ string) error { return unix.Mkfifo(file, 0o600) },
+	"a second name":         func(file, away string) error { return os.Link(away, file) },
+	"another user's":        func(file, away string) error { return copied(away, file, 0o600, 65534) },
+	"one others can change": func(file, away string) error { return copied(away, file, 0o666, 0) },
+	"not JSON":              func(file, _ string) error { return os.WriteFile(file, []byte("{"), 0o600) },
+	"empty":                 func(file, _ string) error { return os.WriteFile(file, nil, 0o600) },
+	"binary":                func(file, _ string) error { return os.WriteFile(file, []byte("\x00\xff\x7f"), 0o600) },
+	"another attachment's": func(file, away string) error {
+		data, err := os.ReadFile(away)
+		if err == nil {
+			err = os.WriteFile(file, bytes.ReplaceAll(data, []byte(`"c1"`), []byte(`"c2"`)), 0o600)
+		}
+		return err
+	},
+}
+
+// spoil plays a trick on a record.
+func (p *pair) spoil(t *testing.T, plugin, trick string) {
+	t.Helper()
+	file, _ := p.record(plugin)
+	away := filepath.Join(t.TempDir(), "away")
+	if trick == "a second name" {
+		away = filepath.Join(filepath.Dir(file), "away")
+	}
+	data, err := os.ReadFile(file)
+	if err == nil {
+		err = os.WriteFile(away, data, 0o600)
+	}
+	if err == nil {
+		err = os.Remove(file)
+	}
+	if err == nil {
+		err = tricks[trick](file, away)
+	}
+	if err == nil && trick != "a link" {
+		err = os.Chmod(file, modeOf(trick))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(away) })
+}
+
+// TestRecordsThatAreNotOurs: no verb does anything by a record that somebody
+// else could have written, or that cannot be read. DEL goes by what the kernel
+// and the claims show, and leaves nothing; GC and CHECK say which file it is.
 func TestRecordsThatAreNotOurs(t *testing.T) {
-	l := newLab(t, "192.0.2.1/24")
-	for _, plugin := range plugins {
-		for trick, play := range map[string]func(file, away string) error{
-			"a link": func(file, away string) error {
-				return os.Symlink(away, file)
-			},
-			"a pipe":                func(file, _ string) error { return unix.Mkfifo(file, 0o600) },
-			"a second name":         func(file, away string) error { return os.Link(away, file) },
-			"another user's":        func(file, away string) error { return copied(away, file, 0o600, 65534) },
-			"one others can change": func(file, away string) error { return copied(away, file, 0o666, 0) },
-			"not JSON":              func(file, _ string) error { return os.WriteFile(file, []byte("{"), 0o600) },
-		} {
-			t.Run(plugin+" "+trick, func(t *testing.T) {
-				p := l.up(t, "c1", "1.1.0", staticV4)
-				file, dir := p.record(plugin)
-				away := filepath.Join(dir, "away")
-				if err := os.Rename(file, away); err != nil {
-					t.Fatal(err)
-				}
-				if err := play(file, away); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.Chmod(file, modeOf(trick)); err != nil {
-					t.Fatal(err)
-				}
-				before := l.host.Snapshot() + p.service.Snapshot()
+	l := newLab(t, "192.0.2.1/24", "2001:db8::1/64")
+	before := l.state()
+	other := &pair{attachment: l.attachment("other"), hairpin: conf("1.1.0", "hairpin-route", "lan", ""),
+		link: conf("1.1.0", "macvlan-vip", "lan", strings.ReplaceAll(staticV4, "192.0.2.10", "192.0.2.20"))}
+	for trick := range tricks {
+		t.Run(trick, func(t *testing.T) {
+			p := l.up(t, "c1", "1.1.0", dualStack)
+			for _, plugin := range plugins {
+				p.spoil(t, plugin, trick)
 				gc := with(t, with(t, p.config(plugin), "prevResult", nil), "cni.dev/valid-attachments", []types.GCAttachment{})
-				for verb, config := range map[string]string{"ADD": p.config(plugin), "DEL": p.config(plugin), "GC": gc} {
-					o := p.run(plugin, verb, config)
-					refused(t, o, types.ErrIOFailure)
-					if !strings.Contains(o.err().Msg, file) || !strings.Contains(o.err().Details, "remove it") {
-						t.Errorf("%s does not say which file, and what to do: %s", verb, o.stdout)
-					}
+				o := p.run(plugin, "GC", gc)
+				refused(t, o, types.ErrIOFailure)
+				if file, _ := p.record(plugin); !strings.Contains(o.err().Msg, file) || !strings.Contains(o.err().Details, "remove it") {
+					t.Errorf("GC does not say which file, and what to do: %s", o.stdout)
 				}
-				if now := l.host.Snapshot() + p.service.Snapshot(); now != before {
-					t.Errorf("the kernel's state was changed: %s", lines(before, now))
+			}
+			// It is in nobody else's way.
+			added := other.must("macvlan-vip", "ADD", other.link)
+			other.must("hairpin-route", "ADD", with(t, other.hairpin, "prevResult", json.RawMessage(added.stdout)))
+			other.down()
+			p.down()
+			if out := p.service.IP("link show"); strings.Contains(out, "mv0") {
+				t.Errorf("left in the netns:\n%s", out)
+			}
+			os.Remove(filepath.Join(l.journals()[0], "attachments", "away"))
+			os.Remove(filepath.Join(l.journals()[1], "attachments", "away"))
+			l.mustBe(before, "after DEL")
+		})
+	}
+}
+
+// dualStack is a VIP of each family.
+const dualStack = `"master": "eth0", "ipam": {"type": "static", "addresses": [{"address": "192.0.2.10/24"}, {"address": "2001:db8::10/64"}]}`
+
+// TestAddOverBadRecord: an ADD that is repeated makes a record that can be read
+// again; what the lost one knew is gone after DEL.
+func TestAddOverBadRecord(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24", "2001:db8::1/64")
+	before := l.state()
+	for _, plugin := range plugins {
+		for _, trick := range []string{"empty", "a link", "another attachment's"} {
+			t.Run(plugin+" "+trick, func(t *testing.T) {
+				p := l.up(t, "c1", "1.1.0", dualStack)
+				whole := l.host.Snapshot() + p.service.Snapshot()
+				p.spoil(t, plugin, trick)
+				p.must(plugin, "ADD", with(t, p.config(plugin), "prevResult", map[bool]any{true: nil, false: p.result}[plugin == "macvlan-vip"]))
+				p.must("hairpin-route", "ADD", p.hairpin)
+				for _, plugin := range plugins {
+					p.must(plugin, "CHECK", p.config(plugin))
 				}
-				if err := os.Rename(away, file); err != nil {
-					t.Fatal(err)
+				if diff := withoutIndices(whole, l.host.Snapshot()+p.service.Snapshot()); diff != "" {
+					t.Errorf("after ADD: %s", diff)
 				}
-				// A link to itself is all that a rename of one name of a file onto
-				// the other leaves.
-				os.Remove(away)
 				p.down()
+				l.mustBe(before, "after DEL")
 			})
 		}
 	}
+}
+
+// withoutIndices compares two snapshots but for the numbers of links, which are
+// others when a link was made anew.
+func withoutIndices(a, b string) string {
+	number := regexp.MustCompile(`(?m)^\d+: |@if\d+|if\d+ `)
+	return lines(number.ReplaceAllString(a, ""), number.ReplaceAllString(b, ""))
 }
 
 func copied(from, to string, mode os.FileMode, uid int) error {
@@ -128,31 +197,36 @@ func modeOf(trick string) os.FileMode {
 	return 0o600
 }
 
-// TestWithoutItsRecord: once the operator has removed a bad record, as the
-// remedy says, DEL takes the link away by its alias, and gives the lease back.
+// TestWithoutItsRecord: with its records gone, DEL takes away what the kernel
+// and the claims show, and gives the lease back.
 func TestWithoutItsRecord(t *testing.T) {
 	l := newLab(t, "192.0.2.1/24")
 	before := l.state()
-	p := l.up(t, "c1", "1.1.0", `"master": "eth0", `+l.hostLocal("192.0.2.0/24"))
-	p.must("hairpin-route", "DEL", p.hairpin)
-	file, dir := p.record("macvlan-vip")
-	if err := os.Remove(file); err != nil {
-		t.Fatal(err)
+	for name, flush := range map[string]func(p *pair){
+		"":              func(*pair) {},
+		"netns gone":    func(p *pair) { p.service.IP("link del mv0") },
+		"mv-int gone":   func(*pair) { l.host.IP("link del mv-int") },
+		"routes gone":   func(*pair) { l.host.IP("route flush table local proto 118") },
+		"CNI_ARGS bad":  func(p *pair) { p.args = "nonsense" },
+		"CAP_ARGS bad":  func(p *pair) { p.link = with(t, p.link, "runtimeConfig", "nonsense") },
+		"config edited": func(p *pair) { p.link = with(t, p.link, "mode", 7) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := l.up(t, "c1", "1.1.0", `"master": "eth0", `+l.hostLocal("192.0.2.0/24"))
+			for _, plugin := range plugins {
+				file, _ := p.record(plugin)
+				if err := os.Remove(file); err != nil {
+					t.Fatal(err)
+				}
+			}
+			flush(p)
+			p.down()
+			if out := p.service.IP("link show"); strings.Contains(out, "mv0") {
+				t.Errorf("left in the netns:\n%s", out)
+			}
+			l.mustBe(before, "after DEL")
+		})
 	}
-	p.must("macvlan-vip", "DEL", p.link)
-	if out := p.service.IP("link show"); strings.Contains(out, "mv0") {
-		t.Errorf("left in the netns:\n%s", out)
-	}
-	if left := files(t, l.leases); left != "" {
-		t.Errorf("left of the lease: %s", left)
-	}
-	// What only the record knew: that mv-int is not used any more. The next
-	// ADD of the attachment takes over, and its DEL leaves nothing.
-	p.link = with(t, p.link, "prevResult", nil)
-	p.must("macvlan-vip", "ADD", p.link)
-	p.must("macvlan-vip", "DEL", p.link)
-	os.RemoveAll(filepath.Join(dir, "claims"))
-	l.mustBe(before, "after DEL")
 }
 
 // TestFoldersThatAreNotOurs: a journal that is a link, or that others can

@@ -101,6 +101,21 @@ func WithIPAM(stdin []byte, section json.RawMessage) ([]byte, error) {
 	return json.Marshal(keys)
 }
 
+// Bare is a configuration with no more than every plugin must have, and the
+// ipam section.
+func Bare(stdin []byte) ([]byte, error) {
+	var bare struct {
+		CNIVersion string          `json:"cniVersion,omitempty"`
+		Name       string          `json:"name"`
+		Type       string          `json:"type"`
+		IPAM       json.RawMessage `json:"ipam,omitempty"`
+	}
+	if err := decode(stdin, &bare); err != nil {
+		return nil, err
+	}
+	return json.Marshal(bare)
+}
+
 func jsonName(goKind string) string {
 	switch {
 	case strings.HasPrefix(goKind, "int"), strings.HasPrefix(goKind, "uint"):

@@ -100,10 +100,36 @@ func (s *Store) Unclaim(scope string, addr netip.Addr, key Key) error {
 	return nil
 }
 
-// UnclaimAll gives up all that a record claims.
-func (s *Store) UnclaimAll(rec *Record) error {
+// ClaimAll claims again what a record claims, as far as nobody else owns it.
+func (s *Store) ClaimAll(rec *Record) error {
 	var errs []error
 	for _, text := range rec.Claims {
+		addr, err := netip.ParseAddr(text)
+		if err == nil {
+			_, err = s.Claim(rec.ClaimScope, addr, rec.Key)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// UnclaimAll gives up all that a record claims.
+func (s *Store) UnclaimAll(rec *Record) error { return s.UnclaimBut(rec, nil) }
+
+// UnclaimBut gives up what a record claims, and keep, with those before it,
+// does not.
+func (s *Store) UnclaimBut(rec, keep *Record) error {
+	kept := map[string]bool{}
+	for k := range keep.All() {
+		for _, text := range k.Claims {
+			kept[k.ClaimScope+"/"+text] = true
+		}
+	}
+	var errs []error
+	for _, text := range rec.Claims {
+		if kept[rec.ClaimScope+"/"+text] {
+			continue
+		}
 		addr, err := netip.ParseAddr(text)
 		if err == nil {
 			err = s.Unclaim(rec.ClaimScope, addr, rec.Key)
@@ -112,4 +138,64 @@ func (s *Store) UnclaimAll(rec *Record) error {
 	}
 	s.prune(claims(rec.ClaimScope))
 	return errors.Join(errs...)
+}
+
+// Foreign tells which of a record's addresses another attachment owns by now.
+func (s *Store) Foreign(rec *Record) (map[netip.Addr]bool, error) {
+	foreign := map[netip.Addr]bool{}
+	var errs []error
+	for _, text := range rec.Claims {
+		addr, err := netip.ParseAddr(text)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("claim of %s: %w", rec.Key, err))
+			continue
+		}
+		owner, err := s.Owner(rec.ClaimScope, addr)
+		if err != nil || owner != (Key{}) && owner != rec.Key {
+			foreign[addr] = true
+		}
+		errs = append(errs, err)
+	}
+	return foreign, errors.Join(errs...)
+}
+
+// Claimed finds what an attachment claims, for the time when its record is
+// lost: a record with nothing but the claims for each scope. It looks at every
+// claim there is.
+func (s *Store) Claimed(key Key) (recs []*Record, err error) {
+	scopes, err := s.names("claims")
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, scope := range scopes {
+		rec := &Record{Key: key, ClaimScope: scope}
+		addrs, err := s.names(claims(scope))
+		for _, text := range addrs {
+			if target, err := os.Readlink(filepath.Join(s.dir, claims(scope), text)); err == nil && target == key.String() {
+				rec.Claims = append(rec.Claims, text)
+			}
+		}
+		if len(rec.Claims) > 0 {
+			recs = append(recs, rec)
+		}
+		errs = append(errs, err)
+	}
+	return recs, errors.Join(errs...)
+}
+
+// names lists a folder of the journal; one that is not there is empty.
+func (s *Store) names(sub string) (names []string, err error) {
+	dir, err := s.folder(sub)
+	if err != nil {
+		return nil, ignoreMissing(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list %s: %w", dir, err)
+	}
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names, nil
 }

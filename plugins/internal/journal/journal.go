@@ -9,10 +9,12 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,23 +55,72 @@ func parseKey(s string) (Key, bool) {
 // Record is what DEL and GC need to know of an attachment.
 type Record struct {
 	Key
-	// Netns is CNI_NETNS at the time of ADD.
-	Netns string `json:"netns"`
-	// Config is a digest of the configuration that ADD was given.
-	Config string `json:"config,omitempty"`
+	// Netns is CNI_NETNS at the time of ADD, a path that can come to lead to
+	// another namespace. NetnsID is the namespace itself; records of earlier
+	// versions do not tell.
+	Netns   string `json:"netns"`
+	NetnsID string `json:"netnsID,omitempty"`
+	// Config is a digest of the configuration that ADD was given, Input and
+	// Args that configuration and CNI_ARGS themselves: DEL asks the IPAM plugin
+	// by them, and a later ADD is compared with them. Records of earlier
+	// versions have IPAMConfig instead.
+	Config string          `json:"config,omitempty"`
+	Input  json.RawMessage `json:"input,omitempty"`
+	Args   string          `json:"args,omitempty"`
 	// HostInterface is the host-side link that the attachment uses, if any.
 	HostInterface string `json:"hostInterface,omitempty"`
 	// ClaimScope and Claims are the VIPs that it owns.
 	ClaimScope string   `json:"claimScope,omitempty"`
 	Claims     []string `json:"claims,omitempty"`
-	// IPAMType is the IPAM plugin that ADD asks, and IPAMConfig the section of
-	// the configuration that it is given, by which DEL asks it: by then the
-	// configuration can be another.
+	// IPAMType is the IPAM plugin that ADD asks, and IPAMConfig its section of
+	// the configuration.
 	IPAMType   string          `json:"ipamType,omitempty"`
 	IPAMConfig json.RawMessage `json:"ipamConfig,omitempty"`
 	// IPAM is the result of the IPAM plugin, for an ADD that is repeated.
 	IPAM    json.RawMessage `json:"ipam,omitempty"`
 	Desired plan.Desired    `json:"desired"`
+	// Last is what IPAM gave before the last change of addresses, for an ADD
+	// that takes the change back.
+	Last *Given `json:"last,omitempty"`
+	// Before is what an earlier ADD recorded, as long as the one that is to
+	// replace it is not through: until then what either made can be there.
+	Before *Record `json:"before,omitempty"`
+}
+
+// First is the last of All: what the last ADD that finished has recorded, if
+// there was one.
+func (r *Record) First() *Record {
+	for r.Before != nil {
+		r = r.Before
+	}
+	return r
+}
+
+// Given is what IPAM gave for the configuration of a digest.
+type Given struct {
+	Config string          `json:"config"`
+	IPAM   json.RawMessage `json:"ipam"`
+}
+
+// SameAs tells whether a record says the same as another one, which replaced
+// whatever was before it.
+func (r *Record) SameAs(o *Record) bool {
+	if o == nil || o.Before != nil {
+		return false
+	}
+	bare := *r
+	bare.Before = nil
+	mine, err1 := json.Marshal(&bare)
+	others, err2 := json.Marshal(o)
+	return err1 == nil && err2 == nil && bytes.Equal(mine, others)
+}
+
+// All gives the record, and those that it has not replaced yet.
+func (r *Record) All() iter.Seq[*Record] {
+	return func(yield func(*Record) bool) {
+		for ; r != nil && yield(r); r = r.Before {
+		}
+	}
 }
 
 // Store is the journal of one plugin in one network namespace.
@@ -103,8 +154,15 @@ func (s *Store) attachment(key Key) string {
 	return filepath.Join(s.dir, attachments, key.String()+".json")
 }
 
-// Load reads an attachment's record; nil where there is none. One that is not
-// as Save wrote it is a CNI error 5 that names the file and the remedy.
+// BadRecord is a record that is not as Save wrote it, or that somebody else
+// could have written.
+type BadRecord struct{ Cause error }
+
+func (e *BadRecord) Error() string { return "read record: " + e.Cause.Error() }
+func (e *BadRecord) Unwrap() error { return e.Cause }
+
+// Load reads an attachment's record; nil where there is none. A BadRecord is a
+// CNI error 5 that names the file and the remedy.
 func (s *Store) Load(key Key) (*Record, error) {
 	if _, err := s.folder(attachments); err != nil {
 		return nil, ignoreMissing(err)
@@ -115,16 +173,26 @@ func (s *Store) Load(key Key) (*Record, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read record: %w", err)
+		return nil, &BadRecord{err}
 	}
 	var rec Record
 	if err := json.Unmarshal(data, &rec); err != nil {
-		return nil, cnierr.New(types.ErrIOFailure, badFileRemedy, "record %s: %v", path, err)
+		return nil, &BadRecord{cnierr.New(types.ErrIOFailure, badFileRemedy, "%s: %v", path, err)}
 	}
 	if rec.Key != key {
-		return nil, cnierr.New(types.ErrIOFailure, badFileRemedy, "record %s: it is of another attachment, %q", path, rec.Key)
+		return nil, &BadRecord{cnierr.New(types.ErrIOFailure, badFileRemedy, "%s: it is of another attachment, %q", path, rec.Key)}
 	}
 	return &rec, nil
+}
+
+// Recall is Load for those who can do without the record: a bad one is none,
+// and bad says what is wrong with it.
+func (s *Store) Recall(key Key) (rec *Record, bad *BadRecord, err error) {
+	rec, err = s.Load(key)
+	if errors.As(err, &bad) {
+		return nil, bad, nil
+	}
+	return rec, nil, err
 }
 
 func ignoreMissing(err error) error {

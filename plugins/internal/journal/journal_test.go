@@ -156,12 +156,19 @@ func TestStaleClaimHasOneHeir(t *testing.T) {
 	}
 }
 
+// TestLastUserLeaves: one that has no record is none, whoever left its entry.
 func TestLastUserLeaves(t *testing.T) {
 	s := store(t)
-	for _, id := range []string{"a", "b", "a"} {
+	for _, id := range []string{"a", "b", "a", "lost"} {
+		if id != "lost" {
+			save(t, s, &Record{Key: key(id)})
+		}
 		if err := s.Join("mv-int", key(id)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.MkdirAll(filepath.Join(s.dir, users("mv-int"), "whatever", "else"), 0o700); err != nil {
+		t.Fatal(err)
 	}
 	for _, tt := range []struct {
 		id     string

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -146,14 +147,41 @@ func (s *Store) Leave(hostInterface string, key Key) (unused bool, err error) {
 	if err := os.Remove(filepath.Join(dir, key.String())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("leave %s: %w", hostInterface, err)
 	}
-	left, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("users of %s: %w", hostInterface, err)
+	left, err := s.names(users(hostInterface))
+	if err != nil {
+		return false, err
 	}
-	if len(left) == 0 {
-		s.prune(users(hostInterface))
+	for _, name := range left {
+		if s.stands(name) {
+			return false, nil
+		}
+		// Left by a process that was killed, or by nobody that is known here.
+		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+			return false, fmt.Errorf("users of %s: %w", hostInterface, err)
+		}
 	}
-	return len(left) == 0, nil
+	s.prune(users(hostInterface))
+	return true, nil
+}
+
+// stands tells whether a name is that of an attachment with a record, readable
+// or not.
+func (s *Store) stands(name string) bool {
+	key, ok := parseKey(name)
+	if !ok {
+		return false
+	}
+	_, err := os.Lstat(s.attachment(key))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// Used lists the host-side links that an attachment uses.
+func (s *Store) Used(key Key) (hostInterfaces []string, err error) {
+	all, err := s.names("users")
+	return slices.DeleteFunc(all, func(link string) bool {
+		_, err := os.Lstat(filepath.Join(s.dir, users(link), key.String()))
+		return err != nil
+	}), err
 }
 
 // Forget removes the lock's file while the lock is held, once nobody uses

@@ -134,7 +134,7 @@ func fileError(path, problem string) error {
 }
 
 // badFileRemedy is what to do about a file that is not as this package writes it.
-const badFileRemedy = "find out who made it, remove it, and repeat the verb; DEL then goes by the link's alias, and what only that file knew is to be removed by hand (`ip route show table all proto 118`)"
+const badFileRemedy = "find out who changed it, and remove it, or have ADD or DEL do so: they go by what the kernel and the claims show"
 
 func isOurs(info fs.FileInfo) bool {
 	return int(stat(info).Uid) == os.Geteuid() && info.Mode().Perm()&0o022 == 0

@@ -42,6 +42,13 @@ func openBatch(at netns.NsHandle) (*batch, error) {
 	return &batch{socket: socket}, nil
 }
 
+func (n *Namespace) openBatch() (err error) {
+	if n.batch == nil {
+		n.batch, err = openBatch(netns.NsHandle(n.netns.Fd()))
+	}
+	return err
+}
+
 // answer is what the kernel says to a request.
 type answer struct {
 	err error
@@ -56,11 +63,8 @@ func (n *Namespace) ask(requests []*nl.NetlinkRequest) []answer {
 	if len(requests) == 0 {
 		return answers
 	}
-	if n.batch == nil {
-		var err error
-		if n.batch, err = openBatch(netns.NsHandle(n.netns.Fd())); err != nil {
-			return fill(answers, err)
-		}
+	if err := n.openBatch(); err != nil {
+		return fill(answers, err)
 	}
 	for first := 0; first < len(requests); first += batchSize {
 		last := min(first+batchSize, len(requests))
@@ -193,8 +197,11 @@ func changeSide[T plan.OnLink](k *Kernel, side plan.Side, items []T,
 // removeSide removes items of a side as far as they and their link are there.
 func removeSide[T plan.OnLink](k *Kernel, side plan.Side, items []T, request func(link int, item T) (*nl.NetlinkRequest, error)) error {
 	n, err := k.On(side)
-	if errors.Is(err, errGone) {
+	if errors.Is(err, errGone) || len(items) == 0 {
 		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", items[0], err)
 	}
 	var there []T
 	for _, i := range items {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
@@ -42,6 +43,8 @@ type Kernel struct {
 	Host *Namespace
 	// Service is nil where the service's namespace is gone, as it can be at DEL.
 	Service *Namespace
+	// Unseen is why Service is nil where the namespace may still be there.
+	Unseen error
 }
 
 // OpenHost opens the namespace that the process is in.
@@ -115,19 +118,43 @@ func (n *Namespace) Do(f func() error) error {
 	return n.netns.Do(func(ns.NetNS) error { return f() })
 }
 
-// Same tells whether two namespaces are one.
+// Same tells whether two namespaces, both of them open, are one.
 func (n *Namespace) Same(o *Namespace) bool {
-	return n.ID() != 0 && n.ID() == o.ID()
+	a, b := inode(int(n.netns.Fd())), inode(int(o.netns.Fd()))
+	return a != 0 && a == b
 }
 
-// ID tells the namespace from every other that exists at the same time: its
-// inode's number.
-func (n *Namespace) ID() uint64 {
+// inode is the number of a namespace's file, which another namespace gets
+// once this one is gone; 0 where it cannot be read.
+func inode(fd int) uint64 {
 	var stat unix.Stat_t
-	if unix.Fstat(int(n.netns.Fd()), &stat) != nil {
+	if unix.Fstat(fd, &stat) != nil {
 		return 0
 	}
 	return stat.Ino
+}
+
+// Identity names the namespace by what no other namespace has before the next
+// boot, unlike its path: the cookie (SO_NETNS_COOKIE, since Linux 5.14), or
+// else the inode's number, which can be used again, and the boot's.
+func (n *Namespace) Identity() (string, error) {
+	if err := n.openBatch(); err != nil {
+		return "", err
+	}
+	if cookie, ok := cookie(n.batch.socket.GetFd()); ok {
+		return cookie, nil
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("identify the %s's netns: %w", n.side, err)
+	}
+	return fmt.Sprintf("netns-inode-%d-boot-%s", inode(int(n.netns.Fd())), strings.TrimSpace(string(boot))), nil
+}
+
+// cookie names the namespace that a socket belongs to.
+func cookie(socket int) (name string, ok bool) {
+	number, err := unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	return fmt.Sprintf("netns-%d", number), err == nil
 }
 
 // HostScope names the network namespace that the process is in by a number
@@ -141,8 +168,8 @@ func HostScope() (string, error) {
 		return "", fmt.Errorf("identify the host's netns: %w", err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err == nil {
-		return fmt.Sprintf("netns-%d", cookie), nil
+	if cookie, ok := cookie(fd); ok {
+		return cookie, nil
 	}
 	var stat unix.Stat_t
 	if err := unix.Stat(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), &stat); err != nil {
@@ -158,6 +185,8 @@ func (k *Kernel) On(side plan.Side) (*Namespace, error) {
 		return k.Host, nil
 	case k.Service != nil:
 		return k.Service, nil
+	case k.Unseen != nil:
+		return nil, k.Unseen
 	}
 	return nil, errGone
 }

@@ -278,6 +278,9 @@ func (k *Kernel) RemoveLink(l plan.Link) error {
 	if errors.Is(err, errGone) || l.Kind == plan.KindLoopback {
 		return nil
 	}
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", l, err)
+	}
 	delete(n.links, l.Name)
 	f, found, err := n.Link(l.Name)
 	if err != nil || !found || !isOurs(f, l) {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -13,8 +14,17 @@ import (
 	"macvlan-vip/plugins/internal/config"
 )
 
-// aliasMark begins the alias of every link that is ours.
-const aliasMark = "macvlan-vip"
+// aliasMark begins the alias of every link that is ours, hostAlias that of a
+// host's side, before the master's name.
+const (
+	aliasMark = "macvlan-vip"
+	hostAlias = aliasMark + ": host side of "
+)
+
+// IsHostSide tells a host-side macvlan that is ours from every other link.
+func IsHostSide(f LinkFacts) bool {
+	return f.Kind == KindMacvlan && strings.HasPrefix(f.Alias, hostAlias)
+}
 
 // Attachment is what macvlan-vip needs to know to plan one.
 type Attachment struct {
@@ -49,7 +59,7 @@ func (a Attachment) HostSide(existing *LinkFacts) Desired {
 		Side: Host, Kind: KindMacvlan, Name: a.HostInterface, Mode: a.Conf.Mode,
 		Master: a.Master.Name, MasterSide: Host, Shared: true,
 		MAC:   StableMAC(a.Master.MAC, a.HostInterface).String(),
-		Alias: aliasMark + ": host side of " + a.Master.Name,
+		Alias: hostAlias + a.Master.Name,
 	}
 	foreign := existing != nil && existing.Alias != link.Alias && existing.MAC != link.MAC
 	if existing != nil {
@@ -122,6 +132,9 @@ func (a Attachment) serviceSysctls() []Sysctl {
 	all := []Sysctl{
 		{Side: Service, Key: v4 + "arp_notify", Value: "1"},
 		{Side: Service, Key: v4 + "arp_announce", Value: "2"},
+		// Without it the kernel takes the other addresses of a subnet away
+		// with the first one.
+		{Side: Service, Key: v4 + "promote_secondaries", Value: "1"},
 		{Side: Service, Key: v6 + "ndisc_notify", Value: "1", Optional: true},
 		{Side: Service, Key: v6 + "accept_ra", Value: "0", Optional: true},
 		{Side: Service, Key: v6 + "autoconf", Value: "0", Optional: true},

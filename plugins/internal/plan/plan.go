@@ -6,6 +6,7 @@ package plan
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -145,6 +146,36 @@ func (d Desired) Minus(o Desired) Desired {
 	}
 }
 
+// On is the part of d that is on one side.
+func (d Desired) On(side Side) Desired {
+	return Desired{
+		Links:      OnSide(side, d.Links),
+		Sysctls:    OnSide(side, d.Sysctls),
+		Addresses:  OnSide(side, d.Addresses),
+		Routes:     OnSide(side, d.Routes),
+		Rules:      OnSide(side, d.Rules),
+		Neighbours: OnSide(side, d.Neighbours),
+	}
+}
+
+// OnSide gives the items that are on one side.
+func OnSide[T Item](side Side, all []T) (mine []T) {
+	for _, item := range all {
+		if item.Where() == side {
+			mine = append(mine, item)
+		}
+	}
+	return mine
+}
+
+// Without is d without the routes and neighbours that lead to any of some
+// addresses.
+func (d Desired) Without(addrs map[netip.Addr]bool) Desired {
+	d.Routes = slices.DeleteFunc(slices.Clone(d.Routes), func(r Route) bool { return addrs[r.Dst.Addr()] })
+	d.Neighbours = slices.DeleteFunc(slices.Clone(d.Neighbours), func(n Neighbour) bool { return addrs[n.Addr] })
+	return d
+}
+
 func minus[T any](have, want []T, identity func(T) string) []T {
 	keep := make(map[string]bool, len(want))
 	for _, w := range want {
@@ -164,6 +195,9 @@ func minus[T any](have, want []T, identity func(T) string) []T {
 func (r Route) identity() string {
 	return fmt.Sprintf("%s %s %s %d %d %s", r.Side, r.Link, r.Dst, r.Table, r.Metric, r.Gateway)
 }
+
+// Same tells whether the kernel takes two routes for the same one.
+func (r Route) Same(o Route) bool { return r.identity() == o.identity() }
 
 func (n Neighbour) identity() string {
 	return fmt.Sprintf("%s %s %s", n.Side, n.Link, n.Addr)
@@ -185,6 +219,7 @@ type OnLink interface {
 
 // Where and Dev of all items: see Item and OnLink.
 
+func (l Link) Where() Side      { return l.Side }
 func (s Sysctl) Where() Side    { return s.Side }
 func (a Address) Where() Side   { return a.Side }
 func (a Address) Dev() string   { return a.Link }

@@ -64,7 +64,7 @@ func createLinks(k *kernel.Kernel, links []plan.Link, undo *Undo) error {
 }
 
 func setSysctls(k *kernel.Kernel, side plan.Side, all []plan.Sysctl, undo *Undo) error {
-	mine := onSide(side, all)
+	mine := plan.OnSide(side, all)
 	if len(mine) == 0 {
 		return nil
 	}
@@ -157,19 +157,19 @@ func Verify(k *kernel.Kernel, d plan.Desired) (drift []string, err error) {
 func verifySide(k *kernel.Kernel, side plan.Side, d plan.Desired) (drift []string, err error) {
 	for _, check := range []func() ([]string, error){
 		func() ([]string, error) {
-			return k.CheckSysctls(side, onSide(side, d.Sysctls))
+			return k.CheckSysctls(side, plan.OnSide(side, d.Sysctls))
 		},
 		func() ([]string, error) {
-			return k.CheckAddresses(side, onSide(side, d.Addresses))
+			return k.CheckAddresses(side, plan.OnSide(side, d.Addresses))
 		},
 		func() ([]string, error) {
-			return k.CheckRoutes(side, onSide(side, d.Routes))
+			return k.CheckRoutes(side, plan.OnSide(side, d.Routes))
 		},
 		func() ([]string, error) {
-			return k.CheckRules(side, onSide(side, d.Rules))
+			return k.CheckRules(side, plan.OnSide(side, d.Rules))
 		},
 		func() ([]string, error) {
-			return k.CheckNeighbours(side, onSide(side, d.Neighbours))
+			return k.CheckNeighbours(side, plan.OnSide(side, d.Neighbours))
 		},
 	} {
 		lines, err := check()
@@ -185,7 +185,7 @@ func verifySide(k *kernel.Kernel, side plan.Side, d plan.Desired) (drift []strin
 // there, though nothing asks for them any more.
 func Leftover(k *kernel.Kernel, d plan.Desired) (drift []string, err error) {
 	for _, side := range []plan.Side{plan.Host, plan.Service} {
-		routes, neighbours := onSide(side, d.Routes), onSide(side, d.Neighbours)
+		routes, neighbours := plan.OnSide(side, d.Routes), plan.OnSide(side, d.Neighbours)
 		missing, err := k.CheckRoutes(side, routes)
 		if err != nil {
 			return nil, err
@@ -209,21 +209,11 @@ func present[T plan.Item](all []T, problems []string) (lines []string) {
 	return lines
 }
 
-func onSide[T plan.Item](side plan.Side, all []T) []T {
-	var mine []T
-	for _, item := range all {
-		if item.Where() == side {
-			mine = append(mine, item)
-		}
-	}
-	return mine
-}
-
 // onBothSides does something with the items of the host's side, and then with
 // those of the service's.
 func onBothSides[T plan.Item](all []T, do func(plan.Side, []T) error) error {
 	for _, side := range []plan.Side{plan.Host, plan.Service} {
-		if mine := onSide(side, all); len(mine) > 0 {
+		if mine := plan.OnSide(side, all); len(mine) > 0 {
 			if err := do(side, mine); err != nil {
 				return err
 			}
@@ -238,10 +228,10 @@ func Remove(k *kernel.Kernel, d plan.Desired) error {
 	var errs []error
 	for _, side := range []plan.Side{plan.Host, plan.Service} {
 		errs = append(errs,
-			k.RemoveRules(side, onSide(side, d.Rules)),
-			k.RemoveRoutes(side, onSide(side, d.Routes)),
-			k.RemoveNeighbours(side, onSide(side, d.Neighbours)),
-			k.RemoveAddresses(side, onSide(side, d.Addresses)))
+			k.RemoveRules(side, plan.OnSide(side, d.Rules)),
+			k.RemoveRoutes(side, plan.OnSide(side, d.Routes)),
+			k.RemoveNeighbours(side, plan.OnSide(side, d.Neighbours)),
+			k.RemoveAddresses(side, plan.OnSide(side, d.Addresses)))
 	}
 	for _, l := range slices.Backward(d.Links) {
 		if !l.Shared {

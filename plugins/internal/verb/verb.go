@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -77,6 +78,9 @@ func answer(arg, about, help string) {
 	}
 }
 
+// Logf speaks to the runtime's log.
+func Logf(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+
 func withCode(f func(*skel.CmdArgs) error) func(*skel.CmdArgs) error {
 	return func(args *skel.CmdArgs) error {
 		if err := f(args); err != nil {
@@ -135,29 +139,53 @@ func openKernel(netns string) (*kernel.Kernel, error) {
 	return k, nil
 }
 
-// OpenKernelLeniently opens them for DEL and GC, in which the service's may be
-// gone, or its name be given to something else.
-func OpenKernelLeniently(netns string) (*kernel.Kernel, error) {
+// OpenRecorded opens, for DEL and GC, the host's namespace and, if it is still
+// there, the one that a record names. It looks at the path that the runtime
+// passes, and at the one that ADD was given. Either can have come to lead to
+// somebody else's namespace, which is none of this attachment's business.
+func OpenRecorded(rec *journal.Record, path string) (*kernel.Kernel, error) {
 	host, err := kernel.OpenHost()
 	if err != nil {
 		return nil, err
 	}
 	k := &kernel.Kernel{Host: host}
-	if netns == "" {
-		return k, nil
-	}
-	service, err := kernel.OpenService(netns)
-	switch {
-	case kernel.IsGone(err):
-	case err != nil:
-		host.Close()
-		return nil, err
-	case host.Same(service):
-		service.Close()
-	default:
-		k.Service = service
+	for _, at := range slices.Compact([]string{path, rec.Netns}) {
+		service, err := openRecorded(rec, at)
+		if err == nil && service != nil && host.Same(service) {
+			service.Close()
+			continue
+		}
+		if service != nil {
+			k.Service, k.Unseen = service, nil
+			break
+		}
+		k.Unseen = errors.Join(k.Unseen, err)
 	}
 	return k, nil
+}
+
+// openRecorded opens the namespace at a path; nil where there is none, or
+// another than the record's.
+func openRecorded(rec *journal.Record, path string) (*kernel.Namespace, error) {
+	if path == "" {
+		return nil, nil
+	}
+	service, err := kernel.OpenService(path)
+	if err != nil {
+		if kernel.IsGone(err) {
+			err = nil
+		}
+		return nil, err
+	}
+	if rec.NetnsID == "" {
+		return service, nil
+	}
+	id, err := service.Identity()
+	if err != nil || id != rec.NetnsID {
+		service.Close()
+		return nil, err
+	}
+	return service, nil
 }
 
 // OpenJournal opens a plugin's journal of the namespace that it runs in.
@@ -182,14 +210,17 @@ func OpenLeniently(plugin string, stdin []byte) (*types.NetConf, *journal.Store,
 }
 
 // Recall opens what DEL needs, and the attachment's record; nil where there is
-// none.
+// none, or none that can be read: then DEL goes by what it finds.
 func Recall(plugin string, args *skel.CmdArgs) (conf *types.NetConf, store *journal.Store, key journal.Key, rec *journal.Record, err error) {
 	conf, store, err = OpenLeniently(plugin, args.StdinData)
 	if err != nil {
 		return nil, nil, key, nil, err
 	}
 	key = journal.Key{Network: conf.Name, ContainerID: args.ContainerID, IfName: args.IfName}
-	rec, err = store.Load(key)
+	rec, bad, err := store.Recall(key)
+	if bad != nil {
+		Logf("%s: %v: removing what the kernel and the claims show instead", plugin, bad)
+	}
 	return conf, store, key, rec, err
 }
 

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/containernetworking/cni/pkg/skel"
+
+	"macvlan-vip/plugins/internal/journal"
+	"macvlan-vip/plugins/internal/kernel"
+	"macvlan-vip/plugins/internal/plan"
+	"macvlan-vip/plugins/internal/reconcile"
+	"macvlan-vip/plugins/internal/verb"
+)
+
+// cmdDel needs neither a valid configuration nor prevResult: the record says
+// what there is to remove.
+func cmdDel(args *skel.CmdArgs) error {
+	_, store, key, rec, err := verb.Recall(name, args)
+	if err != nil {
+		return err
+	}
+	return remove(store, key, rec, args.Netns)
+}
+
+// remove takes away what the record says, and forgets it. It goes on after an
+// error.
+func remove(store *journal.Store, key journal.Key, rec *journal.Record, netns string) error {
+	if rec == nil {
+		var err error
+		if rec, err = lost(store, key); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for r := range rec.All() {
+		errs = append(errs, undo(store, r, netns), store.UnclaimAll(r))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return store.Remove(key)
+}
+
+// lost finds what an attachment without a record has left on the host.
+func lost(store *journal.Store, key journal.Key) (*journal.Record, error) {
+	host, err := kernel.OpenHost()
+	if err != nil {
+		return nil, err
+	}
+	defer host.Close()
+	return find(store, &kernel.Kernel{Host: host}, key)
+}
+
+// find makes a record out of an attachment's claims, and of the ways to them.
+func find(store *journal.Store, k *kernel.Kernel, key journal.Key) (found *journal.Record, err error) {
+	claimed, err := store.Claimed(key)
+	for _, rec := range claimed {
+		var table, metric int
+		if _, err := fmt.Sscanf(rec.ClaimScope, claimScope, &table, &metric); err != nil {
+			continue
+		}
+		var vips []netip.Addr
+		for _, text := range rec.Claims {
+			if vip, err := netip.ParseAddr(text); err == nil {
+				vips = append(vips, vip)
+			}
+		}
+		if rec.Desired, err = k.Host.Ways(table, metric, vips); err != nil {
+			return nil, err
+		}
+		rec.Before, found = found, rec
+	}
+	return found, err
+}
+
+// undo takes away what one record says, but for the way to a VIP that another
+// attachment has by now.
+func undo(store *journal.Store, rec *journal.Record, netns string) error {
+	k, err := verb.OpenRecorded(rec, netns)
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	foreign, err := store.Foreign(rec)
+	if err := reconcile.Remove(k, rec.Desired.On(plan.Host).Without(foreign)); err != nil {
+		return err
+	}
+	forgetHost(k, rec)
+	return err
+}
+
+// forgetHost takes away the service's way to the host. That goes with its link,
+// too, which the plugin before this one removes, unless an error of this one
+// keeps the runtime from asking it to: so this one gives none.
+func forgetHost(k *kernel.Kernel, rec *journal.Record) {
+	if k.Service == nil {
+		return
+	}
+	link, found, err := k.Service.Link(rec.IfName)
+	if err == nil && found && leadsTo(rec, link.MAC) {
+		err = reconcile.Remove(k, rec.Desired.On(plan.Service))
+	}
+	if err != nil {
+		verb.Logf("%s: the way back to the host: %v", name, err)
+	}
+}
+
+func cmdGC(args *skel.CmdArgs) error {
+	conf, store, err := verb.OpenLeniently(name, args.StdinData)
+	if err != nil {
+		return err
+	}
+	return verb.Collect(args.StdinData, conf.Name, store, func(key journal.Key, rec *journal.Record) error {
+		return remove(store, key, rec, "")
+	})
+}

@@ -1,0 +1,64 @@
+package kernel
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"macvlan-vip/plugins/internal/plan"
+)
+
+// Ways finds the ways to some addresses that are there and can only be ours:
+// routes of our protocol, in a table and of a metric, and permanent neighbour
+// entries on macvlans. It is for the time when no record tells of them.
+func (n *Namespace) Ways(table, metric int, to []netip.Addr) (d plan.Desired, err error) {
+	wanted := make(map[netip.Addr]bool, len(to))
+	for _, addr := range to {
+		wanted[addr] = true
+	}
+	links, err := n.handle.LinkList()
+	if err != nil {
+		return d, fmt.Errorf("%s: list links: %w", n.side, err)
+	}
+	for _, l := range links {
+		if l.Type() != plan.KindMacvlan {
+			continue
+		}
+		entries, err := n.neighbours(l.Attrs().Index)
+		if err != nil {
+			return d, err
+		}
+		for at, e := range entries {
+			if addr := at.addr.(netip.Addr); wanted[addr] && e.State&netlink.NUD_PERMANENT != 0 {
+				d.Neighbours = append(d.Neighbours, plan.Neighbour{Side: n.side, Link: l.Attrs().Name, Addr: addr, MAC: e.HardwareAddr.String()})
+			}
+		}
+	}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		routes, err := n.routes(family, &netlink.Route{Table: table})
+		if err != nil {
+			return d, err
+		}
+		d.Routes = append(d.Routes, n.routesTo(wanted, routes, metric)...)
+	}
+	return d, nil
+}
+
+// routesTo picks our routes of a metric to single addresses.
+func (n *Namespace) routesTo(wanted map[netip.Addr]bool, routes []netlink.Route, metric int) (ours []plan.Route) {
+	for _, r := range routes {
+		dst, ok := destination(r)
+		if !ok || !dst.IsSingleIP() || !wanted[dst.Addr()] || r.Protocol != plan.Protocol || r.Priority != metric {
+			continue
+		}
+		if l, err := n.handle.LinkByIndex(r.LinkIndex); err == nil {
+			src, _ := netip.AddrFromSlice(r.Src)
+			ours = append(ours, plan.Route{
+				Side: n.side, Link: l.Attrs().Name, Dst: dst, Source: src.Unmap(), Table: r.Table, Metric: metric, Exclusive: true,
+			})
+		}
+	}
+	return ours
+}

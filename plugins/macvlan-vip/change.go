@@ -1,0 +1,165 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+
+	current "github.com/containernetworking/cni/pkg/types/100"
+
+	"macvlan-vip/plugins/internal/config"
+	"macvlan-vip/plugins/internal/journal"
+	"macvlan-vip/plugins/internal/plan"
+	"macvlan-vip/plugins/internal/reconcile"
+)
+
+// An ADD that is repeated with other addresses changes those of an attachment
+// that stands. The new ones are claimed and added before the old ones go, so
+// that whenever the process ends the service has the one set, the other, or
+// both; the record names both until the change is through.
+
+// exchange has the IPAM plugin take the addresses of before back, and give
+// others.
+func (a *attachment) exchange() (*current.Result, error) {
+	q := a.asks()
+	a.undo.Push(func() error { return a.reclaimLease() })
+	if err := a.releaseOld(); err != nil {
+		return nil, err
+	}
+	if q.kind != "host-local" || config.AsksFor(q.stdin, q.env.PluginArgsStr) {
+		return q.add()
+	}
+	// It would give the next addresses of its ranges.
+	if wanted, err := a.given(a.rec.Config); err == nil {
+		if result, err := q.requesting(wanted); err == nil {
+			return result, nil
+		}
+		if err := q.del(); err != nil {
+			return nil, err
+		}
+	}
+	return q.add()
+}
+
+// releaseOld gives the addresses of before back to where they came from.
+func (a *attachment) releaseOld() error {
+	var last asked
+	for rec := range a.before.All() {
+		q, err := a.remover().asksAgain(rec)
+		if err != nil {
+			return err
+		}
+		if q.kind == stateless || q.kind == last.kind && string(q.stdin) == string(last.stdin) {
+			continue
+		}
+		if err := q.del(); err != nil {
+			return err
+		}
+		last = q
+	}
+	return nil
+}
+
+// reclaimLease gets the addresses of before again, after a change that failed.
+func (a *attachment) reclaimLease() error {
+	given := a.asks().del()
+	if a.rec.IPAM == nil {
+		// It gave none: what it says about that is known from ADD.
+		given = nil
+	}
+	first := a.before.First()
+	q, err := a.remover().asksAgain(first)
+	if err != nil || q.kind == stateless {
+		return errors.Join(given, err)
+	}
+	was, err := recordedIPAM(first)
+	if err != nil {
+		return errors.Join(given, err)
+	}
+	ask := q.add
+	if q.kind == "host-local" {
+		ask = func() (*current.Result, error) { return q.requesting(was.IPs) }
+	}
+	is, err := ask()
+	if err == nil && !sameAddresses(was, is) {
+		err = fmt.Errorf("ipam: %q: gave other addresses back than those in use, %v: restart the service", q.kind, is.IPs)
+	}
+	return errors.Join(given, err)
+}
+
+func sameAddresses(a, b *current.Result) bool {
+	return slices.EqualFunc(a.IPs, b.IPs, func(x, y *current.IPConfig) bool { return x.Address.String() == y.Address.String() })
+}
+
+// given are the addresses to ask for again: those of the configuration of a
+// digest, if it was in effect before the last change, or else those that are
+// in use.
+func (a *attachment) given(digest string) ([]*current.IPConfig, error) {
+	first := a.before.First()
+	raw := first.IPAM
+	if first.Last != nil && first.Last.Config == digest {
+		raw = first.Last.IPAM
+	}
+	result, err := resultOf(a.key, raw)
+	if err != nil {
+		return nil, err
+	}
+	return result.IPs, nil
+}
+
+// requesting is add for certain addresses.
+func (q asked) requesting(ips []*current.IPConfig) (result *current.Result, err error) {
+	if q.stdin, err = config.Requesting(q.stdin, ips); err != nil {
+		return nil, err
+	}
+	return q.add()
+}
+
+// makeRoom takes away what the kernel cannot have beside its successor: a route
+// with other attributes, and an IPv6 address of another prefix length.
+func (a *attachment) makeRoom() error {
+	if a.before == nil {
+		return nil
+	}
+	var old plan.Desired
+	for rec := range a.before.All() {
+		for _, r := range rec.Desired.Routes {
+			if r.Side == plan.Service && slices.ContainsFunc(a.vips.Routes, func(n plan.Route) bool { return r.Same(n) && !reflect.DeepEqual(r, n) }) {
+				old.Routes = append(old.Routes, r)
+			}
+		}
+		for _, addr := range rec.Desired.Addresses {
+			if addr.Prefix.Addr().Is6() && slices.ContainsFunc(a.vips.Addresses, func(n plan.Address) bool {
+				return n.Prefix.Addr() == addr.Prefix.Addr() && n.Prefix != addr.Prefix
+			}) {
+				old.Addresses = append(old.Addresses, addr)
+			}
+		}
+	}
+	a.undo.Push(func() error { return reconcile.Apply(a.k, old, &reconcile.Undo{}) })
+	return reconcile.Remove(a.k, old)
+}
+
+// settle ends a change: what is not wanted any more is withdrawn. There is no
+// way back from here on.
+func (a *attachment) settle() error {
+	if a.before == nil {
+		return nil
+	}
+	a.undo = reconcile.Undo{}
+	rec := *a.rec
+	rec.Before = nil
+	first := a.before.First()
+	rec.Last = &journal.Given{Config: first.Config, IPAM: first.IPAM}
+	for old := range a.before.All() {
+		gone := plan.Desired{Addresses: old.Desired.Addresses, Routes: old.Desired.Routes}.Minus(a.vips)
+		if err := reconcile.Remove(a.k, gone); err != nil {
+			return err
+		}
+		if err := a.store.UnclaimBut(old, &rec); err != nil {
+			return err
+		}
+	}
+	return a.store.Save(&rec)
+}

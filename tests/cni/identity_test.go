@@ -1,0 +1,208 @@
+package cni
+
+import (
+	"encoding/json"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+
+	"macvlan-vip/tests/testnet"
+)
+
+// reused is a path that leads to one namespace after the other, as those in
+// /proc/PID/ns do.
+type reused struct {
+	t    testing.TB
+	path string
+}
+
+func newReused(t testing.TB) reused {
+	r := reused{t, filepath.Join(t.TempDir(), "netns")}
+	if err := os.WriteFile(r.path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(r.path, unix.MNT_DETACH) })
+	return r
+}
+
+func (r reused) leadTo(n *testnet.Namespace) {
+	r.t.Helper()
+	_ = unix.Unmount(r.path, unix.MNT_DETACH)
+	if err := unix.Mount(n.Path(), r.path, "none", unix.MS_BIND, ""); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// at adds an attachment whose CNI_NETNS is a reused path.
+func (l *lab) at(t *testing.T, path reused, id, vip string) *pair {
+	t.Helper()
+	p := &pair{attachment: l.attachment(id), hairpin: conf("1.1.0", "hairpin-route", "lan", ""),
+		link: conf("1.1.0", "macvlan-vip", "lan", strings.ReplaceAll(dualStack, "::10", "::"+vip))}
+	p.link = strings.ReplaceAll(p.link, "192.0.2.10", "192.0.2."+vip)
+	p.netns = path.path
+	path.leadTo(p.service)
+	added := json.RawMessage(p.must("macvlan-vip", "ADD", p.link).stdout)
+	p.link, p.hairpin = with(t, p.link, "prevResult", added), with(t, p.hairpin, "prevResult", added)
+	p.must("hairpin-route", "ADD", p.hairpin)
+	return p
+}
+
+// edit changes what a record says.
+func (p *pair) edit(t *testing.T, plugin string, change func(record map[string]any)) {
+	t.Helper()
+	file, _ := p.record(plugin)
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var record map[string]any
+	if err := json.Unmarshal(data, &record); err != nil {
+		t.Fatal(err)
+	}
+	change(record)
+	if data, err = json.Marshal(record); err == nil {
+		err = os.WriteFile(file, data, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// older makes a record one of the version before.
+func older(record map[string]any) {
+	for _, key := range []string{"netnsID", "input", "args"} {
+		delete(record, key)
+	}
+}
+
+// TestReusedPath: a path that led to a dead container's namespace leads to a
+// live one's. DEL and GC of the dead one take away what is the host's, and
+// touch nothing of the live one's.
+func TestReusedPath(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24", "2001:db8::1/64")
+	before := l.state()
+	for _, verb := range []string{"DEL", "GC", "DEL by an older record", "GC by an older record"} {
+		t.Run(verb, func(t *testing.T) {
+			path := newReused(t)
+			dead := l.at(t, path, "dead", "20")
+			if strings.HasSuffix(verb, "older record") {
+				for _, plugin := range plugins {
+					dead.edit(t, plugin, older)
+				}
+			}
+			dead.service.Remove()
+			live := l.at(t, path, "live", "30")
+			service := live.service.Snapshot()
+
+			for _, plugin := range []string{"hairpin-route", "macvlan-vip"} {
+				if strings.HasPrefix(verb, "DEL") {
+					dead.must(plugin, "DEL", dead.config(plugin))
+					continue
+				}
+				gc := with(t, with(t, dead.config(plugin), "prevResult", nil), "cni.dev/valid-attachments", []types.GCAttachment{{ContainerID: "live", IfName: "mv0"}})
+				dead.must(plugin, "GC", gc)
+			}
+			if diff := lines(service, live.service.Snapshot()); diff != "" {
+				t.Errorf("the live one's namespace is another: %s", diff)
+			}
+			for _, vip := range []string{"192.0.2.30", "2001:db8::30"} {
+				if err := l.host.Ping(netip.MustParseAddr(vip)); err != nil {
+					t.Error(err)
+				}
+			}
+			if out := l.state(); strings.Contains(out, "dead") || strings.Contains(out, "192.0.2.20") {
+				t.Errorf("left of the dead one:\n%s", out)
+			}
+			live.down()
+			l.mustBe(before, "after DEL of both")
+		})
+	}
+}
+
+// TestDELAfterTakeover: the record of an attachment names a VIP that another
+// one owns by now.
+func TestDELAfterTakeover(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24", "2001:db8::1/64")
+	before := l.state()
+	first := l.up(t, "first", "1.1.0", dualStack)
+	records := map[string][]byte{}
+	for _, plugin := range plugins {
+		file, _ := first.record(plugin)
+		data, err := os.ReadFile(file)
+		if err == nil {
+			err = os.Remove(file)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		records[file] = data
+	}
+	first.service.IP("link del mv0")
+	second := l.up(t, "second", "1.1.0", dualStack)
+	host, service := l.host.Snapshot(), second.service.Snapshot()
+	for file, data := range records {
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first.down()
+	if diff := lines(host+service, l.host.Snapshot()+second.service.Snapshot()); diff != "" {
+		t.Errorf("DEL of the first touched the second: %s", diff)
+	}
+	second.down()
+	l.mustBe(before, "after DEL of both")
+}
+
+// TestRecordsStaySmall: however often an ADD repairs, whatever addresses the
+// host has had in between, the record is no larger than what there is needs,
+// and DEL removes all that was ever made.
+func TestRecordsStaySmall(t *testing.T) {
+	testnet.FewChecks(t, 4)
+	rapid.Check(t, func(r *rapid.T) {
+		l := newLab(t, "192.0.2.1/24", "2001:db8::1/64")
+		before := l.state()
+		p := l.up(t, "c1", "1.1.0", dualStack)
+		file, _ := p.record("hairpin-route")
+		size := func() int64 {
+			info, err := os.Stat(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return info.Size()
+		}
+		first, has := size(), map[string]bool{}
+		for range rapid.IntRange(1, 12).Draw(r, "repairs") {
+			addr := rapid.SampledFrom([]string{"192.0.2.2/24", "192.0.2.3/24", "198.51.100.1/24", "2001:db8::2/64", "2001:db8:1::1/64"}).Draw(r, "address")
+			if has[addr] {
+				l.host.IP("address del dev eth0 " + addr)
+				delete(has, addr)
+			} else {
+				l.host.AddAddress("eth0", addr)
+				has[addr] = true
+			}
+			p.must("hairpin-route", "ADD", p.hairpin)
+			p.must("hairpin-route", "CHECK", p.hairpin)
+			// A route and a neighbour for each address of the host.
+			if limit := first + int64(len(has))*400; size() > limit {
+				r.Fatalf("the record has %d bytes, more than %d, with %d addresses more", size(), limit, len(has))
+			}
+		}
+		service := p.service
+		p.must("hairpin-route", "DEL", p.hairpin)
+		if out := service.IP("neigh show nud permanent") + service.IP("route show proto 118") + service.IP("-6 route show proto 118"); out != "" {
+			r.Fatalf("left in the service's netns:\n%s", out)
+		}
+		p.down()
+		for addr := range has {
+			l.host.IP("address del dev eth0 " + addr)
+		}
+		l.mustBe(before, "after DEL")
+		service.Remove()
+	})
+}

@@ -1,0 +1,24 @@
+package testnet
+
+import (
+	"flag"
+	"strconv"
+	"testing"
+)
+
+// FewChecks lets a property test draw as many histories as there is time for,
+// the same ones every time, unless the flags of pgregory.net/rapid ask for
+// others.
+func FewChecks(t testing.TB, checks int) {
+	t.Helper()
+	asked := map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { asked[f.Name] = true })
+	for name, value := range map[string]string{"rapid.checks": strconv.Itoa(checks), "rapid.seed": "1", "rapid.nofailfile": "true"} {
+		if asked[name] {
+			continue
+		}
+		if err := flag.Set(name, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
