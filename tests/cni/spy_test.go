@@ -16,11 +16,13 @@ type spy struct {
 }
 
 // script logs verb and environment, keeps the standard input, prints the file
-// VERB.answer, and fails if there is a file VERB.fails.
+// VERB.answer, and fails if there is a file VERB.fails; with one VERB.hangs it
+// never ends.
 const script = `#!/bin/sh
 dir=${0%/*}
 echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_NETNS $CNI_IFNAME $CNI_ARGS" >>"$dir/calls"
 while IFS= read -r line || [ -n "$line" ]; do printf '%s' "$line"; done >"$dir/$CNI_COMMAND.stdin"
+[ ! -e "$dir/$CNI_COMMAND.hangs" ] || sleep 60
 echo "the spy's log of $CNI_COMMAND" >&2
 [ ! -e "$dir/$CNI_COMMAND.answer" ] || while IFS= read -r line; do echo "$line"; done <"$dir/$CNI_COMMAND.answer"
 [ ! -e "$dir/$CNI_COMMAND.fails" ]
@@ -43,6 +45,15 @@ func newSpy(l *lab, address string) *spy {
 func (s *spy) write(name, content string) {
 	s.t.Helper()
 	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(content), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *spy) remove(name string) { os.Remove(filepath.Join(s.dir, name)) }
+
+func (s *spy) rename(from, to string) {
+	s.t.Helper()
+	if err := os.Rename(filepath.Join(s.dir, from), filepath.Join(s.dir, to)); err != nil {
 		s.t.Fatal(err)
 	}
 }

@@ -56,7 +56,9 @@ type tampering struct {
 
 // tracer traces a process and its threads.
 type tracer struct {
-	at     func(change) tampering
+	at func(change) tampering
+	// follow says that the programs that it starts are traced, too.
+	follow bool
 	counts map[change]int
 	// failing are the threads whose call was taken away, and the errors that
 	// they get for it.
@@ -67,11 +69,18 @@ type tracer struct {
 func (a *attachment) traced(plugin, verb, conf string, at func(change) tampering) (o outcome) {
 	a.t.Helper()
 	cmd := exec.Command(lookPath(plugin))
+	cmd.Env, cmd.Stdin = a.env(verb), strings.NewReader(conf)
+	return a.trace(cmd, &tracer{at: at})
+}
+
+// trace runs a program under a tracer.
+func (l *lab) trace(cmd *exec.Cmd, t *tracer) (o outcome) {
+	l.t.Helper()
 	var stdout, stderr bytes.Buffer
-	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = append(a.env(verb), testnet.CoverEnv()...), strings.NewReader(conf), &stdout, &stderr
+	cmd.Env, cmd.Stdout, cmd.Stderr = append(cmd.Env, testnet.CoverEnv()...), &stdout, &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
-	t := &tracer{at: at, counts: map[change]int{}, failing: map[int]unix.Errno{}}
-	a.host.Do(func() error {
+	t.counts, t.failing = map[change]int{}, map[int]unix.Errno{}
+	l.host.Do(func() error {
 		// The thread that starts a process is the one that traces it.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
@@ -127,7 +136,7 @@ func (t *tracer) resume(thread int, w unix.WaitStatus) error {
 		if err := t.systemCall(thread); err != nil {
 			return err
 		}
-	case signal == unix.SIGTRAP && w.TrapCause() == unix.PTRACE_EVENT_EXEC:
+	case signal == unix.SIGTRAP && w.TrapCause() == unix.PTRACE_EVENT_EXEC && !t.follow:
 		return unix.PtraceDetach(thread)
 	case signal != unix.SIGTRAP && signal != unix.SIGSTOP:
 		return unix.PtraceSyscall(thread, int(signal))
