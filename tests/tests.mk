@@ -10,7 +10,7 @@ ALONE := unshare --mount sh -ec 'mkdir -p /run/netns /run/cni; mount -t tmpfs ne
 
 GOTEST := $(ALONE) $(GO) test -count=1 -p 1 -timeout 15m
 
-.PHONY: test-deps test test-systemd race soak cover fuzz demo lint lint-deps
+.PHONY: test-deps test test-systemd race soak chaos cover fuzz demo lint lint-deps
 test-deps:
 	@set -e; missing="$(missing)"; [ -z "$$missing" ] || { \
 		echo "installing: $$missing"; apt-get update -qq; \
@@ -44,6 +44,15 @@ cover: test-deps ## Measure what the tests run of the plugins, binaries included
 	$(GO) tool cover -html $(COVER)/profile -o $(COVER)/index.html
 	$(GO) tool covdata percent -i $(COVER)/binaries,$(COVER)/packages
 	$(GO) tool cover -func $(COVER)/profile | awk '$$NF != "100.0%"'
+
+# Random histories of a host and its services: SEED begins a run, that many
+# HISTORIES are drawn, each of about STEPS events. A failure is shrunk and
+# printed with what repeats it.
+SEED      ?= 0
+HISTORIES ?= 100
+STEPS     ?= 30
+chaos: test-deps ## Draw random histories on network namespaces: SEED= [random] HISTORIES= [100] STEPS= [30]
+	$(GOTEST) -timeout 12h -v ./tests/cni -run '^TestHistories$$' -rapid.seed $(SEED) -rapid.checks $(HISTORIES) -rapid.steps $(STEPS) -rapid.nofailfile
 
 FUZZTIME ?= 30s
 fuzz: ## Fuzz every target for FUZZTIME [30s]
