@@ -98,6 +98,20 @@ func TestDHCP(t *testing.T) {
 	if out := a.Service.IP("route show default"); !strings.Contains(out, "default via 192.0.2.5 dev mv0") {
 		t.Errorf("the server's route: %q", out)
 	}
+
+	// While it runs, to an address of the configuration's own and back again.
+	own := testnet.With(t, conf, "ipam", map[string]any{"type": "static", "addresses": []any{map[string]string{"address": "192.0.2.20/24"}}})
+	add(t, a, own)
+	within(t, "the lease is given back by the change", func() bool { return released(wire) })
+	if out := a.Service.IP("address show mv0"); strings.Contains(out, "192.0.2.10/") || !strings.Contains(out, "192.0.2.20/24") {
+		t.Errorf("changed to static:\n%s", out)
+	}
+	add(t, a, conf)
+	if out := a.Service.IP("address show mv0"); !strings.Contains(out, "192.0.2.10/24") || strings.Contains(out, "192.0.2.20/") {
+		t.Errorf("changed back to dhcp:\n%s", out)
+	}
+
+	wire = lan.Capture("port")
 	del(t, a, conf)
 	within(t, "the lease is given back", func() bool { return released(wire) })
 }

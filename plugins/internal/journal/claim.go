@@ -8,6 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"macvlan-vip/plugins/internal/cnierr"
 )
 
 // A claim is a symbolic link from the address to the owner's key: made by one
@@ -67,7 +71,8 @@ func (s *Store) takeOver(scope string, addr netip.Addr, key Key) (Key, error) {
 		return Key{}, fmt.Errorf("claim %s: %w", addr, err)
 	}
 	if err := os.Rename(path+".new", path); err != nil {
-		return Key{}, fmt.Errorf("claim %s: %w", addr, err)
+		_ = os.Remove(path + ".new")
+		return Key{}, cnierr.New(types.ErrIOFailure, "find out who made what has its name, and remove it", "claim %s: %v", addr, err)
 	}
 	return key, nil
 }

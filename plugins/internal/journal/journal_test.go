@@ -156,6 +156,37 @@ func TestStaleClaimHasOneHeir(t *testing.T) {
 	}
 }
 
+// TestClaimsThatAreNone: what else has a claim's name is replaced, or named with
+// the remedy; it keeps nobody from another address.
+func TestClaimsThatAreNone(t *testing.T) {
+	for name, make := range map[string]func(path string) error{
+		"a file":   func(path string) error { return os.WriteFile(path, nil, 0o600) },
+		"nonsense": func(path string) error { return os.Symlink("../nonsense", path) },
+		"a folder": func(path string) error { return os.MkdirAll(filepath.Join(path, "x"), 0o700) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := store(t)
+			first, second := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+			if _, err := s.Claim("lan", second, key("b")); err != nil {
+				t.Fatal(err)
+			}
+			if err := make(s.claim("lan", first)); err != nil {
+				t.Fatal(err)
+			}
+			owner, err := s.Claim("lan", first, key("a"))
+			if e := cnierr.ToCNI(err); name == "a folder" && (e == nil || e.Code != types.ErrIOFailure || !strings.Contains(e.Msg, s.claim("lan", first)) || e.Details == "") {
+				t.Errorf("want an error 5 that names the folder and the remedy: %+v", e)
+			}
+			if name != "a folder" && (owner != key("a") || err != nil) {
+				t.Errorf("not taken over: %v, %v", owner, err)
+			}
+			if recs, err := s.Claimed(key("b")); err != nil || len(recs) != 1 || len(recs[0].Claims) != 1 {
+				t.Errorf("claims of b: %v, %v", recs, err)
+			}
+		})
+	}
+}
+
 // TestLastUserLeaves: one that has no record is none, whoever left its entry.
 func TestLastUserLeaves(t *testing.T) {
 	s := store(t)
