@@ -136,13 +136,17 @@ func (a *attachment) findVIPs() error {
 	return nil
 }
 
-// findHostAddresses finds the host's addresses, and which of them a LAN peer
-// at each VIP would see: what the kernel would take out of the master.
 func (a *attachment) findHostAddresses() error {
 	addrs, err := a.k.Host.Addresses()
 	if err != nil {
 		return err
 	}
+	return a.useHostAddresses(addrs)
+}
+
+// useHostAddresses finds out which of the host's addresses a LAN peer at each
+// VIP would see: what the kernel would take out of the master.
+func (a *attachment) useHostAddresses(addrs []plan.AddrFacts) (err error) {
 	for _, h := range addrs {
 		if h.Stable && h.Neighbourly {
 			a.facts.HostAddresses = append(a.facts.HostAddresses, h)

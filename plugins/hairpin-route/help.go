@@ -18,6 +18,9 @@ Keys beside "type", with defaults in brackets:
                  or a list, or "connected" for all that it has addresses in [none]
   returnPath     give the netns a way back to the host's addresses [true]
 
+hairpin-route changed: prints, as JSON and one a line, the attachments on this
+host that need another way, because the host's addresses have changed since.
+
 Example, a file in /etc/cni/net.d:
   {"cniVersion": "1.1.0", "name": "haproxy", "plugins": [
     {"type": "macvlan-vip", "master": "eth0",

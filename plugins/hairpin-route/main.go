@@ -6,6 +6,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -25,6 +26,13 @@ import (
 const name = "hairpin-route"
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == "changed" {
+		if err := changed(os.Stdout); err != nil {
+			fmt.Fprintf(os.Stderr, "%s changed: %v\n", name, err)
+			os.Exit(1)
+		}
+		return
+	}
 	verb.Main(skel.CNIFuncs{Add: cmdAdd, Del: cmdDel, Check: cmdCheck, GC: cmdGC, Status: cmdStatus}, bv.BuildString(name), help)
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -309,6 +310,57 @@ func TestHostsAddressChanges(t *testing.T) {
 	if left := host.IP("route show table local proto 118") + host.IP("neigh show nud permanent"); left != "" {
 		t.Errorf("left on the host: %s", left)
 	}
+}
+
+// TestChanged: whoever watches the host is told which attachments to repair.
+func TestChanged(t *testing.T) {
+	host, a := byHand(t)
+	c := conf("1.1.0", "", prevResult("1.1.0"))
+	says := func(want ...string) {
+		t.Helper()
+		var out bytes.Buffer
+		host.Do(func() error { return changed(&out) })
+		if len(want) == 0 {
+			if out.Len() > 0 {
+				t.Errorf("nothing has changed, yet: %s", &out)
+			}
+			return
+		}
+		var got change
+		if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+			t.Fatalf("%v: %s", err, &out)
+		}
+		if got.ContainerID != "c1" || got.Network != "lan" || got.IfName != "mv0" || got.Netns != a.Service.Path() {
+			t.Errorf("another attachment: %+v", got)
+		}
+		if diff := cmp.Diff(want, got.Changes); diff != "" {
+			t.Error(diff)
+		}
+	}
+	repair := func() {
+		t.Helper()
+		if _, _, err := a.Add(c, cmdAdd); err != nil {
+			t.Fatal(err)
+		}
+		says()
+	}
+	says()
+	repair()
+	mac := strings.Fields(host.IP("-br link show mv-int"))[2]
+	host.AddAddress("eth0", "192.0.2.77/32")
+	says("service: route 192.0.2.77/32 dev mv0: missing", "service: neighbour 192.0.2.77 lladdr "+mac+" dev mv0: missing")
+	repair()
+	host.IP("address del 192.0.2.77/32 dev eth0")
+	says("service: route 192.0.2.77/32 dev mv0: left over", "service: neighbour 192.0.2.77 lladdr "+mac+" dev mv0: left over")
+	repair()
+	host.IP("link set mv-int down")
+	says("host: link mv-int: state is down, not up")
+	host.IP("link del mv-int")
+	says("host: link mv-int: missing")
+	if err := a.Del(c, cmdDel); err != nil {
+		t.Error(err)
+	}
+	says()
 }
 
 // TestDelWithoutNetns: the host's routes would blackhole the VIP.

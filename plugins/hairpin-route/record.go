@@ -29,7 +29,7 @@ func (a *attachment) record(before *journal.Record) error {
 		return err
 	}
 	a.rec = &journal.Record{
-		Key: a.key, Netns: a.args.Netns, NetnsID: id, HostInterface: a.facts.HostLink.Name,
+		Key: a.key, Netns: a.args.Netns, NetnsID: id, Input: a.args.StdinData, HostInterface: a.facts.HostLink.Name,
 		ClaimScope: a.claimScope(), Desired: a.want, Before: before,
 	}
 	for _, vip := range a.claimed() {

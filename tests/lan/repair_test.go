@@ -198,8 +198,9 @@ var damages = []damage{
 			"address del 10.0.0.1/16 dev eth0", "address del 2001:db8::1/64 dev eth0",
 			"address add 10.0.0.1/16 dev eth0", "address add 2001:db8::1/64 dev eth0 nodad",
 		},
-		// Of IPv6 routes the kernel takes the source away with the address; on
-		// Linux 6.1 and before it does so for routes out of the address's own link.
+		// Of IPv6 routes the kernel takes the source away with the address; before
+		// Linux 6.6 it does so for routes out of the address's own link alone
+		// (fib6_remove_prefsrc in net/ipv6/route.c).
 		check:   []string{"host: route 2001:db8::10/128 dev mv-int table local metric 100 src 2001:db8::1: source is none"},
 		without: "2001:db8::10 dev mv-int src 2001:db8::1",
 	},

@@ -273,6 +273,11 @@ func (s *Store) List(network string) ([]Key, error) {
 	return s.list(func(key Key) bool { return key.Network == network })
 }
 
+// All gives every attachment.
+func (s *Store) All() ([]Key, error) {
+	return s.list(func(Key) bool { return true })
+}
+
 // Siblings gives a container's other attachments.
 func (s *Store) Siblings(of Key) ([]Key, error) {
 	return s.list(func(key Key) bool { return key.ContainerID == of.ContainerID && key != of })
