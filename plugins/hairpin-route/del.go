@@ -92,14 +92,19 @@ func undo(store *journal.Store, rec *journal.Record, netns string) error {
 }
 
 // forgetHost takes away the service's way to the host. That goes with its link,
-// too, which the plugin before this one removes, unless an error of this one
-// keeps the runtime from asking it to: so this one gives none.
+// too, but for its rules, and the plugin before this one removes that, unless
+// an error of this one keeps the runtime from asking it to: so this one gives
+// none.
 func forgetHost(k *kernel.Kernel, rec *journal.Record) {
 	if k.Service == nil {
 		return
 	}
 	link, found, err := k.Service.Link(rec.IfName)
-	if err == nil && found && leadsTo(rec, link.MAC) {
+	switch {
+	case err != nil:
+	case !found:
+		err = k.RemoveRules(plan.Service, plan.OnSide(plan.Service, rec.Desired.Rules))
+	case leadsTo(rec, link.MAC):
 		err = reconcile.Remove(k, rec.Desired.On(plan.Service))
 	}
 	if err != nil {

@@ -282,6 +282,25 @@ func TestPathsRepaired(t *testing.T) {
 	}
 }
 
+// TestPathsOfALostLink: rules do not go with their link; DEL removes them.
+func TestPathsOfALostLink(t *testing.T) {
+	t.Parallel()
+	w := newTwoLANs(t, func(*testnet.Namespace) {})
+	w.add(0)
+	w.add(1)
+	w.netns.IP("link del mv1")
+	if rules := rulesOf(w.netns); strings.Count(rules, "lookup 118") != 4 {
+		t.Errorf("want the rules of both:\n%s", rules)
+	}
+	w.del(1)
+	if rules := rulesOf(w.netns); strings.Count(rules, "lookup 118") != 2 || strings.Contains(rules, "from 10.1.") {
+		t.Errorf("want the rules of the first alone:\n%s", rules)
+	}
+	if err := w.service[0].check(); err != nil {
+		t.Error(err)
+	}
+}
+
 // sorted leaves out which of two rules of one priority was there first.
 func sorted(snapshot string) []string { return slices.Sorted(strings.Lines(snapshot)) }
 
