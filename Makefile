@@ -13,7 +13,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 OURS     := macvlan-vip hairpin-route
-COMMANDS := systemd-netns systemd-netns-helper
+COMMANDS := systemd-netns systemd-netns-helper systemd-netns-watch
 # Podman's network driver: netavark finds it by this name in a folder of its own.
 DRIVER   := netavark/macvlan-vip
 IPAM     := static host-local dhcp

@@ -6,7 +6,7 @@ TOOL := $(GO) tool -modfile=tests/tools/go.mod
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
 export SOURCE_DATE_EPOCH
 
-MANPAGES := macvlan-vip.8 hairpin-route.8 podman-macvlan-vip.8 systemd-netns.8 systemd-netns-helper.8 systemd-netns@.service.8 netns.conf.5
+MANPAGES := macvlan-vip.8 hairpin-route.8 podman-macvlan-vip.8 systemd-netns.8 systemd-netns-helper.8 systemd-netns-watch.8 systemd-netns@.service.8 netns.conf.5
 MAN      := $(addprefix bin/man/,$(MANPAGES))
 MANDATE   = $(shell date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%d)
 

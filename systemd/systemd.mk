@@ -21,7 +21,7 @@ install: build ## Install the plugins, cnitool, the shim with its units, and the
 		$(DESTDIR)$(SHARE)/conf $(DESTDIR)$(SHARE)/haproxy.service.d $(DESTDIR)$(DOC) $(DESTDIR)$(NETWORKD) $(DESTDIR)$(NMCONF) $(DESTDIR)$(NETAVARK)
 	install -m 755 $(addprefix bin/,$(OURS) $(IPAM)) $(DESTDIR)$(CNI_BIN)
 	install -m 755 bin/cnitool bin/systemd-netns $(DESTDIR)$(PREFIX)/bin
-	install -m 755 bin/systemd-netns-helper $(DESTDIR)$(LIBEXEC)
+	install -m 755 bin/systemd-netns-helper bin/systemd-netns-watch $(DESTDIR)$(LIBEXEC)
 	install -m 755 bin/$(DRIVER) $(DESTDIR)$(NETAVARK)
 	set -e; for unit in $(UNITS); do to="$(DESTDIR)$(UNITDIR)/$${unit##*/}"; $(call fill,"$$unit","$$to"); chmod 644 "$$to"; done
 	install -m 644 systemd/network/50-mv-int.network $(DESTDIR)$(NETWORKD)

@@ -58,6 +58,11 @@ var pages = []page{
 		"systemd/cmd/systemd-netns-helper/README.md",
 		[]string{"systemd-netns@.service(8)", "systemd-netns(8)", "ip-netns(8)"},
 	},
+	{
+		"systemd-netns-watch.8", "repair the network namespaces of services when somebody breaks them",
+		"systemd/cmd/systemd-netns-watch/README.md",
+		[]string{"systemd-netns@.service(8)", "systemd-netns(8)", "rtnetlink(7)"},
+	},
 }
 
 func main() {

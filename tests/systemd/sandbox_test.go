@@ -30,7 +30,7 @@ func TestSandbox(t *testing.T) {
 			t.Errorf("%s is more exposed than documented: %v\n%s", unit, err, out)
 		}
 	}
-	units := "systemd-netns@x.service systemd-netns-settle@x.service systemd-netns-access@x.service systemd-netns-repair@x.service systemd-netns-repair@x.timer " +
+	units := "systemd-netns@x.service systemd-netns-settle@x.service systemd-netns-access@x.service systemd-netns-repair@x.service systemd-netns-repair@x.timer systemd-netns-watch.service " +
 		"app.service app.socket article.service systemd-netns@article.service"
 	if out, err := l.m.Run("sh", "-c", "systemd-analyze verify --man=no "+units+" 2>&1"); err != nil || out != "" {
 		t.Errorf("systemd-analyze verify: %v:\n%s", err, out)

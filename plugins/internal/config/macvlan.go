@@ -15,9 +15,11 @@ import (
 	"macvlan-vip/plugins/internal/cnierr"
 )
 
-// What to do when somebody else holds a VIP.
+// What to do when somebody else holds a VIP. "defend" is "fail" to the plugin: it
+// says how the keeper is to answer who takes a VIP later.
 const (
 	ConflictFail   = "fail"
+	ConflictDefend = "defend"
 	ConflictWarn   = "warn"
 	ConflictIgnore = "ignore"
 )
@@ -268,8 +270,11 @@ func (c *Macvlan) setClaim() error {
 	if c.AddressConflict == "" {
 		c.AddressConflict = ConflictFail
 	}
-	if !slices.Contains([]string{ConflictFail, ConflictWarn, ConflictIgnore}, c.AddressConflict) {
-		return cnierr.Config("addressConflict", c.AddressConflict, "no such policy", "use fail, warn or ignore")
+	if !slices.Contains([]string{ConflictFail, ConflictDefend, ConflictWarn, ConflictIgnore}, c.AddressConflict) {
+		return cnierr.Config("addressConflict", c.AddressConflict, "no such policy", "use fail, defend, warn or ignore")
+	}
+	if c.AddressConflict == ConflictDefend {
+		c.AddressConflict = ConflictFail
 	}
 	return nil
 }

@@ -202,11 +202,13 @@ func (k *Kernel) RaiseLink(l plan.Link) (raised bool, err error) {
 	if link.Attrs().RawFlags&unix.IFF_UP != 0 {
 		return false, nil
 	}
-	for deadline := time.Now().Add(busyTimeout); ; time.Sleep(busyRetry) {
-		err = n.handle.LinkSetUp(link)
-		if !isBusy(err) || time.Now().After(deadline) {
-			break
+	if err = n.handle.LinkSetUp(link); isBusy(err) {
+		if err := n.removeRenamed(l); err != nil {
+			return false, err
 		}
+	}
+	for deadline := time.Now().Add(busyTimeout); isBusy(err) && time.Now().Before(deadline); time.Sleep(busyRetry) {
+		err = n.handle.LinkSetUp(link)
 	}
 	if isBusy(err) {
 		return false, cnierr.Transient("make sure that no other macvlan on "+l.Master+" has that MAC",
@@ -217,6 +219,25 @@ func (k *Kernel) RaiseLink(l plan.Link) (raised bool, err error) {
 	}
 	link.Attrs().RawFlags |= unix.IFF_UP
 	return true, nil
+}
+
+// removeRenamed removes a link of ours that somebody has given another name: by it
+// the MAC is in use that the link in its place is to have.
+func (n *Namespace) removeRenamed(l plan.Link) error {
+	all, err := n.handle.LinkList()
+	if err != nil {
+		return fmt.Errorf("look for another link with the MAC of %s: %w", l, err)
+	}
+	for _, other := range all {
+		a := other.Attrs()
+		if a.Name == l.Name || l.Alias == "" || a.Alias != l.Alias || a.HardwareAddr.String() != l.MAC || other.Type() != plan.KindMacvlan {
+			continue
+		}
+		if err := n.handle.LinkDel(other); err != nil && !isAbsent(err) {
+			return fmt.Errorf("remove %s, which was %s: %w", a.Name, l, err)
+		}
+	}
+	return nil
 }
 
 // Fit gives a link that was there the MTU and the MAC that it should have: the

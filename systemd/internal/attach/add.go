@@ -125,6 +125,15 @@ func (n *Netns) tell(result *current.Result) error {
 	for _, line := range f.Made(n.Network) {
 		n.Say(sdlog.LevelInfo, "%s", line)
 	}
-	n.Status("%s on %s, network %s", facts.Count(len(f.VIPs)), n.IfName, n.Network)
+	n.showStatus(f)
 	return nil
+}
+
+// showStatus sets the unit's line in `systemctl status`.
+func (n *Netns) showStatus(f facts.Facts) {
+	line := fmt.Sprintf("%s on %s, network %s", facts.Count(len(f.VIPs)), n.IfName, n.Network)
+	for _, conflict := range record.Conflicts(n.Name) {
+		line += "; " + conflict
+	}
+	n.Status("%s", line)
 }

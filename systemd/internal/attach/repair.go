@@ -62,7 +62,7 @@ func (n *Netns) mend(a record.Attachment, edit networks.Edit) error {
 	defer forget()
 	_, err = then.cni("check")
 	if err == nil {
-		n.tellUntouched(edit)
+		then.tellUntouched(edit, a)
 		// The host's DNS servers may be others now.
 		return n.giveDNS(cnitool.Result(a).DNS)
 	}
@@ -113,9 +113,19 @@ func pluginPath(a record.Attachment) string {
 	return strings.Join(path, ":")
 }
 
-func (n *Netns) tellUntouched(edit networks.Edit) {
+// tellUntouched is for what needs no repair.
+func (n *Netns) tellUntouched(edit networks.Edit, a record.Attachment) {
+	if f, err := n.look(cnitool.Result(a)); err == nil {
+		n.showStatus(f)
+	}
+	others := record.Conflicts(n.Name)
+	for _, conflict := range others {
+		n.Say(sdlog.LevelErr, "%s: find that station by its MAC, and take the address from it", conflict)
+	}
 	if edit.What == "" {
-		n.Say(sdlog.LevelInfo, "all is as it should be")
+		if len(others) == 0 {
+			n.Say(sdlog.LevelInfo, "all is as it should be")
+		}
 		return
 	}
 	n.Say(sdlog.LevelNotice, "all is as it was made, but %s has changed since: %s", edit.What, networks.Renewal(n.Namespace))

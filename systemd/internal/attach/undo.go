@@ -174,7 +174,7 @@ func (n *Netns) notUndone(a record.Attachment, errs []error, left facts.Facts) e
 	then.Network, then.IfName, then.CNIPath, then.ConfDir = a.Network, a.IfName, pluginPath(a), "/etc/cni/net.d"
 	lines := []string{fmt.Sprintf("network %s was not left whole:", a.Network)}
 	for _, err := range errs {
-		var p chain.Problem
+		var p chain.PluginError
 		if errors.As(err, &p) {
 			err = cnitool.Explain(then, fmt.Sprintf("plugin type=%q failed (delete): %v", p.Plugin, p.Err), "del")
 		}
@@ -199,7 +199,7 @@ func (n *Netns) undoGuessed(ctx context.Context, a record.Attachment) {
 }
 
 func (n *Netns) forgetDNS() error {
-	if err := files.RemoveIfThere(n.dnsFile()); err != nil {
+	if err := errors.Join(files.RemoveIfThere(n.dnsFile()), record.SetConflicts(n.Name, nil)); err != nil {
 		return err
 	}
 	// systemd's to remove, where a unit has made it.

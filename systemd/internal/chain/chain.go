@@ -36,17 +36,17 @@ type Request struct {
 	Timeout time.Duration
 }
 
-// Problem is why a plugin's DEL failed.
-type Problem struct {
+// PluginError is why a plugin's DEL failed.
+type PluginError struct {
 	// Plugin is its type.
 	Plugin string
 	Err    error
 }
 
-func (p Problem) Error() string { return fmt.Sprintf("%s: %v", p.Plugin, p.Err) }
+func (p PluginError) Error() string { return fmt.Sprintf("%s: %v", p.Plugin, p.Err) }
 
 // Unwrap gives the reason.
-func (p Problem) Unwrap() error { return p.Err }
+func (p PluginError) Unwrap() error { return p.Err }
 
 // list is what is read of a configuration list (CNI specification, section 1).
 type list struct {
@@ -55,7 +55,7 @@ type list struct {
 }
 
 // Delete calls every plugin, the last one of the list first, and goes on after
-// an error. Each error is a Problem; logs is what the plugins have printed
+// an error. Each error is a PluginError; logs is what the plugins have printed
 // besides.
 func Delete(ctx context.Context, r Request) (logs string, errs []error) {
 	l, err := parse(r.Config)
@@ -73,7 +73,7 @@ func Delete(ctx context.Context, r Request) (logs string, errs []error) {
 			said = append(said, text)
 		}
 		if err != nil {
-			errs = append(errs, Problem{typeOf(plugin), err})
+			errs = append(errs, PluginError{typeOf(plugin), err})
 		}
 	}
 	return strings.Join(said, "\n"), errs

@@ -46,7 +46,8 @@ func Explain(n settings.Namespace, problem, verb string) error {
 		text = plugin + ": " + text
 	}
 	text = strings.ReplaceAll(text, "systemd-netns@NAME", "systemd-netns@"+n.Name)
-	own := slices.Contains(ours, plugin) && strings.Contains(text, "; ")
+	// libcni does not name the plugin of a CHECK; a remedy of ours names the shim.
+	own := (slices.Contains(ours, plugin) || plugin == "" && strings.Contains(text, "systemd-netns@"+n.Name)) && strings.Contains(text, "; ")
 	if own && !strings.Contains(text, "ipam: ") {
 		return errors.New(text)
 	}

@@ -97,6 +97,9 @@ func Status(name string) error {
 	for j, a := range known {
 		fmt.Println("  " + strings.Join(found[j].Made(a.Network), "\n  "))
 	}
+	for _, conflict := range record.Conflicts(in) {
+		fmt.Println("  " + conflict)
+	}
 	if err := m.tellEdited(known); err != nil {
 		return err
 	}

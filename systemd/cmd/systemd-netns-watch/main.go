@@ -1,0 +1,83 @@
+// systemd-netns-watch is the keeper of a host's network namespaces, which
+// systemd-netns-watch.service runs: it has repaired what somebody breaks.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"macvlan-vip/systemd/internal/record"
+	"macvlan-vip/systemd/internal/sdlog"
+	"macvlan-vip/systemd/internal/settings"
+	"macvlan-vip/systemd/internal/watch"
+)
+
+const help = `Usage: systemd-netns-watch
+
+Watches the namespaces of systemd-netns@.service, and reloads their units when
+something of theirs is changed, which checks and repairs. It takes no options;
+systemd-netns-watch.service runs it.
+`
+
+// version is stamped by the build.
+var version = "unknown"
+
+func main() {
+	os.Exit(run(os.Args[1:]))
+}
+
+// run gives the exit status: 2 for a usage error, 1 for anything that failed.
+func run(args []string) int {
+	switch {
+	case len(args) == 1 && args[0] == "--version":
+		fmt.Println("systemd-netns-watch", version)
+		return 0
+	case len(args) == 1 && args[0] == "--help":
+		fmt.Print(help)
+		return 0
+	case len(args) > 0:
+		fmt.Fprint(os.Stderr, help)
+		return 2
+	}
+	// There is little to collect, and it is to stay little.
+	debug.SetGCPercent(20)
+	own := sdlog.New("systemd-netns-watch")
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	err := watch.Run(ctx, watch.Config{
+		Records:   record.Dir,
+		Names:     settings.NetnsDir,
+		Reload:    reload,
+		Say:       func(level int, namespace, line string) { sdlog.New(namespace).Say(level, "%s", line) },
+		Conflicts: record.SetConflicts,
+		Status:    func(line string) { own.Note("%s", line) },
+	})
+	if err != nil {
+		own.Say(sdlog.LevelErr, "%v", err)
+		return 1
+	}
+	return 0
+}
+
+// reload has systemd reload a unit. Its errors are in the unit's own journal.
+func reload(ctx context.Context, unit string) error {
+	cmd := exec.CommandContext(ctx, "systemctl", "reload", "--", unit)
+	// It would speak for this process.
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=")
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		return nil
+	}
+	first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	if first == "" {
+		first = err.Error()
+	}
+	return errors.New(first)
+}

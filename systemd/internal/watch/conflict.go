@@ -1,0 +1,243 @@
+package watch
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// defendInterval is how long nothing is sent after an address was defended
+	// (DEFEND_INTERVAL of RFC 5227, section 1.1): two stations that both defend one
+	// must not flood the LAN.
+	defendInterval = 10 * time.Second
+	// conflictLife is how long a station is named after it was heard last.
+	conflictLife = 10 * time.Minute
+	// questions are asked so many times, questionInterval apart, and answers waited
+	// for as long.
+	questions        = 3
+	questionInterval = 100 * time.Millisecond
+)
+
+// conflict is that another station uses a VIP.
+type conflict struct {
+	namespace, mac string
+	addr           netip.Addr
+	last, defended time.Time
+}
+
+func (c *conflict) String() string {
+	return fmt.Sprintf("VIP %s is used by %s, too", c.addr, c.mac)
+}
+
+// listenAnew opens the ears for the VIPs that there are now.
+func (k *Keeper) listenAnew() {
+	for _, e := range k.ears {
+		e.close()
+	}
+	clear(k.ears)
+	on := map[int][]netip.Addr{}
+	for _, a := range k.state.attachments {
+		if a.conflict != conflictIgnore && k.state.links[a.inside.lower].index != 0 {
+			on[a.inside.lower] = slices.AppendSeq(on[a.inside.lower], maps.Keys(a.vips))
+		}
+	}
+	for master, addrs := range on {
+		e, err := listenOn(master, addrs, false)
+		if err != nil {
+			k.Say(levelWarning, "systemd-netns-watch", err.Error())
+			continue
+		}
+		k.ears[master] = e
+		e.listen(k.uses)
+	}
+}
+
+// heard takes in that a station says an address is its own.
+func (k *Keeper) heard(u use, now time.Time) {
+	a := k.holder(u)
+	if a == nil {
+		return
+	}
+	c := k.conflicts[u.addr]
+	if c == nil || c.mac != u.mac {
+		c = &conflict{namespace: a.namespace, addr: u.addr, mac: u.mac}
+		k.conflicts[u.addr] = c
+		k.Say(levelErr, a.namespace, c.String()+": find that station by its MAC, and take the address from it")
+		k.tellConflicts(a)
+	}
+	c.last = now
+	if a.conflict == conflictDefend && now.Sub(c.defended) >= defendInterval {
+		c.defended = now
+		if err := k.announce(a, u.addr); err != nil {
+			k.Say(levelWarning, a.namespace, fmt.Sprintf("defend %s: %v", u.addr, err))
+			return
+		}
+		k.Say(levelNotice, a.namespace, fmt.Sprintf("VIP %s is defended", u.addr))
+	}
+}
+
+// holder is the attachment that has a VIP, if it is not the one that was heard.
+func (k *Keeper) holder(u use) *attachment {
+	for _, a := range k.state.attachments {
+		if a.vips[u.addr] && a.inside.lower == u.master && a.inside.mac != u.mac && a.conflict != conflictIgnore {
+			return a
+		}
+	}
+	return nil
+}
+
+// announce tells the LAN where VIPs are. The frames have the service's MAC, from
+// which switches learn the port; they leave through the master.
+func (k *Keeper) announce(a *attachment, addrs ...netip.Addr) error {
+	mac, err := net.ParseMAC(a.inside.mac)
+	if err != nil {
+		return err
+	}
+	frames, err := each(addrs, mac, announcement)
+	if err != nil {
+		return err
+	}
+	return send(a.inside.lower, frames...)
+}
+
+func each(addrs []netip.Addr, mac net.HardwareAddr, make func(netip.Addr, net.HardwareAddr) ([]byte, error)) ([][]byte, error) {
+	var frames [][]byte
+	for _, addr := range addrs {
+		f, err := make(addr, mac)
+		if err != nil {
+			return nil, err
+		}
+		frames = append(frames, f)
+	}
+	return frames, nil
+}
+
+// tellConflicts has the conflicts of a namespace shown where one looks for them:
+// in a file and, by it, in the status of its unit.
+func (k *Keeper) tellConflicts(a *attachment) {
+	var lines []string
+	for _, addr := range slices.SortedFunc(maps.Keys(k.conflicts), netip.Addr.Compare) {
+		if c := k.conflicts[addr]; c.namespace == a.namespace {
+			lines = append(lines, c.String())
+		}
+	}
+	if err := k.Conflicts(a.namespace, lines); err != nil {
+		k.Say(levelWarning, a.namespace, err.Error())
+	}
+	what := strings.Join(lines, ", ")
+	if what == "" {
+		what = "no other station uses a VIP any more"
+	}
+	k.find(finding{namespace: a.namespace, what: what})
+	k.tellStatus()
+}
+
+// forgetConflicts drops those that were not heard of for long enough, or whose
+// namespace is gone.
+func (k *Keeper) forgetConflicts(now time.Time) {
+	for addr, c := range k.conflicts {
+		a := k.state.attachments[c.namespace]
+		if a != nil && a.vips[addr] && now.Sub(c.last) < conflictLife {
+			continue
+		}
+		delete(k.conflicts, addr)
+		if a != nil {
+			k.tellConflicts(a)
+		}
+	}
+}
+
+// askAgain asks the LAN whether somebody else has the VIPs by now, and tells it
+// where they are. It takes some hundred milliseconds.
+func (k *Keeper) askAgain(a attachment) {
+	l := k.state.links[a.inside.lower]
+	go func() {
+		found, err := ask(l, slices.Collect(maps.Keys(a.vips)), decoys(a))
+		if err == nil {
+			err = k.announce(&a, slices.Collect(maps.Keys(a.vips))...)
+		}
+		if err != nil {
+			k.Say(levelWarning, a.namespace, fmt.Sprintf("ask the LAN about the VIPs: %v", err))
+		}
+		for _, u := range found {
+			k.uses <- u
+		}
+	}()
+}
+
+// decoys are addresses that nobody has, as far as chance goes, one of each VIP's
+// network: who answers for one of these answers for all.
+func decoys(a attachment) (all []netip.Addr) {
+	for _, p := range a.prefixes {
+		if p.IsSingleIP() {
+			continue
+		}
+		b := p.Masked().Addr().AsSlice()
+		for bit := p.Bits(); bit < p.Addr().BitLen(); bit++ {
+			if rand.IntN(2) == 1 {
+				b[bit/8] |= 0x80 >> (bit % 8)
+			}
+		}
+		addr, _ := netip.AddrFromSlice(b)
+		if !a.vips[addr] && addr != p.Masked().Addr() {
+			all = append(all, addr)
+		}
+	}
+	return all
+}
+
+// ask asks who has addresses, and leaves out stations that say so of a decoy, too.
+func ask(master link, addrs, decoys []netip.Addr) ([]use, error) {
+	mac, err := net.ParseMAC(master.mac)
+	if err != nil {
+		return nil, err
+	}
+	all := slices.Concat(addrs, decoys)
+	frames, err := each(all, mac, question)
+	if err != nil {
+		return nil, err
+	}
+	e, err := listenOn(master.index, all, true)
+	if err != nil {
+		return nil, err
+	}
+	defer e.close()
+	heard := make(chan use, 2*len(all))
+	e.listen(heard)
+	answers := map[use]bool{}
+	for range questions {
+		if err := send(master.index, frames...); err != nil {
+			return nil, err
+		}
+		collect(heard, answers, questionInterval)
+	}
+	collect(heard, answers, questionInterval)
+	proxies := map[string]bool{}
+	for u := range answers {
+		proxies[u.mac] = proxies[u.mac] || slices.Contains(decoys, u.addr)
+	}
+	var found []use
+	for u := range answers {
+		if !proxies[u.mac] {
+			found = append(found, u)
+		}
+	}
+	return found, nil
+}
+
+func collect(heard <-chan use, into map[use]bool, d time.Duration) {
+	for end := time.After(d); ; {
+		select {
+		case u := <-heard:
+			into[u] = true
+		case <-end:
+			return
+		}
+	}
+}

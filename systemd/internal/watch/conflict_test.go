@@ -1,0 +1,200 @@
+package watch
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gopacket/gopacket/layers"
+
+	"macvlan-vip/tests/testnet"
+)
+
+var stranger = net.HardwareAddr{2, 0, 0, 0, 0, 0x66}
+
+// sends has the LAN's link send frames.
+func (l *lab) sends(frames ...[]byte) {
+	l.t.Helper()
+	l.lan.Do(func() error {
+		port, err := net.InterfaceByName("port")
+		if err != nil {
+			return err
+		}
+		return send(port.Index, frames...)
+	})
+}
+
+func must(frame []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return frame
+}
+
+// reply is an ARP reply to everybody, by which a station says that it has an
+// address.
+func (l *lab) claims(addr netip.Addr) { l.sends(must(announcement(addr, stranger))) }
+
+// TestConflict: a station that begins to use a VIP is named within a second, once.
+func TestConflict(t *testing.T) {
+	l := newLab(t, "one", "two")
+	// Its ears are open a moment after its start.
+	time.Sleep(10 * debounce)
+	v6 := netip.MustParseAddr("2001:db8::21")
+	for _, c := range []struct {
+		addr netip.Addr
+		of   string
+	}{{vip(0), "one"}, {v6, "two"}} {
+		from := len(l.said(0))
+		start := time.Now()
+		l.claims(c.addr)
+		said := fmt.Sprintf("VIP %s is used by %s, too", c.addr, stranger)
+		l.await("a claim", from, c.of+": "+said+": find that station by its MAC")
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("it took %s", took)
+		}
+		l.await("a claim", from, fmt.Sprintf("conflicts of %s: [%q]", c.of, said))
+		l.await("a claim", from, said+": repairing")
+		l.await("a claim", from, "reload "+c.of)
+		from = len(l.said(0))
+		l.claims(c.addr)
+		l.quiet("the same claim", from)
+	}
+}
+
+// TestNoConflict: what looks like a conflict and is none.
+func TestNoConflict(t *testing.T) {
+	l := newLab(t, "one")
+	time.Sleep(10 * debounce)
+	from := len(l.said(0))
+	own, err := net.ParseMAC(strings.TrimSpace(mac(l.services["one"])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.sends(
+		// A switch that tracks devices, and who probes for the address.
+		must(question(vip(0), stranger)), must(question(netip.MustParseAddr("2001:db8::20"), stranger)),
+		// Another address.
+		must(announcement(netip.MustParseAddr("192.0.2.77"), stranger)),
+		// The service's own, which a switch reflects.
+		must(announcement(vip(0), own)),
+		// An answer to somebody else's question, as of a proxy.
+		toOne(must(announcement(vip(0), stranger))),
+	)
+	time.Sleep(500 * time.Millisecond)
+	for _, line := range l.said(from) {
+		if strings.Contains(line, "is used by") {
+			t.Error(line)
+		}
+	}
+}
+
+func mac(n *testnet.Namespace) string {
+	fields := strings.Fields(n.IP("-o link show mv0"))
+	for i, f := range fields {
+		if f == "link/ether" {
+			return fields[i+1]
+		}
+	}
+	return ""
+}
+
+func toOne(frame []byte) []byte {
+	copy(frame, net.HardwareAddr{2, 0, 0, 0, 0, 0x55})
+	return frame
+}
+
+// TestDefend: with addressConflict "defend" the VIP is announced, by the service's
+// MAC, and not again for ten seconds.
+func TestDefend(t *testing.T) {
+	l := newLabWith(t, conflictDefend, "one")
+	time.Sleep(10 * debounce)
+	want := mac(l.services["one"])
+	lan := l.lan.Capture("port")
+	for range 3 {
+		l.claims(vip(0))
+		time.Sleep(100 * time.Millisecond)
+	}
+	announced := 0
+	testnet.Eventually(t, "the VIP is announced", func() error {
+		announced = 0
+		for _, f := range lan.Frames() {
+			p, _ := f.Layer(layers.LayerTypeARP).(*layers.ARP)
+			if p != nil && net.HardwareAddr(p.SourceHwAddress).String() == want && net.IP(p.SourceProtAddress).String() == vip(0).String() {
+				announced++
+			}
+		}
+		if announced == 0 {
+			return fmt.Errorf("%d frames", len(lan.Frames()))
+		}
+		return nil
+	})
+	if announced != 1 {
+		t.Errorf("announced %d times", announced)
+	}
+}
+
+// TestIgnore: with addressConflict "ignore" nobody listens.
+func TestIgnore(t *testing.T) {
+	l := newLabWith(t, conflictIgnore, "one")
+	time.Sleep(10 * debounce)
+	from := len(l.said(0))
+	l.claims(vip(0))
+	l.quiet("a claim", from)
+}
+
+// TestCarrierBack: when the LAN is there again it is told where the VIPs are, and
+// asked who else has them. Who answers for every address is no holder.
+func TestCarrierBack(t *testing.T) {
+	l := newLab(t, "one")
+	flap := func() {
+		l.lan.IP("link set port down")
+		time.Sleep(1200 * time.Millisecond)
+		l.lan.IP("link set port up")
+	}
+	holder := testnet.New(t)
+	l.lan.IP("link add holder link port netns " + filepath.Base(holder.Path()) + " type macvlan mode vepa")
+	holder.IP("link set lo up")
+	holder.IP("link set holder up")
+	t.Run("another holder", func(t *testing.T) {
+		l.t = t
+		from := len(l.said(0))
+		lan := l.lan.Capture("port")
+		flap()
+		holder.IP("address add " + vip(0).String() + "/32 dev holder")
+		l.await("a carrier again", from, "one: VIP 192.0.2.20 is used by")
+		testnet.Eventually(t, "the VIP is announced", func() error {
+			for _, f := range lan.Frames() {
+				p, _ := f.Layer(layers.LayerTypeARP).(*layers.ARP)
+				if p != nil && net.IP(p.SourceProtAddress).String() == vip(0).String() && net.IP(p.DstProtAddress).String() == vip(0).String() {
+					return nil
+				}
+			}
+			return fmt.Errorf("%d frames", len(lan.Frames()))
+		})
+		holder.IP("address del " + vip(0).String() + "/32 dev holder")
+	})
+	t.Run("a proxy for every address", func(t *testing.T) {
+		l.t = t
+		l = newLab(t, "one")
+		proxy := testnet.New(t)
+		l.lan.IP("link add proxy link port netns " + filepath.Base(proxy.Path()) + " type macvlan mode vepa")
+		proxy.IP("link set lo up")
+		proxy.IP("link set proxy up")
+		// A local route for the whole network: the kernel answers for all of it.
+		proxy.IP("route add local 192.0.2.0/24 dev lo")
+		from := len(l.said(0))
+		flap()
+		l.await("a carrier again", from, "reload one")
+		time.Sleep(time.Second)
+		for _, line := range l.said(from) {
+			if strings.Contains(line, "is used by") {
+				t.Error(line)
+			}
+		}
+	})
+}

@@ -1,0 +1,391 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"macvlan-vip/systemd/internal/record"
+)
+
+// Config is what a Keeper works with.
+type Config struct {
+	// Records is the folder of the records, Names that of the namespaces' names.
+	Records, Names string
+	// Reload checks and repairs, by reloading a unit.
+	Reload func(ctx context.Context, unit string) error
+	// Say writes a line for the journal, about a namespace, at a level of
+	// syslog(3).
+	Say func(level int, namespace, line string)
+	// Conflicts is told which VIPs of a namespace others use, none at the end.
+	Conflicts func(namespace string, lines []string) error
+	// Status is told what there is to be told of all.
+	Status func(line string)
+}
+
+// Levels of syslog(3).
+const (
+	levelErr     = 3
+	levelWarning = 4
+	levelNotice  = 5
+)
+
+// atOnce is how many repairs run at the same time.
+const atOnce = 4
+
+// Keeper watches, and has repaired.
+type Keeper struct {
+	Config
+	state    *state
+	schedule schedule
+	socket   *socket
+	folders  *folders
+	// records and names are the folders' numbers.
+	records, names int32
+	// repaired gets the namespace of each repair that has ended.
+	repaired chan outcome
+	running  int
+	// ears are by their master's index; deaf is when they are to be opened anew for
+	// the VIPs that there are then, zero for never.
+	ears      map[int]*ear
+	deaf      time.Time
+	uses      chan use
+	conflicts map[netip.Addr]*conflict
+}
+
+type outcome struct {
+	namespace string
+	err       error
+	// asked says that the LAN is to be asked about the VIPs again.
+	asked bool
+}
+
+// Run watches until ctx ends. Namespaces that there are are repaired first: what
+// happened while nobody watched is not known.
+func Run(ctx context.Context, c Config) error {
+	k := &Keeper{Config: c, state: newState(), schedule: schedule{}, repaired: make(chan outcome),
+		ears: map[int]*ear{}, uses: make(chan use, 64), conflicts: map[netip.Addr]*conflict{}}
+	if err := k.open(); err != nil {
+		return err
+	}
+	defer k.socket.close()
+	defer k.folders.close()
+	events, failed := make(chan batch), make(chan error, 2)
+	files := make(chan []nameEvent)
+	go func() { failed <- k.receive(ctx, events) }()
+	go func() { failed <- k.readFolders(ctx, files) }()
+	if err := k.begin(); err != nil {
+		return err
+	}
+	for {
+		timer := time.NewTimer(k.untilNext())
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			return err
+		case b := <-events:
+			k.take(b)
+		case all := <-files:
+			for _, e := range all {
+				k.file(e)
+			}
+		case done := <-k.repaired:
+			k.ended(done)
+		case u := <-k.uses:
+			k.heard(u, time.Now())
+		case <-timer.C:
+			k.forgetConflicts(time.Now())
+			if !k.deaf.IsZero() && !time.Now().Before(k.deaf) {
+				k.deaf = time.Time{}
+				k.listenAnew()
+			}
+		}
+		timer.Stop()
+		k.startDue(ctx)
+	}
+}
+
+func (k *Keeper) open() (err error) {
+	if k.socket, err = listen(); err != nil {
+		return err
+	}
+	if k.folders, err = openFolders(); err != nil {
+		return err
+	}
+	k.records, err = k.folders.add(k.Records)
+	return err
+}
+
+// batch is what the kernel has told at once.
+type batch struct {
+	events []event
+	// overrun says that there was more.
+	overrun bool
+}
+
+func (k *Keeper) receive(ctx context.Context, to chan<- batch) error {
+	for {
+		events, err := k.socket.receive()
+		b := batch{events, errors.Is(err, errOverrun)}
+		if err != nil && !b.overrun {
+			return err
+		}
+		select {
+		case to <- b:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (k *Keeper) readFolders(ctx context.Context, to chan<- []nameEvent) error {
+	buf := make([]byte, 16<<10)
+	for {
+		all, err := k.folders.read(buf)
+		if err != nil {
+			return err
+		}
+		select {
+		case to <- all:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// begin finds out what there is.
+func (k *Keeper) begin() error {
+	if err := k.lookAtHost(); err != nil {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(k.Records, "*"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		k.learn(filepath.Base(file))
+	}
+	k.repairAll("systemd-netns-watch has started")
+	k.tellStatus()
+	return nil
+}
+
+// lookAtHost reads the host's links and addresses anew.
+func (k *Keeper) lookAtHost() error {
+	links, err := dump(unix.RTM_GETLINK, unix.RTM_NEWLINK)
+	if err != nil {
+		return err
+	}
+	addrs, err := dump(unix.RTM_GETADDR, unix.RTM_NEWADDR)
+	if err != nil {
+		return err
+	}
+	clear(k.state.links)
+	clear(k.state.addrs)
+	for _, e := range links {
+		k.state.links[e.link.index] = e.link
+	}
+	for _, e := range addrs {
+		k.state.hostAddress(e)
+	}
+	return nil
+}
+
+func (k *Keeper) repairAll(why string) {
+	for _, a := range k.state.list() {
+		k.find(finding{namespace: a.namespace, what: why})
+	}
+}
+
+// take takes in what the kernel has told.
+func (k *Keeper) take(b batch) {
+	if b.overrun {
+		if err := k.lookAtHost(); err != nil {
+			k.Say(levelErr, "systemd-netns-watch", err.Error())
+		}
+		k.repairAll("more changed at once than could be followed")
+	}
+	for _, e := range b.events {
+		for _, f := range k.state.apply(e) {
+			k.find(f)
+		}
+	}
+}
+
+// find plans a repair, and says so if whoever breaks it is given way to.
+func (k *Keeper) find(f finding) {
+	// While who did it may still be there.
+	f.who = process(f.port)
+	pause, times := k.schedule.add(f, time.Now())
+	k.tellPause(f.namespace, f, pause, times)
+}
+
+func (k *Keeper) tellPause(namespace string, f finding, pause time.Duration, times int) {
+	if pause > 0 {
+		k.Say(levelWarning, namespace, fmt.Sprintf("%s again, after %d repairs; the next one is in %s: find out who does it, or stop the service", f, times, pause))
+	}
+}
+
+// file follows the records, and the names of the namespaces.
+func (k *Keeper) file(e nameEvent) {
+	switch {
+	case e.watch == k.records:
+		k.learn(e.name)
+	case e.watch == k.names && e.gone && k.state.attachments[e.name] != nil:
+		k.find(finding{namespace: e.name, what: "the name of the namespace was removed"})
+	}
+}
+
+// learn reads the record of a namespace, of which there may be none by now.
+func (k *Keeper) learn(name string) {
+	if strings.HasSuffix(name, "~") {
+		return
+	}
+	a, err := k.read(name)
+	if err != nil {
+		k.Say(levelWarning, name, fmt.Sprintf("not watched: %v", err))
+	}
+	known := k.state.attachments[name] != nil
+	if k.deaf.IsZero() {
+		// Many services start together.
+		k.deaf = time.Now().Add(debounce)
+	}
+	if a == nil {
+		delete(k.state.attachments, name)
+		k.schedule.forget(name)
+	} else {
+		k.state.attachments[name] = a
+	}
+	if known != (a != nil) {
+		k.tellStatus()
+	}
+}
+
+// read gives what is to be watched of a namespace: nil for nothing.
+func (k *Keeper) read(name string) (*attachment, error) {
+	all, err := record.Read(filepath.Join(k.Records, name))
+	if errors.Is(err, record.ErrDamaged) {
+		// What undoes it says so.
+		return nil, nil
+	}
+	i := slices.IndexFunc(all, func(a record.Attachment) bool { return len(a.Result) > 0 && !a.Undoing })
+	if err != nil || i < 0 {
+		return nil, err
+	}
+	a, host, err := fromRecord(name, all[i])
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(k.Names, name)
+	if a.nsid, err = number(path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
+			// A record that was left, of a namespace that is gone.
+			return nil, nil
+		}
+		return nil, err
+	}
+	if a.inside, err = linkInside(a.nsid, all[i].IfName); err != nil {
+		return nil, err
+	}
+	if k.names, err = k.folders.add(k.Names); err != nil {
+		return nil, err
+	}
+	k.place(a, host)
+	return a, nil
+}
+
+// place finds the links of the host's that an attachment needs, of which host
+// are candidates.
+func (k *Keeper) place(a *attachment, host []string) {
+	a.master = k.state.links[a.inside.lower].name
+	for _, l := range k.state.links {
+		if slices.Contains(host, l.name) && l.lower == a.inside.lower {
+			a.hostLink = l.name
+			k.state.macs[l.name] = l.mac
+		}
+	}
+}
+
+// untilNext is how long nothing is to be done, if nothing happens.
+func (k *Keeper) untilNext() time.Duration {
+	wait := time.Hour
+	if len(k.conflicts) > 0 {
+		wait = conflictLife
+	}
+	if !k.deaf.IsZero() {
+		wait = min(wait, max(0, time.Until(k.deaf)))
+	}
+	if next := k.schedule.next(); !next.IsZero() && k.running < atOnce {
+		wait = min(wait, max(0, time.Until(next)))
+	}
+	return wait
+}
+
+// startDue starts the repairs whose time has come.
+func (k *Keeper) startDue(ctx context.Context) {
+	for name, found := range k.schedule.start(time.Now(), atOnce-k.running) {
+		a := k.state.attachments[name]
+		if a == nil {
+			k.schedule.forget(name)
+			continue
+		}
+		if !k.state.ready(a) {
+			k.Say(levelWarning, name, fmt.Sprintf("%s: the master %s is gone; repaired when it is back", join(found), a.master))
+			k.schedule.done(name, time.Now())
+			continue
+		}
+		k.Say(levelNotice, name, join(found)+": repairing")
+		k.running++
+		go func() {
+			err := k.Reload(ctx, a.unit)
+			asked := slices.ContainsFunc(found, func(f finding) bool { return f.asked })
+			select {
+			case k.repaired <- outcome{name, err, asked}:
+			case <-ctx.Done():
+			}
+		}()
+	}
+}
+
+func join(found []finding) string {
+	words := make([]string, len(found))
+	for i, f := range found {
+		words[i] = f.String()
+	}
+	return strings.Join(words, ", ")
+}
+
+// ended notes that a repair has ended.
+func (k *Keeper) ended(done outcome) {
+	k.running--
+	if done.err != nil && k.state.attachments[done.namespace] != nil {
+		k.Say(levelErr, done.namespace, fmt.Sprintf("could not be repaired: %v", done.err))
+	}
+	if a := k.state.attachments[done.namespace]; done.asked && a != nil && a.conflict != conflictIgnore {
+		k.askAgain(*a)
+	}
+	pause, times := k.schedule.done(done.namespace, time.Now())
+	if done.err != nil && k.state.attachments[done.namespace] != nil {
+		k.find(finding{namespace: done.namespace, what: "the repair failed"})
+	}
+	if t := k.schedule[done.namespace]; t != nil && len(t.found) > 0 {
+		k.tellPause(done.namespace, t.found[len(t.found)-1], pause, times)
+	}
+}
+
+func (k *Keeper) tellStatus() {
+	line := fmt.Sprintf("%d namespaces are watched", len(k.state.attachments))
+	for _, c := range k.conflicts {
+		line += "; " + c.namespace + ": " + c.String()
+	}
+	k.Status(line)
+}

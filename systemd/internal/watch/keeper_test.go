@@ -1,0 +1,388 @@
+package watch
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"macvlan-vip/systemd/internal/record"
+	"macvlan-vip/tests/testnet"
+)
+
+// The test binary is the keeper, too: in a process of its own, all of whose
+// threads are in the host's namespace.
+const keeperOf = "WATCH_TEST_RECORDS"
+
+func TestMain(m *testing.M) {
+	if records := os.Getenv(keeperOf); records != "" {
+		runKeeper(records)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func runKeeper(records string) {
+	print := func(format string, args ...any) { fmt.Printf(format+"\n", args...) }
+	err := Run(context.Background(), Config{
+		Records: records, Names: filepath.Join(records, "names"),
+		Reload: func(_ context.Context, unit string) error { print("reload %s", unit); return nil },
+		Say:    func(_ int, namespace, line string) { print("%s: %s", namespace, line) },
+		Status: func(line string) { print("status %s", line) },
+		Conflicts: func(namespace string, lines []string) error {
+			print("conflicts of %s: %q", namespace, lines)
+			return nil
+		},
+	})
+	print("ended: %v", err)
+}
+
+// lab is a host with services on VIPs, watched by a keeper.
+type lab struct {
+	t         *testing.T
+	host, lan *testnet.Namespace
+	records   string
+	services  map[string]*testnet.Namespace
+	keeper    *exec.Cmd
+	// policy is addressConflict of services that are made.
+	policy string
+
+	mu    sync.Mutex
+	lines []string
+}
+
+func newLab(t *testing.T, services ...string) *lab {
+	t.Helper()
+	return newLabWith(t, "", services...)
+}
+
+func newLabWith(t *testing.T, policy string, services ...string) *lab {
+	t.Helper()
+	l := &lab{t: t, policy: policy, records: t.TempDir(), services: map[string]*testnet.Namespace{}}
+	if err := os.Mkdir(filepath.Join(l.records, "names"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l.host, l.lan = testnet.NewHost(t, "192.0.2.9/24", "2001:db8::9/64")
+	l.host.IP("link add mv-int link eth0 type macvlan mode bridge")
+	l.host.IP("link set mv-int up")
+	for i, name := range services {
+		l.service(name, i)
+	}
+	l.start()
+	return l
+}
+
+func vip(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(20 + i)}) }
+
+// service makes what ADD would.
+func (l *lab) service(name string, i int) {
+	l.t.Helper()
+	s := testnet.New(l.t)
+	l.services[name] = s
+	l.host.IP(fmt.Sprintf("link add mv0 link eth0 netns %s type macvlan mode bridge", filepath.Base(s.Path())))
+	s.IP("link set lo up")
+	s.IP("link set mv0 up")
+	s.AddAddress("mv0", vip(i).String()+"/24")
+	s.AddAddress("mv0", fmt.Sprintf("2001:db8::%d/64", 20+i))
+	l.way(name, i)
+	if err := os.Symlink(s.Path(), filepath.Join(l.records, "names", name)); err != nil {
+		l.t.Fatal(err)
+	}
+	l.record(name, i, false)
+}
+
+// way makes what hairpin-route would.
+func (l *lab) way(name string, i int) {
+	l.t.Helper()
+	l.host.IP(fmt.Sprintf("route replace %s/32 dev mv-int table local proto 118 metric 100", vip(i)))
+	l.host.IP(fmt.Sprintf("neigh replace %s lladdr 02:00:00:00:00:01 dev mv-int nud permanent", vip(i)))
+	l.services[name].IP("route replace 192.0.2.9/32 dev mv0 proto 118")
+	l.services[name].IP("neigh replace 192.0.2.9 lladdr 02:00:00:00:00:02 dev mv0 nud permanent")
+}
+
+func (l *lab) record(name string, i int, undoing bool) {
+	l.t.Helper()
+	result, err := json.Marshal(map[string]any{
+		"cniVersion": "1.1.0",
+		"interfaces": []map[string]string{{"name": "mv-int"}, {"name": "mv0", "sandbox": "/run/netns/" + name}},
+		"ips":        []map[string]string{{"address": vip(i).String() + "/24"}, {"address": fmt.Sprintf("2001:db8::%d/64", 20+i)}},
+	})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	config, err := json.Marshal(map[string]any{"name": "lan", "plugins": []map[string]string{{"type": "macvlan-vip", "addressConflict": l.policy}}})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	err = record.Write(filepath.Join(l.records, name), []record.Attachment{{Network: "lan", IfName: "mv0", Unit: name, Config: config, Result: result, Undoing: undoing}})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func (l *lab) start() {
+	l.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.keeper = exec.Command("nsenter", "--net="+l.host.Path(), self)
+	l.keeper.Env = append(os.Environ(), keeperOf+"="+l.records)
+	l.keeper.Stderr = os.Stderr
+	out, err := l.keeper.StdoutPipe()
+	if err == nil {
+		err = l.keeper.Start()
+	}
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() {
+		_ = l.keeper.Process.Kill()
+		_ = l.keeper.Wait()
+		if l.t.Failed() {
+			l.t.Logf("the keeper's lines:\n%s", strings.Join(l.said(0), "\n"))
+		}
+	})
+	go func() {
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			l.mu.Lock()
+			l.lines = append(l.lines, lines.Text())
+			l.mu.Unlock()
+		}
+	}()
+	for name := range l.services {
+		l.await("its start", 0, "reload "+name)
+	}
+}
+
+// said gives the keeper's lines from one on.
+func (l *lab) said(from int) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]string(nil), l.lines[from:]...)
+}
+
+// await waits for a line that contains a text.
+func (l *lab) await(event string, from int, text string) {
+	l.t.Helper()
+	testnet.Eventually(l.t, fmt.Sprintf("after %s the keeper says %q", event, text), func() error {
+		for _, line := range l.said(from) {
+			if strings.Contains(line, text) {
+				return nil
+			}
+		}
+		return fmt.Errorf("it says %q", l.said(from))
+	})
+}
+
+// quiet asserts that nothing is repaired because of what has just happened.
+func (l *lab) quiet(event string, from int) {
+	l.t.Helper()
+	time.Sleep(6 * debounce)
+	for _, line := range l.said(from) {
+		if strings.HasPrefix(line, "reload") {
+			l.t.Errorf("after %s: %q", event, l.said(from))
+		}
+	}
+}
+
+// TestEvents: what spoils something of ours has the unit reloaded that it is of,
+// and no other, and what does not wakes nobody.
+func TestEvents(t *testing.T) {
+	l := newLab(t, "one", "two")
+	one := l.services["one"]
+	for _, c := range []struct {
+		do   func()
+		name string
+		// says is part of the reason, for is whom it concerns.
+		says string
+		of   []string
+	}{
+		{func() { l.host.IP("route del 192.0.2.20 table local proto 118 metric 100") }, "a host route's removal", "the host's route to 192.0.2.20 was removed by process", []string{"one"}},
+		{func() { l.host.IP("neigh del 192.0.2.21 dev mv-int") }, "a host neighbour's removal", "the host's neighbour entry for 192.0.2.21 was removed", []string{"two"}},
+		{func() { one.IP("neigh del 192.0.2.9 dev mv0") }, "a service's neighbour's removal", "the service's neighbour entry for 192.0.2.9 was removed", []string{"one"}},
+		{func() { one.IP("route del 192.0.2.9/32 dev mv0 proto 118") }, "a service's route's removal", "the service's route to 192.0.2.9 was removed", []string{"one"}},
+		{func() { one.IP("address del 192.0.2.20/24 dev mv0") }, "a VIP's removal", "VIP 192.0.2.20 was removed from mv0", []string{"one"}},
+		{func() { one.IP("address del 2001:db8::20/64 dev mv0") }, "an IPv6 VIP's removal", "VIP 2001:db8::20 was removed from mv0", []string{"one"}},
+		{func() { one.IP("rule del lookup default") }, "a rule's removal", "a routing rule of the service was removed", []string{"one"}},
+		{func() { one.IP("link set mv0 mtu 1400") }, "another MTU", "the MTU of mv0 was changed to 1400", []string{"one"}},
+		{func() { one.IP("link set mv0 mtu 1500") }, "the MTU as it was", "", nil},
+		{func() { one.IP("link set mv0 address 02:00:00:00:00:99") }, "another MAC", "the MAC of mv0 was changed", []string{"one"}},
+		{func() { one.IP("link set mv0 down") }, "the service's link down", "mv0 was taken down", []string{"one"}},
+		{func() { one.IP("link set mv0 name mv9") }, "another name", "mv0 was renamed mv9", []string{"one"}},
+		{func() { one.IP("link del mv9") }, "the service's link gone", "mv0 was deleted", []string{"one"}},
+		{func() { l.host.AddAddress("eth0", "192.0.2.10/24") }, "another host address", "the host has got the address 192.0.2.10", []string{"one", "two"}},
+		{func() { l.host.AddAddress("eth0", "192.0.2.11/32") }, "a virtual host address", "the host has got the address 192.0.2.11", []string{"one", "two"}},
+		{func() { l.host.IP("address del 192.0.2.11/32 dev eth0") }, "a virtual host address gone", "the host has lost the address 192.0.2.11", []string{"one", "two"}},
+		{func() { l.host.IP("link set mv-int down") }, "the host's link down", "mv-int was taken down", []string{"one", "two"}},
+		{func() { l.host.IP("link set mv-int up") }, "the host's link up", "", nil},
+		{func() { l.host.IP("link set mv-int mtu 1400") }, "the host's link with another MTU", "the MTU of mv-int was changed to 1400", []string{"one", "two"}},
+		{func() {
+			l.lan.IP("link set port down")
+			// The kernel tells of it when its link watch gets to it.
+			time.Sleep(1200 * time.Millisecond)
+		}, "no carrier", "", nil},
+		{func() { l.lan.IP("link set port up") }, "a carrier again", "eth0 has a carrier again", []string{"one", "two"}},
+		{func() { l.host.IP("link del mv-int") }, "the host's link gone", "mv-int was deleted", []string{"one", "two"}},
+		{func() {
+			l.host.IP("link add other type veth peer name end")
+			l.host.IP("link set other up")
+			l.host.IP("address add 127.0.0.2/8 dev lo")
+			l.host.IP("route add 203.0.113.0/24 via 192.0.2.1 dev eth0")
+			l.host.IP("route del 203.0.113.0/24")
+			l.host.IP("link del other")
+		}, "what is none of ours", "", nil},
+	} {
+		from := len(l.said(0))
+		c.do()
+		if c.says == "" {
+			l.quiet(c.name, from)
+			continue
+		}
+		for _, name := range c.of {
+			l.await(c.name, from, name+": ")
+			l.await(c.name, from, c.says)
+			l.await(c.name, from, "reload "+name)
+		}
+		l.quietFor(c.name, from, c.of)
+	}
+}
+
+// quietFor asserts that no other service is repaired.
+func (l *lab) quietFor(event string, from int, concerned []string) {
+	l.t.Helper()
+	time.Sleep(2 * debounce)
+	for _, line := range l.said(from) {
+		name, reload := strings.CutPrefix(line, "reload ")
+		ok := !reload
+		for _, c := range concerned {
+			ok = ok || c == name
+		}
+		if !ok {
+			l.t.Errorf("after %s: %q", event, l.said(from))
+		}
+	}
+}
+
+// TestMaster: without its master an attachment waits, and is repaired when one
+// of that name is there and has a carrier.
+func TestMaster(t *testing.T) {
+	l := newLab(t, "one")
+	from := len(l.said(0))
+	l.host.IP("link del eth0")
+	l.await("the master's removal", from, "the master eth0 is gone; repaired when it is back")
+	l.quiet("the master's removal", from)
+	from = len(l.said(0))
+	testnet.Cable(t, l.host, "eth0", l.lan, "port")
+	l.await("the master's return", from, "one: eth0 is back")
+	l.await("the master's return", from, "reload one")
+}
+
+// TestLife: namespaces come, are undone, go, and lose their names.
+func TestLife(t *testing.T) {
+	l := newLab(t, "one")
+	// It goes with the namespace.
+	l.host.IP("link add witness type veth peer name end netns " + filepath.Base(l.services["one"].Path()))
+	from := len(l.said(0))
+	l.service("two", 1)
+	l.await("a new namespace", from, "status 2 namespaces are watched")
+	l.host.IP("route del 192.0.2.21 table local proto 118 metric 100")
+	l.await("a new namespace", from, "reload two")
+
+	from = len(l.said(0))
+	if err := os.Remove(filepath.Join(l.records, "names", "two")); err != nil {
+		t.Fatal(err)
+	}
+	l.await("the loss of a name", from, "two: the name of the namespace was removed: repairing")
+	l.await("the loss of a name", from, "reload two")
+
+	from = len(l.said(0))
+	l.record("one", 0, true)
+	l.await("the beginning of the end", from, "status 1 namespaces are watched")
+	l.host.IP("route del 192.0.2.20 table local proto 118 metric 100")
+	l.quiet("the beginning of the end", from)
+	if err := os.Remove(filepath.Join(l.records, "one")); err != nil {
+		t.Fatal(err)
+	}
+	l.services["one"].Remove()
+	testnet.Eventually(t, "nothing holds the namespace", func() error {
+		if out, err := l.host.TryIP("link show witness"); err == nil {
+			return fmt.Errorf("its link is there: %s", out)
+		}
+		return nil
+	})
+}
+
+// TestSameAgain: whoever breaks what is repaired is given way to, by name; what
+// else breaks is repaired at once.
+func TestSameAgain(t *testing.T) {
+	l := newLab(t, "one")
+	const broken = "the host's route to 192.0.2.20 was removed"
+	for i := range free {
+		from := len(l.said(0))
+		l.host.IP("route del 192.0.2.20 table local proto 118 metric 100")
+		l.await(fmt.Sprintf("removal %d", i), from, "reload one")
+		l.way("one", 0)
+	}
+	from := len(l.said(0))
+	l.host.IP("route del 192.0.2.20 table local proto 118 metric 100")
+	l.await("one removal more", from, "one: "+broken+" by process ")
+	l.await("one removal more", from, "again, after 3 repairs; the next one is in 1s: find out who does it")
+	l.quiet("one removal more", from)
+	l.await("a pause", from, "reload one")
+	from = len(l.said(0))
+	l.host.IP("neigh del 192.0.2.20 dev mv-int")
+	l.await("something else", from, "reload one")
+}
+
+// TestIdle: nothing of ours happens, so nothing is to be computed, and not much
+// is to be kept.
+func TestIdle(t *testing.T) {
+	l := newLab(t, "one", "two")
+	proc := func(file string) string {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", l.keeper.Process.Pid, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	// Fields of proc_pid_stat(5) that follow the name: user and system time.
+	ticks := func() (sum int) {
+		stat := proc("stat")
+		for _, f := range strings.Fields(stat[strings.LastIndex(stat, ")")+2:])[11:13] {
+			n, err := strconv.Atoi(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum += n
+		}
+		return sum
+	}
+	time.Sleep(500 * time.Millisecond)
+	before := ticks()
+	for range 100 {
+		l.host.IP("route add 203.0.113.0/24 via 192.0.2.1 dev eth0")
+		l.host.IP("route del 203.0.113.0/24")
+	}
+	// A tick is 10 ms. Go's runtime has some work of its own.
+	if after := ticks(); after > before+1 {
+		t.Errorf("ticks of CPU time: %d became %d, by 200 changes of others' routes", before, after)
+	}
+	for line := range strings.Lines(proc("status")) {
+		var kB int
+		if _, err := fmt.Sscanf(line, "VmRSS: %d kB", &kB); err == nil {
+			if kB > 10<<10 {
+				t.Errorf("it keeps %d kB in memory", kB)
+			}
+		}
+	}
+}

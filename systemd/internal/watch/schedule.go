@@ -1,0 +1,151 @@
+package watch
+
+import (
+	"slices"
+	"time"
+)
+
+const (
+	// debounce is how long more events are waited for: one command of a person
+	// makes many.
+	debounce = 50 * time.Millisecond
+	// free is how many repairs in a row are made at once; whoever goes on to
+	// break what is repaired is given way to, for longer each time.
+	free = 3
+	// firstPause and longestPause bound that.
+	firstPause   = time.Second
+	longestPause = 5 * time.Minute
+	// calm is how long nothing must break for all to be forgotten.
+	calm = time.Minute
+)
+
+// turn is a namespace's place in the schedule.
+type turn struct {
+	// at is when it is to be repaired, if that is not zero.
+	at time.Time
+	// found is why.
+	found []finding
+	// running says that it is being repaired. An event meanwhile can be of the
+	// repair itself, or of what breaks it again.
+	running bool
+	// habits are what was repaired of late.
+	habits map[string]*habit
+}
+
+// habit is how often one thing was repaired in a row, and when last.
+type habit struct {
+	times int
+	last  time.Time
+}
+
+// pause is how long the next repair of it waits.
+func (h *habit) pause() time.Duration {
+	if h == nil || h.times < free {
+		return 0
+	}
+	return min(firstPause<<min(h.times-free, 16), longestPause)
+}
+
+// schedule says when namespaces are to be repaired.
+type schedule map[string]*turn
+
+// add takes a finding in. pause is how long the repair waits, if that is longer
+// than usual, and was not so already, times how often it was done in a row.
+func (s schedule) add(f finding, now time.Time) (pause time.Duration, times int) {
+	t := s[f.namespace]
+	if t == nil {
+		t = &turn{habits: map[string]*habit{}}
+		s[f.namespace] = t
+	}
+	if slices.ContainsFunc(t.found, func(o finding) bool { return o.what == f.what }) {
+		return 0, 0
+	}
+	t.found = append(t.found, f)
+	t.forget(now)
+	if t.running {
+		return 0, 0
+	}
+	return t.plan(now)
+}
+
+// forget drops the habits that have not been seen for long enough.
+func (t *turn) forget(now time.Time) {
+	for what, h := range t.habits {
+		if now.Sub(h.last) > calm+h.pause() {
+			delete(t.habits, what)
+		}
+	}
+}
+
+// plan sets the time of the next repair: what has become a habit waits, and
+// nothing else does.
+func (t *turn) plan(now time.Time) (pause time.Duration, times int) {
+	wait := longestPause
+	for _, f := range t.found {
+		h := t.habits[f.what]
+		wait = min(wait, max(debounce, h.pause()))
+		if p := h.pause(); p > pause {
+			pause, times = p, h.times
+		}
+	}
+	at := now.Add(wait)
+	if !t.at.IsZero() && t.at.Before(at) {
+		return 0, 0
+	}
+	t.at = at
+	if wait <= debounce {
+		return 0, 0
+	}
+	return pause, times
+}
+
+// start gives the namespaces whose time has come, at most n, with the reasons.
+func (s schedule) start(now time.Time, n int) map[string][]finding {
+	due := map[string][]finding{}
+	for name, t := range s {
+		if len(due) == n {
+			break
+		}
+		if t.at.IsZero() || t.at.After(now) || t.running {
+			continue
+		}
+		for _, f := range t.found {
+			if t.habits[f.what] == nil {
+				t.habits[f.what] = &habit{}
+			}
+			t.habits[f.what].times++
+			t.habits[f.what].last = now
+		}
+		due[name], t.found = t.found, nil
+		t.at, t.running = time.Time{}, true
+	}
+	return due
+}
+
+// done notes that a repair has ended, and plans another one for what happened
+// meanwhile.
+func (s schedule) done(name string, now time.Time) (pause time.Duration, times int) {
+	t := s[name]
+	if t == nil {
+		return 0, 0
+	}
+	t.running = false
+	if len(t.found) == 0 {
+		return 0, 0
+	}
+	return t.plan(now)
+}
+
+// next is when start has something to give; zero for never.
+func (s schedule) next() time.Time {
+	var first time.Time
+	for _, t := range s {
+		if !t.at.IsZero() && !t.running && (first.IsZero() || t.at.Before(first)) {
+			first = t.at
+		}
+	}
+	return first
+}
+
+// forget drops a namespace that is gone.
+func (s schedule) forget(name string) { delete(s, name) }

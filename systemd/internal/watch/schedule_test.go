@@ -1,0 +1,109 @@
+package watch
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// TestSchedule: what breaks for the first time is repaired at once, what breaks
+// again and again after pauses that grow, and what has been calm is forgotten.
+func TestSchedule(t *testing.T) {
+	now := time.Unix(0, 0)
+	s := schedule{}
+	repair := func(what string) time.Duration {
+		s.add(finding{namespace: "web", what: what}, now)
+		wait := s.next().Sub(now)
+		now = now.Add(wait)
+		if due := s.start(now, 4); len(due["web"]) != 1 || due["web"][0].what != what {
+			t.Fatalf("due after %s: %v", wait, due)
+		}
+		s.done("web", now)
+		return wait
+	}
+	for i, want := range []time.Duration{debounce, debounce, debounce, time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second} {
+		if got := repair("a route was removed"); got != want {
+			t.Errorf("repair %d waits %s, want %s", i, got, want)
+		}
+	}
+	if got := repair("a link was deleted"); got != debounce {
+		t.Errorf("something else waits %s", got)
+	}
+	now = now.Add(2 * calm)
+	if got := repair("a route was removed"); got != debounce {
+		t.Errorf("after some calm it waits %s", got)
+	}
+	h := habit{times: 100}
+	if got := h.pause(); got != longestPause {
+		t.Errorf("the longest pause is %s", got)
+	}
+}
+
+// TestScheduleWhileRunning: what happens during a repair makes one more.
+func TestScheduleWhileRunning(t *testing.T) {
+	now := time.Unix(0, 0)
+	s := schedule{}
+	s.add(finding{namespace: "web", what: "a"}, now)
+	now = now.Add(debounce)
+	s.start(now, 4)
+	s.add(finding{namespace: "web", what: "b"}, now)
+	s.add(finding{namespace: "web", what: "b"}, now)
+	if next := s.next(); !next.IsZero() {
+		t.Errorf("two at once: %s", next)
+	}
+	s.done("web", now)
+	now = now.Add(debounce)
+	if due := s.start(now, 4); len(due["web"]) != 1 {
+		t.Errorf("due: %v", due)
+	}
+	s.done("web", now)
+	if next := s.next(); !next.IsZero() {
+		t.Errorf("one more without a reason: %s", next)
+	}
+}
+
+// TestScheduleIsBounded: no more than asked for at once.
+func TestScheduleIsBounded(t *testing.T) {
+	now := time.Unix(0, 0)
+	s := schedule{}
+	for _, name := range []string{"a", "b", "c"} {
+		s.add(finding{namespace: name, what: "x"}, now)
+	}
+	now = now.Add(debounce)
+	if due := s.start(now, 2); len(due) != 2 {
+		t.Errorf("due: %v", due)
+	}
+	if due := s.start(now, 2); len(due) != 1 {
+		t.Errorf("due: %v", due)
+	}
+}
+
+func TestConflictPolicy(t *testing.T) {
+	for config, want := range map[string]string{
+		`{"type": "macvlan-vip", "addressConflict": "defend"}`:                             "defend",
+		`{"plugins": [{"type": "x"}, {"type": "macvlan-vip", "addressConflict": "warn"}]}`: "warn",
+		`{"plugins": [{"type": "macvlan", "addressConflict": "warn"}]}`:                    "",
+		`{`: "",
+	} {
+		if got := conflictPolicy([]byte(config)); got != want {
+			t.Errorf("%s: %q", config, got)
+		}
+	}
+}
+
+// TestDecoys: one of each network that has room for it, and never a VIP.
+func TestDecoys(t *testing.T) {
+	a := attachment{vips: map[netip.Addr]bool{}}
+	for _, p := range []string{"192.0.2.1/24", "2001:db8::1/64", "198.51.100.1/32"} {
+		prefix := netip.MustParsePrefix(p)
+		a.prefixes = append(a.prefixes, prefix)
+		a.vips[prefix.Addr()] = true
+	}
+	for range 100 {
+		for _, d := range decoys(a) {
+			if a.vips[d] || !a.prefixes[0].Contains(d) && !a.prefixes[1].Contains(d) {
+				t.Errorf("decoy %s", d)
+			}
+		}
+	}
+}

@@ -1,0 +1,282 @@
+package watch
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// attachment is what is to be watched of a namespace.
+type attachment struct {
+	// namespace is its name, unit the one whose reload repairs it.
+	namespace, unit string
+	// nsid is its number in the host's namespace.
+	nsid int
+	// inside is the service's link as it is to be.
+	inside link
+	// hostLink is the host-side link's name, or "", master the name of the link
+	// below both.
+	hostLink, master string
+	vips             map[netip.Addr]bool
+	prefixes         []netip.Prefix
+	// conflict is what to do if another station uses a VIP.
+	conflict string
+}
+
+// finding is a change that may have spoilt something.
+type finding struct {
+	namespace string
+	// what is a sentence without its end: "route to 192.0.2.10 was removed".
+	what string
+	// port is the netlink port of who did it, 0 if that is not known; who names
+	// that process.
+	port uint32
+	who  string
+	// asked says that the LAN is to be asked, and told, again.
+	asked bool
+}
+
+func (f finding) String() string {
+	if f.who == "" {
+		return f.what
+	}
+	return f.what + " by " + f.who
+}
+
+type address struct {
+	index int
+	addr  netip.Addr
+}
+
+// state is what is known of the host, as far as it concerns attachments.
+type state struct {
+	// links are all of the host's.
+	links map[int]link
+	// addrs are the host's own that services have a way back to.
+	addrs map[address]bool
+	// attachments are by their namespace's name.
+	attachments map[string]*attachment
+	// macs are what the host-side links had when they were seen first.
+	macs map[string]string
+}
+
+func newState() *state {
+	return &state{links: map[int]link{}, addrs: map[address]bool{}, attachments: map[string]*attachment{}, macs: map[string]string{}}
+}
+
+// apply takes an event in, and says what it may have spoilt.
+func (s *state) apply(e event) []finding {
+	if e.nsid != hosts {
+		for _, a := range s.attachments {
+			if a.nsid == e.nsid {
+				return a.applyInside(e, s)
+			}
+		}
+		return nil
+	}
+	switch e.kind {
+	case unix.RTM_NEWLINK:
+		return s.linkIs(e)
+	case unix.RTM_DELLINK:
+		return s.linkGone(e)
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		return s.hostAddress(e)
+	case unix.RTM_DELROUTE:
+		return s.ofVIP(e, "the host's route to %s was removed")
+	case unix.RTM_DELNEIGH:
+		return s.ofVIP(e, "the host's neighbour entry for %s was removed")
+	case unix.RTM_DELRULE:
+		if e.protocol == routeProtocol {
+			return s.all(e, "a routing rule of the host was removed", every)
+		}
+	}
+	return nil
+}
+
+// every is for what concerns all attachments.
+func every(*attachment) bool { return true }
+
+// all is a finding for each attachment that it concerns.
+func (s *state) all(e event, what string, concerns func(*attachment) bool) []finding {
+	var found []finding
+	for _, a := range s.attachments {
+		if concerns(a) {
+			found = append(found, finding{namespace: a.namespace, what: what, port: e.port})
+		}
+	}
+	return found
+}
+
+func (s *state) ofVIP(e event, what string) []finding {
+	return s.all(e, fmt.Sprintf(what, e.addr), func(a *attachment) bool { return a.vips[e.addr] })
+}
+
+// linkIs tells of a link of the host's that is new, or changed.
+func (s *state) linkIs(e event) []finding {
+	is := e.link
+	was, known := s.links[is.index]
+	s.links[is.index] = is
+	if known && was == is {
+		return nil
+	}
+	var found []finding
+	if what := s.hostSide(was, is, known); what != "" {
+		found = s.all(e, what, func(a *attachment) bool { return a.hostLink != "" && (a.hostLink == was.name || a.hostLink == is.name) })
+	}
+	if what := asMaster(was, is, known); what != "" {
+		asked := known && !was.carrier() && is.carrier()
+		for _, f := range s.all(e, what, func(a *attachment) bool { return a.master == is.name }) {
+			f.asked = asked
+			found = append(found, f)
+		}
+	}
+	return found
+}
+
+// hostSide says what has been spoilt of a link if that is a host-side one.
+func (s *state) hostSide(was, is link, known bool) string {
+	wanted := s.macs[is.name]
+	switch {
+	case known && was.name != is.name:
+		return fmt.Sprintf("%s was renamed %s", was.name, is.name)
+	case known && was.up() && !is.up():
+		return is.name + " was taken down"
+	case wanted != "" && is.mac != wanted:
+		return fmt.Sprintf("the MAC of %s was changed", is.name)
+	case known && was.mtu != is.mtu && is.mtu != s.links[is.lower].mtu:
+		return fmt.Sprintf("the MTU of %s was changed to %d", is.name, is.mtu)
+	}
+	return ""
+}
+
+// asMaster says what has changed of a link that attachments may lie on.
+func asMaster(was, is link, known bool) string {
+	switch {
+	case !known || was.name != is.name:
+		return is.name + " is back"
+	case !was.carrier() && is.carrier():
+		return is.name + " has a carrier again"
+	case was.mtu != is.mtu:
+		return fmt.Sprintf("the MTU of %s was changed to %d", is.name, is.mtu)
+	case was.mac != is.mac:
+		return fmt.Sprintf("the MAC of %s was changed", is.name)
+	}
+	return ""
+}
+
+func (s *state) linkGone(e event) []finding {
+	delete(s.links, e.link.index)
+	return s.all(e, e.link.name+" was deleted", func(a *attachment) bool { return a.hostLink != "" && a.hostLink == e.link.name })
+}
+
+// hostAddress tells of an address that the host has got or lost: services have a
+// way back to each, and the host's routes to VIPs go out from one.
+func (s *state) hostAddress(e event) []finding {
+	key := address{e.index, e.addr}
+	l := s.links[e.index]
+	ours := slices.ContainsFunc(s.list(), func(a *attachment) bool { return a.hostLink == l.name && l.name != "" })
+	usable := e.kind == unix.RTM_NEWADDR && e.usable && l.neighbourly() && !ours
+	if usable == s.addrs[key] {
+		return nil
+	}
+	what := fmt.Sprintf("the host has got the address %s", e.addr)
+	if usable {
+		s.addrs[key] = true
+	} else {
+		delete(s.addrs, key)
+		what = fmt.Sprintf("the host has lost the address %s", e.addr)
+	}
+	return s.all(e, what, func(a *attachment) bool {
+		for vip := range a.vips {
+			if a.hostLink != "" && vip.Is4() == e.addr.Is4() {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// list gives the attachments.
+func (s *state) list() []*attachment {
+	all := make([]*attachment, 0, len(s.attachments))
+	for _, a := range s.attachments {
+		all = append(all, a)
+	}
+	return all
+}
+
+// hasAddress tells whether an address is one of the host's.
+func (s *state) hasAddress(addr netip.Addr) bool {
+	for key := range s.addrs {
+		if key.addr == addr {
+			return true
+		}
+	}
+	return false
+}
+
+// ready tells whether a repair can do anything: without its master an attachment
+// can only wait.
+func (s *state) ready(a *attachment) bool {
+	if a.master == "" {
+		return true
+	}
+	for _, l := range s.links {
+		if l.name == a.master {
+			return true
+		}
+	}
+	return false
+}
+
+// applyInside is apply for what happens in the service's namespace.
+func (a *attachment) applyInside(e event, s *state) []finding {
+	what := ""
+	switch e.kind {
+	case unix.RTM_DELLINK:
+		if e.link.index == a.inside.index {
+			what = a.inside.name + " was deleted"
+		}
+	case unix.RTM_NEWLINK:
+		what = a.spoilt(e.link)
+	case unix.RTM_DELADDR:
+		if a.vips[e.addr] {
+			what = fmt.Sprintf("VIP %s was removed from %s", e.addr, a.inside.name)
+		}
+	case unix.RTM_DELROUTE:
+		what = "a route of the service was removed"
+		if e.addr.IsValid() {
+			what = fmt.Sprintf("the service's route to %s was removed", e.addr)
+		}
+	case unix.RTM_DELNEIGH:
+		if e.index == a.inside.index && s.hasAddress(e.addr) {
+			what = fmt.Sprintf("the service's neighbour entry for %s was removed", e.addr)
+		}
+	case unix.RTM_DELRULE:
+		what = "a routing rule of the service was removed"
+	}
+	if what == "" {
+		return nil
+	}
+	return []finding{{namespace: a.namespace, what: what, port: e.port}}
+}
+
+// spoilt says how the service's link differs from what it is to be.
+func (a *attachment) spoilt(is link) string {
+	want := a.inside
+	switch {
+	case is.index != want.index:
+		return ""
+	case is.name != want.name:
+		return fmt.Sprintf("%s was renamed %s", want.name, is.name)
+	case !is.up():
+		return want.name + " was taken down"
+	case is.mac != want.mac:
+		return fmt.Sprintf("the MAC of %s was changed", want.name)
+	case is.mtu != want.mtu:
+		return fmt.Sprintf("the MTU of %s was changed to %d", want.name, is.mtu)
+	}
+	return ""
+}

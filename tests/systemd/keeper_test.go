@@ -1,0 +1,185 @@
+package systemd
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mdlayher/arp"
+
+	"macvlan-vip/tests/testnet"
+)
+
+// TestKeeper: what somebody breaks under a running service is right again soon,
+// the journal names who did it, and the service is not touched.
+func TestKeeper(t *testing.T) {
+	l := newLab(t).withHaproxy()
+	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l.boot()
+	before := l.host.Snapshot()
+	l.run(t, "systemctl start haproxy")
+	l.serves(t, vip1, vip2)
+	l.wantState(t, "systemd-netns-watch", "active")
+	l.watched(t)
+	pid := l.mainPID(t)
+	inside := func(args string) func() { return func() { l.run(t, "ip -n haproxy "+args) } }
+	host := func(args string) func() { return func() { l.host.IP(args) } }
+	var took []time.Duration
+	for _, c := range []struct {
+		name  string
+		spoil func()
+		// query, in the namespace or the host's, has an answer while all is right.
+		query string
+		says  string
+	}{
+		{"mv-int is deleted", host("link del mv-int"), "-4 route get 172.16.26.1", "mv-int was deleted"},
+		{"mv-int is down", host("link set mv-int down"), "-4 route get 172.16.26.1", "mv-int was taken down"},
+		{"mv-int is renamed", host("link set mv-int name other"), "link show mv-int", "mv-int was renamed other"},
+		{"the host's routes are flushed", host("route flush table local proto 118"), "-4 route get 172.16.26.1", "the host's route to 172.16.26.1 was removed by process "},
+		{"the host's neighbours are flushed", host("neigh flush nud permanent dev mv-int"), "neigh show nud permanent dev mv-int", "the host's neighbour entry for 172.16.26.1 was removed"},
+		{"a VIP is removed", inside("address del 172.16.26.1/22 dev mv0"), "-n haproxy address show to 172.16.26.1", "VIP 172.16.26.1 was removed from mv0"},
+		{"mv0 is down", inside("link set mv0 down"), "-n haproxy link show mv0 up", "mv0 was taken down"},
+		{"mv0 is deleted", inside("link del mv0"), "-n haproxy link show mv0", "mv0 was deleted"},
+		{"mv0 is renamed", inside("link set mv0 name other"), "-n haproxy link show mv0", "mv0 was renamed other"},
+		{"the service's routes are flushed", inside("route flush proto 118"), "-n haproxy -4 route show proto 118", "the service's route to 172.16.27.217 was removed"},
+		{"the service's neighbours are flushed", inside("neigh flush nud permanent dev mv0"), "-n haproxy neigh show nud permanent dev mv0", "the service's neighbour entry for 172.16.27.217 was removed"},
+		{"the host gets an address", host("address add 172.16.27.218/32 dev eth0"), "-n haproxy -4 route show 172.16.27.218 proto 118", "the host has got the address 172.16.27.218"},
+		{"the namespace's name is removed", func() { l.run(t, "ip netns delete haproxy") }, "-n haproxy link show mv0", "the name of the namespace was removed"},
+	} {
+		start := time.Now()
+		c.spoil()
+		testnet.Eventually(t, c.name+": it is right again", func() error {
+			// As the machine sees it, where the namespaces' names are.
+			out, err := l.try("ip " + c.query)
+			if err == nil && (out == "" || strings.Contains(c.query, "route get") && !strings.Contains(out, "dev mv-int")) {
+				err = fmt.Errorf("%q", out)
+			}
+			return err
+		})
+		took = append(took, time.Since(start))
+		t.Logf("%s: %s", c.name, took[len(took)-1].Round(10*time.Millisecond))
+		l.says(t, "haproxy: ")
+		l.says(t, c.says)
+		l.serves(t, vip1, vip2)
+		if now := l.mainPID(t); now != pid {
+			t.Fatalf("%s: haproxy was restarted", c.name)
+		}
+		l.settled(t)
+	}
+	slices.Sort(took)
+	// On a machine that is busy with other tests, the repair itself takes as long.
+	start := time.Now()
+	l.run(t, "systemctl reload systemd-netns@haproxy")
+	limit := max(time.Second, 3*time.Since(start))
+	t.Logf("median %s, limit %s", took[len(took)/2], limit)
+	if median := took[len(took)/2]; median > limit {
+		t.Errorf("median %s, of %v", median, took)
+	}
+	t.Run("it costs nothing", func(t *testing.T) { l.idle(t) })
+	t.Run("another holder", func(t *testing.T) { l.otherHolder(t) })
+	t.Run("it goes with the last namespace", func(t *testing.T) {
+		l.host.IP("address del 172.16.27.218/32 dev eth0")
+		l.settled(t)
+		l.run(t, "systemctl stop haproxy")
+		l.wantState(t, "systemd-netns-watch", "inactive")
+		l.gone(t, before)
+	})
+	t.Run("without it", func(t *testing.T) {
+		l.run(t, "systemctl mask systemd-netns-watch")
+		l.run(t, "systemctl start haproxy")
+		l.serves(t, vip1)
+		l.host.IP("link del mv-int")
+		time.Sleep(time.Second)
+		if out, err := l.host.TryIP("link show mv-int"); err == nil {
+			t.Errorf("somebody has repaired it: %s", out)
+		}
+		l.run(t, "systemctl reload systemd-netns@haproxy")
+		l.serves(t, vip1)
+		l.run(t, "systemctl stop haproxy")
+		l.gone(t, before)
+	})
+}
+
+// watched waits until the keeper watches one namespace.
+func (l *lab) watched(t *testing.T) {
+	t.Helper()
+	testnet.Eventually(t, "the keeper watches", func() error {
+		if out := l.run(t, "systemctl show -p StatusText --value systemd-netns-watch"); !strings.HasPrefix(out, "1 namespaces are watched") {
+			return fmt.Errorf("status: %q", out)
+		}
+		return nil
+	})
+}
+
+// settled waits until no repair is under way.
+func (l *lab) settled(t *testing.T) {
+	t.Helper()
+	time.Sleep(200 * time.Millisecond)
+	l.wantState(t, "systemd-netns@haproxy", "active")
+	time.Sleep(100 * time.Millisecond)
+	l.wantState(t, "systemd-netns@haproxy", "active")
+}
+
+// idle asserts that the keeper computes nothing while nothing happens, and how
+// much memory it takes.
+func (l *lab) idle(t *testing.T) {
+	pid := l.run(t, "systemctl show -p MainPID --value systemd-netns-watch")
+	ticks := func() string {
+		f := strings.Fields(l.run(t, "cat /proc/"+pid+"/stat"))
+		return f[13] + "+" + f[14]
+	}
+	time.Sleep(time.Second)
+	start := ticks()
+	time.Sleep(3 * time.Second)
+	if now := ticks(); now != start {
+		t.Errorf("ticks of CPU time: %s became %s", start, now)
+	}
+	out := l.run(t, "grep VmRSS /proc/"+pid+"/status")
+	t.Log(out)
+	var kB int
+	if _, err := fmt.Sscanf(out, "VmRSS: %d kB", &kB); err != nil || kB > 10<<10 {
+		t.Errorf("%s, %v", out, err)
+	}
+}
+
+// otherHolder: a station that begins to use a VIP is named in the journal, in the
+// status of the unit, and by systemd-netns status.
+func (l *lab) otherHolder(t *testing.T) {
+	l.peer.IP("address add " + vip1 + "/32 dev port")
+	t.Cleanup(func() { l.peer.IP("address del " + vip1 + "/32 dev port") })
+	mac := strings.Fields(l.peer.IP("-br link show port"))[2]
+	l.peer.Do(func() error { return announce("port", vip1) })
+	said := "VIP " + vip1 + " is used by " + mac + ", too"
+	l.says(t, "haproxy: "+said+": find that station by its MAC")
+	for _, command := range []string{"systemctl show -p StatusText --value systemd-netns@haproxy", "systemctl show -p StatusText --value systemd-netns-watch", program + "status haproxy"} {
+		testnet.Eventually(t, command+" names the other holder", func() error {
+			if out := l.run(t, command); !strings.Contains(out, said) {
+				return fmt.Errorf("%s", out)
+			}
+			return nil
+		})
+	}
+}
+
+// announce sends gratuitous ARP out of a link of the calling thread's namespace.
+func announce(link, addr string) error {
+	ifi, err := net.InterfaceByName(link)
+	if err != nil {
+		return err
+	}
+	c, err := arp.Dial(ifi)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	a := netip.MustParseAddr(addr)
+	p, err := arp.NewPacket(arp.OperationRequest, ifi.HardwareAddr, a, make(net.HardwareAddr, 6), a)
+	if err != nil {
+		return err
+	}
+	return c.WriteTo(p, net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
+}
