@@ -16,7 +16,7 @@ Options of a network (--opt), with defaults in brackets:
   no_default_route     make none [false]
   mtu                  bytes [the parent's]
   bcqueuelen           broadcast queue length [the kernel's]
-  hostInterface        host-side macvlan [mv-int]
+  hostInterface        host-side macvlan [mv-int; of further parents mv-int-PARENT]
   ipForward            set net.ipv4.ip_forward=1 on the host [false]
   addressConflict      fail, warn or ignore when an address is in use [fail]
   probe.count          probes of each address [3]
@@ -25,6 +25,7 @@ Options of a network (--opt), with defaults in brackets:
   announce.count       rounds of announcements [3]
   announce.intervalMs  milliseconds between them [1000]
   source               the host's address towards the containers [the LAN's]
+  hostNetworks         networks behind the host that reach them, or connected [none]
   table                routing table of the host's routes [local]
 
 See macvlan-vip(8) and hairpin-route(8).

@@ -38,7 +38,7 @@ func parse(t *testing.T, options string) *network {
 func TestList(t *testing.T) {
 	n := parse(t, `{
 		"mtu": "1400", "bcqueuelen": "2000", "probe.count": "5", "probe.waitMs": "200", "announce.count": "0",
-		"ipForward": "true", "addressConflict": "warn", "hostInterface": "mv-lan", "table": "main", "source": "192.0.2.2", "metric": "50"
+		"ipForward": "true", "addressConflict": "warn", "hostInterface": "mv-lan", "table": "main", "source": "192.0.2.2,2001:db8::2", "hostNetworks": "connected", "metric": "50"
 	}`)
 	ipam, err := n.ipam([]netip.Addr{netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("2001:db8::10")})
 	if err != nil {
@@ -69,7 +69,7 @@ func TestList(t *testing.T) {
 				]
 			}
 		},
-		{"type": "hairpin-route", "table": "main", "source": "192.0.2.2"}
+		{"type": "hairpin-route", "table": "main", "source": ["192.0.2.2", "2001:db8::2"], "hostNetworks": ["connected"]}
 	]`)
 	if l.name != "podman-vips" {
 		t.Errorf("the CNI network is called %q", l.name)

@@ -37,7 +37,8 @@ var settings = map[string]setting{
 	"probe.waitMs":        {vip, "probe.waitMs", number},
 	"announce.count":      {vip, "announce.count", number},
 	"announce.intervalMs": {vip, "announce.intervalMs", number},
-	"source":              {hairpin, "source", text},
+	"source":              {hairpin, "source", words},
+	"hostNetworks":        {hairpin, "hostNetworks", words},
 	"table":               {hairpin, "table", text},
 }
 
@@ -53,7 +54,9 @@ type kind struct {
 }
 
 var (
-	text   = kind{func(s string) (any, error) { return s, nil }, "", ""}
+	text = kind{func(s string) (any, error) { return s, nil }, "", ""}
+	// Podman has a comma between the values of a list, too.
+	words  = kind{func(s string) (any, error) { return strings.Split(s, ","), nil }, "", ""}
 	number = kind{
 		func(s string) (any, error) { return strconv.ParseUint(s, 10, 31) },
 		"not a whole number", "use one from 0 to 2147483647",
