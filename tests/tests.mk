@@ -79,3 +79,11 @@ lint: lint-deps build ## Run the linters of code, scripts, manual pages and unit
 	install -D "$$(command -v systemctl)" $(LINTROOT)/usr/bin/systemctl
 	for unit in $(notdir $(wildcard systemd/*@.service systemd/*@.timer)); do \
 		systemd-analyze verify --root=$(abspath $(LINTROOT)) --man=no --recursive-errors=no $${unit%@*}@name.$${unit##*.} || exit 1; done
+
+# A runtime that Debian has not, from the module proxy.
+build/nerdctl: tests/runtimes/nerdctl/go.mod
+	cd tests/runtimes/nerdctl && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ github.com/containerd/nerdctl/v2/cmd/nerdctl
+
+.PHONY: test-runtimes
+test-runtimes: test-deps build build/nerdctl ## Run all container runtimes, nerdctl too, which takes minutes to build
+	NERDCTL=$(CURDIR)/build/nerdctl $(GOTEST) -v ./tests/runtimes

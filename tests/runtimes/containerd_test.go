@@ -87,14 +87,19 @@ func newContainerd(t testing.TB, config string) *machine {
 	t.Helper()
 	requirePackages(t, "containerd", "runc")
 	m := newMachine(t, "")
-	m.write("/etc/containerd/config.toml", config)
 	m.write("/etc/cni/net.d/web.conflist", fenced(t, "The network", "json"))
+	m.startContainerd(config)
+	return m
+}
+
+func (m *machine) startContainerd(config string) {
+	m.t.Helper()
+	m.write("/etc/containerd/config.toml", config)
 	m.start("containerd")
-	testnet.Eventually(t, "containerd answers", func() error {
+	testnet.Eventually(m.t, "containerd answers", func() error {
 		_, err := m.try("ctr version")
 		return err
 	})
-	return m
 }
 
 // wait waits until a background command ends by itself.

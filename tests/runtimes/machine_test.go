@@ -177,7 +177,7 @@ func (m *machine) install() {
 	m.t.Helper()
 	built := filepath.SplitList(os.Getenv("PATH"))[0]
 	for from, to := range map[string]string{
-		"macvlan-vip": "/opt/cni/bin", "hairpin-route": "/opt/cni/bin", "static": "/opt/cni/bin", "loopback": "/opt/cni/bin",
+		"macvlan-vip": "/opt/cni/bin", "hairpin-route": "/opt/cni/bin", "static": "/opt/cni/bin", "host-local": "/opt/cni/bin", "loopback": "/opt/cni/bin",
 		"netavark-plugin": "/usr/local/libexec/netavark/macvlan-vip", "cnitool": "/usr/local/bin", "systemd-netns-helper": "/usr/local/bin",
 	} {
 		if out, err := exec.Command("cp", filepath.Join(built, from), m.path(to)).CombinedOutput(); err != nil {

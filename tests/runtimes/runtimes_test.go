@@ -14,6 +14,7 @@ func TestMain(m *testing.M) {
 		"macvlan-vip/plugins/macvlan-vip", "macvlan-vip/plugins/hairpin-route", "macvlan-vip/plugins/netavark-plugin",
 		"macvlan-vip/systemd/cmd/systemd-netns-helper",
 		"github.com/containernetworking/plugins/plugins/ipam/static",
+		"github.com/containernetworking/plugins/plugins/ipam/host-local",
 		"github.com/containernetworking/plugins/plugins/main/loopback",
 		"github.com/containernetworking/cni/cnitool",
 		"macvlan-vip/tests/runtimes/answer",

@@ -77,7 +77,8 @@ func (s site) refused(script, why string) {
 	}
 }
 
-// state is all that attachments change on a host.
+// state is all that attachments change on a host; host-local keeps a lock and the
+// address that it gave last.
 func (s site) state() string {
 	s.t.Helper()
 	return s.sh(`
@@ -86,7 +87,7 @@ ip -o address show scope global
 ip -4 route show table all
 ip -6 route show table all proto 118
 ip neigh show nud permanent
-find /run/cni /run/netns /var/lib/cni ! -type d 2>/dev/null || true`)
+find /run/cni /run/netns /var/lib/cni ! -type d ! -path '/run/cni/ipam/*/l*' 2>/dev/null || true`)
 }
 
 // clean asserts that all is as it was when the state was taken.

@@ -9,10 +9,19 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 )
 
 func main() {
+	// The kernel keeps signals without a handler from a namespace's first process.
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		<-end
+		os.Exit(0)
+	}()
 	if len(os.Args) > 1 && os.Args[1] == "pause" {
 		time.Sleep(math.MaxInt64)
 	}
