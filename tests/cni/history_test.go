@@ -44,6 +44,7 @@ func TestHistories(t *testing.T) {
 		}
 		r.Repeat(events)
 		w.finish()
+		t.Logf("%d histories, %d steps, %s: nothing found", histories.Load(), steps.Load(), time.Since(began).Round(time.Second))
 	})
 }
 
