@@ -154,14 +154,14 @@ func (s *Store) attachment(key Key) string {
 	return filepath.Join(s.dir, attachments, key.String()+".json")
 }
 
-// BadRecord is a record that is not as Save wrote it, or that somebody else
+// BadRecordError is a record that is not as Save wrote it, or that somebody else
 // could have written.
-type BadRecord struct{ Cause error }
+type BadRecordError struct{ Cause error }
 
-func (e *BadRecord) Error() string { return "read record: " + e.Cause.Error() }
-func (e *BadRecord) Unwrap() error { return e.Cause }
+func (e *BadRecordError) Error() string { return "read record: " + e.Cause.Error() }
+func (e *BadRecordError) Unwrap() error { return e.Cause }
 
-// Load reads an attachment's record; nil where there is none. A BadRecord is a
+// Load reads an attachment's record; nil where there is none. A BadRecordError is a
 // CNI error 5 that names the file and the remedy.
 func (s *Store) Load(key Key) (*Record, error) {
 	if _, err := s.folder(attachments); err != nil {
@@ -173,21 +173,21 @@ func (s *Store) Load(key Key) (*Record, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, &BadRecord{err}
+		return nil, &BadRecordError{err}
 	}
 	var rec Record
 	if err := json.Unmarshal(data, &rec); err != nil {
-		return nil, &BadRecord{cnierr.New(types.ErrIOFailure, badFileRemedy, "%s: %v", path, err)}
+		return nil, &BadRecordError{cnierr.New(types.ErrIOFailure, badFileRemedy, "%s: %v", path, err)}
 	}
 	if rec.Key != key {
-		return nil, &BadRecord{cnierr.New(types.ErrIOFailure, badFileRemedy, "%s: it is of another attachment, %q", path, rec.Key)}
+		return nil, &BadRecordError{cnierr.New(types.ErrIOFailure, badFileRemedy, "%s: it is of another attachment, %q", path, rec.Key)}
 	}
 	return &rec, nil
 }
 
 // Recall is Load for those who can do without the record: a bad one is none,
 // and bad says what is wrong with it.
-func (s *Store) Recall(key Key) (rec *Record, bad *BadRecord, err error) {
+func (s *Store) Recall(key Key) (rec *Record, bad *BadRecordError, err error) {
 	rec, err = s.Load(key)
 	if errors.As(err, &bad) {
 		return nil, bad, nil
