@@ -174,30 +174,41 @@ func cmdCheck(args *skel.CmdArgs) error {
 		return err
 	}
 	defer a.k.Close()
-	drift, err := reconcile.Verify(a.k, a.want)
+	rec, err := a.store.Load(a.key)
 	if err != nil {
 		return err
 	}
-	left, err := a.leftover()
+	if rec == nil {
+		rec = &journal.Record{}
+	}
+	// What keeps the way on its link is compared as it was made: of links that
+	// came later, such as a later plugin's, CHECK is not to complain (CNI
+	// specification, "CHECK").
+	want := a.facts.Plan()
+	want.Add(onLink(rec.Desired))
+	drift, err := reconcile.Verify(a.k, want)
+	if err != nil {
+		return err
+	}
+	// An address that has moved from the host to the LAN is reached there only
+	// once the service's entry for it is gone.
+	left, err := reconcile.Leftover(a.k, way(rec.Desired).Minus(want))
 	if err != nil {
 		return err
 	}
 	return verb.DriftError(append(drift, left...))
 }
 
-// leftover says what is still there of a way that is another one by now: an
-// address that has moved from the host to the LAN is reached there only once
-// the service's entry for it is gone.
-func (a *attachment) leftover() ([]string, error) {
-	rec, err := a.store.Load(a.key)
-	if err != nil || rec == nil {
-		return nil, err
+// onLink is the part of a plan that keeps the way on its link.
+func onLink(d plan.Desired) plan.Desired {
+	inMain := func(r plan.Route) bool { return r.Side == plan.Host || r.Table == 0 }
+	return plan.Desired{
+		Sysctls: plan.OnSide(plan.Service, d.Sysctls), Rules: d.Rules,
+		Routes: slices.DeleteFunc(slices.Clone(d.Routes), inMain),
 	}
-	return reconcile.Leftover(a.k, way(rec.Desired).Minus(a.want))
 }
 
-// way is a plan without what keeps it on its link, of which more than is needed
-// does no harm.
+// way is the rest of it: more than is needed of the above does no harm.
 func way(d plan.Desired) plan.Desired {
 	onPath := func(r plan.Route) bool { return r.Side == plan.Service && r.Table != 0 }
 	return plan.Desired{Routes: slices.DeleteFunc(slices.Clone(d.Routes), onPath), Neighbours: d.Neighbours}
