@@ -15,7 +15,7 @@ import (
 
 	"github.com/containernetworking/plugins/pkg/ns"
 
-	"macvlan-vip/tests/nspawn"
+	machines "macvlan-vip/tests/machine"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -33,9 +33,9 @@ const (
 // takeover is a LAN on which a machine takes a VIP over from another station,
 // and a peer that talks to it.
 type takeover struct {
-	t                testing.TB
-	old, peer, hostB *testnet.Namespace
-	b                *nspawn.Machine
+	t         testing.TB
+	old, peer *testnet.Namespace
+	b         *machines.Machine
 }
 
 // successor is how the machine gets the VIP.
@@ -53,33 +53,32 @@ type successor struct {
 func newTakeover(t *testing.T) *takeover {
 	t.Helper()
 	f := &takeover{t: t}
-	f.old, f.peer, f.hostB = testnet.New(t), testnet.New(t), testnet.New(t)
+	f.old, f.peer = testnet.New(t), testnet.New(t)
 	lan := testnet.New(t)
 	lan.IP("link add br0 type bridge")
 	lan.IP("link set br0 up")
-	for i, n := range []*testnet.Namespace{f.old, f.peer, f.hostB} {
+	for i, n := range []*testnet.Namespace{f.old, f.peer} {
 		port := fmt.Sprintf("port%d", i)
 		testnet.Cable(t, n, "eth0", lan, port)
 		lan.IP("link set " + port + " master br0")
 	}
 	f.peer.AddAddress("eth0", "10.99.0.5/16")
 	f.peer.AddAddress("eth0", "fd99::5/64")
-	f.hostB.AddAddress("eth0", "10.99.0.2/16")
-	f.hostB.AddAddress("eth0", "fd99::2/64")
 	f.old.Sysctl("net/ipv6/conf/eth0/keep_addr_on_down", "1")
 	f.old.AddAddress("eth0", vip4+"/16")
 	f.old.AddAddress("eth0", vip6+"/64")
-	f.boot()
+	f.boot(lan)
 	return f
 }
 
-func (f *takeover) boot() {
+func (f *takeover) boot(lan *testnet.Namespace) {
 	f.t.Helper()
-	b, err := nspawn.New(f.hostB.Path())
+	b, err := machines.New(machines.Of(machines.Nspawn), machines.Connect(machines.NIC{LAN: lan.Path(), Port: "port2", Addresses: []string{"10.99.0.2/16", "fd99::2/64"}}))
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	f.b = b
+	lan.IP("link set port2 master br0")
 	f.t.Cleanup(func() {
 		if err := b.Destroy(); err != nil {
 			f.t.Error(err)
@@ -184,7 +183,7 @@ func quotient(figures *samples, of, to string) Spread {
 
 func successors(t testing.TB) []successor {
 	t.Helper()
-	top, err := nspawn.Top()
+	top, err := machines.Top()
 	if err != nil {
 		t.Fatal(err)
 	}

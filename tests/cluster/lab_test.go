@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"macvlan-vip/tests/nspawn"
+	"macvlan-vip/tests/machine"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -42,11 +42,10 @@ type lab struct {
 
 // host is one of the machines.
 type host struct {
-	*nspawn.Machine
+	*machine.Machine
 	lab *lab
 	// number counts from 1, and gives the host its addresses and names.
 	number int
-	netns  *testnet.Namespace
 }
 
 func (h *host) String() string { return fmt.Sprintf("host%d", h.number) }
@@ -88,12 +87,22 @@ func (l *lab) plug(n *testnet.Namespace, link, port, bridge, mac string, addrs .
 func (l *lab) newHost(number int) *host {
 	l.t.Helper()
 	h := &host{lab: l, number: number}
-	h.connect()
-	m, err := nspawn.New(h.netns.Path(), nspawn.With(nspawn.Managers...))
+	m, err := machine.New(machine.With(machine.Managers...), machine.Connect(
+		machine.NIC{
+			LAN: l.switch_.Path(), Port: h.port(), MAC: fmt.Sprintf("02:00:5e:00:53:a%d", number),
+			Addresses: []string{fmt.Sprintf("192.0.2.%d/24", number), fmt.Sprintf("2001:db8::%d/64", number)},
+		},
+		machine.NIC{
+			LAN: l.switch_.Path(), Port: h.ringPort(), MAC: fmt.Sprintf("02:00:5e:00:53:b%d", number),
+			Addresses: []string{fmt.Sprintf("198.51.100.%d/24", number)},
+		},
+	))
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	h.Machine = m
+	l.wire("lan", h.port())
+	l.wire("ring", h.ringPort())
 	l.t.Cleanup(func() {
 		if err := m.Destroy(); err != nil {
 			l.t.Error(err)
@@ -101,21 +110,6 @@ func (l *lab) newHost(number int) *host {
 	})
 	l.t.Cleanup(h.end)
 	return h
-}
-
-// connect gives the host a network, as a boot finds it.
-func (h *host) connect() {
-	h.lab.t.Helper()
-	h.netns = testnet.New(h.lab.t)
-	h.netns.IP("link set lo up")
-	n := h.number
-	h.lab.plug(h.netns, "eth0", h.port(), "lan", fmt.Sprintf("02:00:5e:00:53:a%d", n), fmt.Sprintf("192.0.2.%d/24", n), fmt.Sprintf("2001:db8::%d/64", n))
-	h.lab.plug(h.netns, "eth1", h.ringPort(), "ring", fmt.Sprintf("02:00:5e:00:53:b%d", n), fmt.Sprintf("198.51.100.%d/24", n))
-	if h.Machine != nil {
-		h.SetNetns(h.netns.Path())
-		// Before the namespace, which the machine holds.
-		h.lab.t.Cleanup(h.end)
-	}
 }
 
 // end cuts the host off, and tells what happened on it if the test failed.
@@ -148,8 +142,6 @@ func (l *lab) boot(hosts ...*host) {
 func (h *host) powerCut() (at time.Time) {
 	h.lab.t.Helper()
 	at = time.Now()
-	h.lab.switch_.IP("link delete " + h.port())
-	h.lab.switch_.IP("link delete " + h.ringPort())
 	h.Cut()
 	return at
 }
@@ -157,7 +149,6 @@ func (h *host) powerCut() (at time.Time) {
 // powerOn brings a host back that has been cut off.
 func (h *host) powerOn() {
 	h.lab.t.Helper()
-	h.connect()
 	h.lab.boot(h)
 }
 
@@ -241,10 +232,10 @@ func (l *lab) holder() (holder *host) {
 // served checks that the client and the hosts that are up get an answer from
 // each VIP, and that it is the holder's MAC by which the LAN knows it.
 func (l *lab) served(holder *host) error {
-	from := map[string]*testnet.Namespace{"the client": l.peer}
+	from := map[string]machine.Station{"the client": l.peer}
 	for _, h := range l.hosts {
 		if _, err := h.Run("true"); err == nil {
-			from[h.String()] = h.netns
+			from[h.String()] = h
 		}
 	}
 	mac := holder.mac()
@@ -256,7 +247,7 @@ func (l *lab) served(holder *host) error {
 			if err := n.WantPage(vip.String(), answer); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
-			if n == holder.netns {
+			if n == machine.Station(holder) {
 				continue
 			}
 			if entry := n.IP("neigh show " + vip.String()); !strings.Contains(entry, mac) {

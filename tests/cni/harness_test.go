@@ -75,15 +75,16 @@ func lines(want, have string) string {
 
 // journals are the folders in which the plugins keep what they know of a host.
 func (l *lab) journals() (dirs []string) {
-	scope := fmt.Sprintf("netns-%d", l.cookie())
+	scope := l.scope()
 	for _, plugin := range []string{"macvlan-vip", "hairpin-route"} {
 		dirs = append(dirs, filepath.Join("/run/cni", plugin, scope))
 	}
 	return dirs
 }
 
-// cookie is the number that the kernel gives a namespace once and for all.
-func (l *lab) cookie() (cookie uint64) {
+// scope names the host's namespace by the number that the kernel gives it once
+// and for all or, before Linux 5.14, by its inode.
+func (l *lab) scope() (scope string) {
 	l.t.Helper()
 	l.host.Do(func() error {
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -91,10 +92,17 @@ func (l *lab) cookie() (cookie uint64) {
 			return err
 		}
 		defer unix.Close(fd)
-		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		if err == nil {
+			scope = fmt.Sprintf("netns-%d", cookie)
+			return nil
+		}
+		var stat unix.Stat_t
+		err = unix.Stat(l.host.Path(), &stat)
+		scope = fmt.Sprintf("netns-inode-%d", stat.Ino)
 		return err
 	})
-	return cookie
+	return scope
 }
 
 // files lists folders with all that is in them.

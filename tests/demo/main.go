@@ -11,13 +11,12 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/containernetworking/plugins/pkg/testutils"
 
-	"macvlan-vip/tests/nspawn"
+	"macvlan-vip/tests/machine"
 )
 
 func main() {
@@ -30,8 +29,8 @@ func main() {
 
 // stage is the scene: a host and a peer on one LAN, each a network namespace.
 type stage struct {
-	host, peer ns.NetNS
-	m          *nspawn.Machine
+	peer ns.NetNS
+	m    *machine.Machine
 }
 
 func run() (err error) {
@@ -40,7 +39,7 @@ func run() (err error) {
 	}
 	s := &stage{}
 	defer func() { err = errors.Join(err, s.strike()) }()
-	for _, step := range []func() error{s.buildLAN, s.buildMachine, func() error { return s.m.Boot() }, s.play} {
+	for _, step := range []func() error{s.buildMachine, s.buildLAN, func() error { return s.m.Boot() }, s.play} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -48,25 +47,9 @@ func run() (err error) {
 	return nil
 }
 
-func (s *stage) buildLAN() (err error) {
-	if s.host, err = testutils.NewNS(); err != nil {
+func (s *stage) buildLAN() error {
+	if _, err := in(s.peer, "ip address add 172.16.27.5/22 dev eth0"); err != nil {
 		return err
-	}
-	if s.peer, err = testutils.NewNS(); err != nil {
-		return err
-	}
-	for _, cmd := range []string{
-		"link add eth0 type veth peer name eth0 netns " + filepath.Base(s.peer.Path()),
-		"link set lo up", "link set eth0 up", "address add 172.16.27.217/22 dev eth0",
-	} {
-		if _, err := in(s.host, "ip "+cmd); err != nil {
-			return err
-		}
-	}
-	for _, cmd := range []string{"link set eth0 up", "address add 172.16.27.5/22 dev eth0"} {
-		if _, err := in(s.peer, "ip "+cmd); err != nil {
-			return err
-		}
 	}
 	return s.serveBackend()
 }
@@ -104,13 +87,16 @@ backend peer
 
 func (s *stage) buildMachine() (err error) {
 	fmt.Println("# A throwaway Debian machine with haproxy, as packaged, and `make install`")
-	if s.m, err = nspawn.New(s.host.Path()); err != nil {
+	if s.peer, err = testutils.NewNS(); err != nil {
+		return err
+	}
+	s.m, err = machine.New(machine.Connect(machine.NIC{LAN: s.peer.Path(), Port: "eth0", Addresses: []string{"172.16.27.217/22"}}))
+	if err != nil {
 		return err
 	}
 	// It is started by hand below, for all to see.
-	disable := exec.Command("systemctl", "--root="+s.m.Path(""), "disable", "--quiet", "haproxy.service")
-	if out, err := disable.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+	if err := s.m.Systemctl("disable", "haproxy.service"); err != nil {
+		return err
 	}
 	return s.m.Write("etc/haproxy/haproxy.cfg", haproxyConfig)
 }
@@ -121,10 +107,8 @@ func (s *stage) strike() error {
 	if s.m != nil {
 		errs = append(errs, s.m.Destroy())
 	}
-	for _, n := range []ns.NetNS{s.host, s.peer} {
-		if n != nil {
-			errs = append(errs, n.Close(), testutils.UnmountNS(n))
-		}
+	if s.peer != nil {
+		errs = append(errs, s.peer.Close(), testutils.UnmountNS(s.peer))
 	}
 	return errors.Join(errs...)
 }

@@ -12,7 +12,7 @@ import (
 
 	"github.com/containernetworking/plugins/pkg/ns"
 
-	"macvlan-vip/tests/nspawn"
+	"macvlan-vip/tests/machine"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -32,9 +32,9 @@ const (
 
 // lab is a machine on a LAN with one peer, which serves as haproxy's backend.
 type lab struct {
-	host, peer *testnet.Namespace
-	m          *nspawn.Machine
-	top        string
+	peer *testnet.Namespace
+	m    *machine.Machine
+	top  string
 }
 
 // newLab boots a machine that has a clone of the project, built, and a haproxy
@@ -43,15 +43,16 @@ func newLab(t *testing.T) *lab {
 	t.Helper()
 	l := &lab{}
 	var err error
-	if l.top, err = nspawn.Top(); err != nil {
+	if l.top, err = machine.Top(); err != nil {
 		t.Fatal(err)
 	}
-	l.host, l.peer = testnet.NewHost(t, hostAddr+"/22", "fd26::217/64")
+	l.peer = testnet.New(t)
 	l.peer.IP("link set lo up")
+	l.m = machine.NewFor(t, []string{"-n", "300"}, machine.Bare(),
+		machine.Connect(machine.NIC{LAN: l.peer.Path(), Port: "port", Addresses: []string{hostAddr + "/22", "fd26::217/64"}}))
 	l.peer.AddAddress("port", peerAddr+"/22")
 	l.peer.AddAddress("port", "fd26::5/64")
 	l.peer.ServePage(peerAddr+":8080", answer)
-	l.m = nspawn.NewFor(t, l.host.Path(), []string{"-n", "300"}, nspawn.Bare())
 	l.clone(t)
 	l.write(t, "etc/haproxy/haproxy.cfg", fmt.Sprintf(`
 defaults
@@ -67,8 +68,8 @@ backend peer
 	server peer %s:8080
 `, peerAddr))
 	l.write(t, "etc/systemd/system/haproxy.service.d/often.conf", "[Unit]\nStartLimitIntervalSec=0\n")
-	if out, err := exec.Command("systemctl", "--root="+l.m.Path(""), "disable", "haproxy").CombinedOutput(); err != nil {
-		t.Fatalf("disable haproxy: %v: %s", err, out)
+	if err := l.m.Systemctl("disable", "haproxy"); err != nil {
+		t.Fatal(err)
 	}
 	// What the pages show broken is to stay so until they say how to mend it.
 	if out, err := exec.Command("systemctl", "--root="+l.m.Path(""), "mask", "systemd-netns-watch.service").CombinedOutput(); err != nil {

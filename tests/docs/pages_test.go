@@ -14,7 +14,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 
-	"macvlan-vip/tests/nspawn"
+	"macvlan-vip/tests/machine"
 	"macvlan-vip/tests/page"
 	"macvlan-vip/tests/testnet"
 )
@@ -38,7 +38,7 @@ const notRun = "not run: "
 // pages reads every page of the project that is for its users.
 func pages(t *testing.T) (all []*page.Page) {
 	t.Helper()
-	top, err := nspawn.Top()
+	top, err := machine.Top()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ var schemeOf = regexp.MustCompile(`^[a-z]+:`)
 // TestLinks: links within the project lead somewhere.
 func TestLinks(t *testing.T) {
 	all := pages(t)
-	top, _ := nspawn.Top()
+	top, _ := machine.Top()
 	for _, p := range all {
 		for _, link := range p.Links {
 			if schemeOf.MatchString(link) {
@@ -120,7 +120,7 @@ var testName = regexp.MustCompile("`(Test[A-Z][A-Za-z0-9]*)`")
 
 // TestNamedTests: the tests that a page names as its proof are there.
 func TestNamedTests(t *testing.T) {
-	top, err := nspawn.Top()
+	top, err := machine.Top()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +210,7 @@ func attach(t *testing.T, b page.Block, config string) {
 
 // TestDemoOnPage: what the README shows of the demo are the demo's commands.
 func TestDemoOnPage(t *testing.T) {
-	top, err := nspawn.Top()
+	top, err := machine.Top()
 	if err != nil {
 		t.Fatal(err)
 	}

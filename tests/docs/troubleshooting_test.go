@@ -1,9 +1,10 @@
 package docs
 
 import (
-	"fmt"
+	"context"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 
 	"macvlan-vip/tests/page"
@@ -126,7 +127,7 @@ func (l *lab) section(t *testing.T, name string, blocks []page.Block) {
 	}
 	l.serves(t)
 	defer l.keepAsking(t)()
-	uplink := strings.Fields(l.host.IP("-o link show dev eth0 up"))
+	uplink := strings.Fields(l.m.IP("-o link show dev eth0 up"))
 	mac := uplink[indexOf(uplink, "link/ether")+1]
 	l.make(t, strings.ReplaceAll(f.peer, "UPLINK", mac), f.host)
 	for _, b := range blocks {
@@ -164,21 +165,16 @@ func (l *lab) make(t *testing.T, peer, host string) {
 // keepAsking has host and peer ask the VIP all the time, as users do.
 func (l *lab) keepAsking(t *testing.T) (stop func()) {
 	t.Helper()
-	var pings []*exec.Cmd
-	for _, n := range []interface{ Do(func() error) }{l.host, l.peer} {
-		n.Do(func() error {
-			ping := exec.Command("ping", "-n", "-q", "-i", "0.5", vip)
-			pings = append(pings, ping)
-			if err := ping.Start(); err != nil {
-				return fmt.Errorf("ping: %w", err)
-			}
-			return nil
-		})
-	}
+	command := []string{"ping", "-n", "-q", "-i", "0.5", vip}
+	onPeer := exec.Command(command[0], command[1:]...)
+	l.peer.Do(onPeer.Start)
+	ctx, cancel := context.WithCancel(t.Context())
+	var onHost sync.WaitGroup
+	onHost.Go(func() { _, _ = l.m.RunContext(ctx, command...) })
 	return func() {
-		for _, ping := range pings {
-			_ = ping.Process.Kill()
-			_ = ping.Wait()
-		}
+		cancel()
+		onHost.Wait()
+		_ = onPeer.Process.Kill()
+		_ = onPeer.Wait()
 	}
 }

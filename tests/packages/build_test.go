@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"macvlan-vip/tests/nspawn"
+	"macvlan-vip/tests/machine"
 )
 
 // older and newer are versions as packages of two commits have them.
@@ -27,7 +27,7 @@ var kinds = []string{"deb", "rpm"}
 
 func top(t testing.TB) string {
 	t.Helper()
-	dir, err := nspawn.Top()
+	dir, err := machine.Top()
 	if err != nil {
 		t.Fatal(err)
 	}

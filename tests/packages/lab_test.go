@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"macvlan-vip/tests/nspawn"
+	"macvlan-vip/tests/machine"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -25,19 +25,19 @@ const (
 
 // lab is a machine without the project, on a LAN with one peer.
 type lab struct {
-	host, peer *testnet.Namespace
-	m          *nspawn.Machine
+	peer *testnet.Namespace
+	m    *machine.Machine
 }
 
 func newLab(t testing.TB) *lab {
 	t.Helper()
-	l := &lab{}
-	l.host, l.peer = testnet.NewHost(t, "172.16.27.217/22")
+	l := &lab{peer: testnet.New(t)}
+	l.m = machine.NewFor(t, []string{"-n", "100"}, machine.Bare(),
+		machine.Connect(machine.NIC{LAN: l.peer.Path(), Port: "port", Addresses: []string{"172.16.27.217/22"}}))
 	l.peer.AddAddress("port", "172.16.27.5/22")
-	l.m = nspawn.NewFor(t, l.host.Path(), []string{"-n", "100"}, nspawn.Bare())
 	// It is started when its namespace can be made.
-	if out, err := exec.Command("systemctl", "--root="+l.m.Path(""), "disable", "--quiet", "haproxy.service").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	if err := l.m.Systemctl("disable", "haproxy.service"); err != nil {
+		t.Fatal(err)
 	}
 	l.write(t, "etc/haproxy/haproxy.cfg", fmt.Sprintf(`
 defaults
@@ -84,7 +84,7 @@ func (l *lab) try(command string) (string, error) {
 
 func (l *lab) serves(t testing.TB) {
 	t.Helper()
-	for name, from := range map[string]*testnet.Namespace{"host": l.host, "LAN peer": l.peer} {
+	for name, from := range map[string]machine.Station{"host": l.m, "LAN peer": l.peer} {
 		for _, vip := range []string{vip1, vip2} {
 			testnet.Eventually(t, name+" gets the page of "+vip, func() error { return from.WantPage(vip, answer) })
 		}

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"os"
 
-	"macvlan-vip/tests/nspawn"
+	"macvlan-vip/tests/machine"
 )
 
 func main() {
-	if err := nspawn.Roots(); err != nil {
+	if err := machine.Roots(); err != nil {
 		fmt.Fprintln(os.Stderr, "roots:", err)
 		os.Exit(1)
 	}

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"macvlan-vip/tests/nspawn"
+	machines "macvlan-vip/tests/machine"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -94,8 +94,7 @@ var runtimes13 = []string{
 // trixie is the root file system of a Debian 13 with container runtimes.
 func trixie(t testing.TB) string {
 	t.Helper()
-	t.Setenv("DEBIAN_SUITE", "trixie")
-	root, err := nspawn.Root(runtimes13...)
+	root, err := machines.Root("trixie", runtimes13...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package systemd
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 )
@@ -20,7 +19,7 @@ func TestCleanUp(t *testing.T) {
 	l.network("app", "172.16.26.3/22")
 	l.boot()
 	l.run(t, "systemctl start app")
-	before := l.host.Snapshot()
+	before := l.m.Snapshot()
 
 	cache, err := l.m.Run("sh", "-c", "systemctl start haproxy && ls /var/lib/cni/results/haproxy-*")
 	if err != nil {
@@ -89,7 +88,7 @@ func TestRepairAsMade(t *testing.T) {
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	l.boot()
-	before := l.host.Snapshot()
+	before := l.m.Snapshot()
 	network := netDir + "haproxy.conflist"
 	for name, c := range map[string]struct {
 		edit func()
@@ -107,7 +106,7 @@ func TestRepairAsMade(t *testing.T) {
 			l.start(t, before)
 			l.run(t, "journalctl --rotate --vacuum-time=1s")
 			c.edit()
-			l.host.IP("link del mv-int")
+			l.m.IP("link del mv-int")
 			l.run(t, "systemctl reload systemd-netns@haproxy")
 			l.serves(t, vip1, vip2)
 			if c.says != "" {
@@ -123,7 +122,7 @@ func TestRepairAsMade(t *testing.T) {
 func (l *lab) script(name, text string) {
 	l.t.Helper()
 	l.write(name, "#!/bin/sh\n"+text)
-	if err := os.Chmod(l.m.Path(name), 0o755); err != nil {
+	if err := l.m.Chmod(name, 0o755); err != nil {
 		l.t.Fatal(err)
 	}
 }
@@ -141,7 +140,7 @@ exec /opt/cni/bin/static
 	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
 	l.write("etc/systemd-netns/app.env", "NETWORK=slow\n")
 	l.boot()
-	before := l.host.Snapshot()
+	before := l.m.Snapshot()
 	t.Run("IPAM at ADD", func(t *testing.T) {
 		l.run(t, "touch /run/hang-ADD")
 		if _, err := l.try("systemctl start app"); err == nil {
@@ -175,7 +174,7 @@ exec /opt/cni/bin/static
 		l.write(dropIns+"systemd-netns@app.service.d/short.conf", "[Service]\nTimeoutStartSec=5\n")
 		l.write("etc/systemd-netns/app.env", "NETWORK=slow\nRETRY_SEC=60\n")
 		l.daemonReload(t)
-		l.host.IP("link set eth0 down")
+		l.m.IP("link set eth0 down")
 		started := make(chan error, 1)
 		go func() {
 			_, err := l.try("systemctl start app")
@@ -183,13 +182,13 @@ exec /opt/cni/bin/static
 		}()
 		l.says(t, `master: "eth0": the link is down`)
 		l.run(t, "sleep 8")
-		l.host.IP("link set eth0 up")
+		l.m.IP("link set eth0 up")
 		if err := <-started; err != nil {
 			t.Fatal(err)
 		}
 		l.serves(t, vip1)
 		// Which went with the link's being up.
-		l.host.AddAddress("eth0", "fd26::217/64")
+		l.m.IP("address add " + hostAddr6 + "/64 dev eth0 nodad")
 		l.run(t, "systemctl stop app")
 		l.gone(t, before)
 	})
@@ -223,9 +222,9 @@ func TestPowerCut(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			l.boot()
 			l.serves(t, vip1)
-			l.m.Cut()
 			c.damage()
-			l.connect()
+			l.run(t, "sync")
+			l.m.Cut()
 			l.boot()
 			if n := l.run(t, "systemctl show -p NRestarts --value app"); n != "0" {
 				t.Errorf("restarts: %s", n)
@@ -235,7 +234,6 @@ func TestPowerCut(t *testing.T) {
 				t.Errorf("errors: %s", out)
 			}
 			l.m.Cut()
-			l.connect()
 		})
 	}
 }
@@ -243,11 +241,11 @@ func TestPowerCut(t *testing.T) {
 // eachFile does something with each file of a folder of the machine.
 func (l *lab) eachFile(folder string, do func(name string)) {
 	l.t.Helper()
-	entries, err := os.ReadDir(l.m.Path(folder))
-	if err != nil || len(entries) == 0 {
-		l.t.Fatalf("%s: %v, %v", folder, entries, err)
+	names := strings.Fields(l.run(l.t, "find /"+folder+" -type f"))
+	if len(names) == 0 {
+		l.t.Fatalf("no files in %s", folder)
 	}
-	for _, e := range entries {
-		do(folder + "/" + e.Name())
+	for _, name := range names {
+		do(name)
 	}
 }

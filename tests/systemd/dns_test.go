@@ -10,7 +10,7 @@ import (
 
 	"github.com/gopacket/gopacket/layers"
 
-	"macvlan-vip/tests/nspawn"
+	"macvlan-vip/tests/machine"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -79,7 +79,7 @@ func (l *lab) resolves(t *testing.T, unit, vip, want string) {
 // TestDNS: on a host whose resolv.conf names systemd-resolved's stub, which is
 // on a loopback address, a service can resolve names all the same.
 func TestDNS(t *testing.T) {
-	l := newLab(t, nspawn.With(nspawn.Resolved...))
+	l := newLab(t, machine.With(machine.Resolved...))
 	l.peer.AddAddress("port", otherDNS+"/22")
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	l.run0(t, "systemctl --root=%s enable systemd-resolved.service")
@@ -96,7 +96,7 @@ func TestDNS(t *testing.T) {
 	if out := l.run(t, "cat /etc/resolv.conf"); !strings.Contains(out, "nameserver 127.0.0.53") {
 		t.Fatalf("the host does not use the stub:\n%s", out)
 	}
-	before := l.host.Snapshot()
+	before := l.m.Snapshot()
 	start := func(t *testing.T) {
 		l.run(t, "systemctl start app")
 		t.Cleanup(func() {

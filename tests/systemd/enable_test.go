@@ -1,7 +1,6 @@
 package systemd
 
 import (
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -56,7 +55,7 @@ func TestEnable(t *testing.T) {
 	l.write("usr/lib/systemd/system/web.socket", "[Socket]\nListenStream=80\n[Install]\nWantedBy=sockets.target\n")
 	l.write("usr/lib/systemd/system/web.service", "[Service]\nExecStart=/lib/systemd/systemd-socket-proxyd "+peerAddr+":8080\n")
 	l.boot()
-	before := l.host.Snapshot()
+	before := l.m.Snapshot()
 
 	t.Run("no network", func(t *testing.T) {
 		l.refused(t, program+"enable haproxy", `network "haproxy"`, "/etc/cni/net.d", "/usr/local/share/macvlan-vip/conf")
@@ -74,8 +73,8 @@ func TestEnable(t *testing.T) {
 			l.on(t, "haproxy", "/run/netns/haproxy")
 			l.serves(t, vip1, vip2)
 		}
-		if target, err := os.Readlink(l.m.Path(dropIns + "haproxy.service.d/netns.conf")); err != nil || target != unitDir+"netns.conf" {
-			t.Errorf("drop-in: %q, %v", target, err)
+		if target := l.run(t, "readlink /"+dropIns+"haproxy.service.d/netns.conf"); target != unitDir+"netns.conf" {
+			t.Errorf("drop-in: %q", target)
 		}
 		if out := line(l.run(t, program+"list"), "haproxy.service"); strings.Join(strings.Fields(out), " ") != "haproxy.service active haproxy haproxy 172.16.26.1/22 172.16.26.2/22" {
 			t.Errorf("list: %q", out)

@@ -10,52 +10,54 @@ import (
 	"strings"
 	"testing"
 
-	"macvlan-vip/tests/nspawn"
+	"macvlan-vip/tests/machine"
 	"macvlan-vip/tests/testnet"
 )
 
 const (
-	unitDir  = "/usr/local/lib/systemd/system/"
-	dropIns  = "etc/systemd/system/"
-	netDir   = "etc/cni/net.d/"
-	hostAddr = "172.16.27.217"
-	peerAddr = "172.16.27.5"
-	vip1     = "172.16.26.1"
-	vip2     = "172.16.26.2"
+	unitDir   = "/usr/local/lib/systemd/system/"
+	dropIns   = "etc/systemd/system/"
+	netDir    = "etc/cni/net.d/"
+	hostAddr  = "172.16.27.217"
+	peerAddr  = "172.16.27.5"
+	hostAddr6 = "fd26::217"
+	peerAddr6 = "fd26::5"
+	vip1      = "172.16.26.1"
+	vip2      = "172.16.26.2"
 	// The backend's answer, which comes through haproxy.
 	answer = "answer of the backend"
 )
 
 // lab is a machine on a LAN with one peer, which serves as haproxy's backend.
 type lab struct {
-	t          testing.TB
-	host, peer *testnet.Namespace
-	m          *nspawn.Machine
+	t    testing.TB
+	peer *testnet.Namespace
+	m    *machine.Machine
 }
 
 // newLab makes a machine that is not booted yet.
-func newLab(t testing.TB, opts ...nspawn.Option) *lab {
+func newLab(t testing.TB, opts ...machine.Option) *lab {
 	t.Helper()
-	l := &lab{t: t}
-	l.connect()
-	l.m = nspawn.NewFor(t, l.host.Path(), []string{"-o", "short-precise", "-n", "600", "-u", "systemd-netns*", "-u", "haproxy*", "-u", "app*", "-u", "web*", "-u", "init.scope"}, opts...)
+	l := &lab{t: t, peer: testnet.New(t)}
+	l.peer.IP("link set lo up")
+	l.m = machine.NewFor(t, []string{"-o", "short-precise", "-n", "600", "-u", "systemd-netns*", "-u", "haproxy*", "-u", "app*", "-u", "web*", "-u", "init.scope"},
+		append([]machine.Option{lan(l.peer)}, opts...)...)
+	for _, addr := range []string{peerAddr + "/22", peerAddr6 + "/64"} {
+		l.peer.AddAddress("port", addr)
+	}
+	l.peer.ServePage(peerAddr+":8080", answer)
 	return l
 }
 
-// connect gives the machine a network, as its first one or, since a reboot
-// ends that, as the next.
-func (l *lab) connect() {
-	l.t.Helper()
-	l.host, l.peer = testnet.NewHost(l.t, hostAddr+"/22", "fd26::217/64")
-	l.peer.IP("link set lo up")
-	l.peer.AddAddress("port", peerAddr+"/22")
-	l.peer.AddAddress("port", "fd26::5/64")
-	l.peer.ServePage(peerAddr+":8080", answer)
-	if l.m != nil {
-		l.m.SetNetns(l.host.Path())
-		// Before the namespace, which the machine holds.
-		l.t.Cleanup(l.m.Cut)
-	}
+// lan connects the machine's eth0 to the peer, with the host's addresses.
+func lan(peer *testnet.Namespace) machine.Option {
+	return machine.Connect(machine.NIC{LAN: peer.Path(), Port: "port", Addresses: []string{hostAddr + "/22", hostAddr6 + "/64"}})
+}
+
+// stations are those that reach VIPs: the host, which is the machine itself,
+// and the LAN peer.
+func (l *lab) stations() map[string]machine.Station {
+	return map[string]machine.Station{"host": l.m, "LAN peer": l.peer}
 }
 
 // withHaproxy sets haproxy up as the README says.
@@ -91,7 +93,7 @@ backend peer
 // conflist installs one of the examples, with one text replaced by another.
 func (l *lab) conflist(example, old, new string) {
 	l.t.Helper()
-	top, err := nspawn.Top()
+	top, err := machine.Top()
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -124,11 +126,7 @@ func (l *lab) write(name, content string) {
 // link makes a drop-in out of a file of the project.
 func (l *lab) link(dropIn, target string) {
 	l.t.Helper()
-	path := l.m.Path(dropIns + dropIn)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		l.t.Fatal(err)
-	}
-	if err := os.Symlink(target, path); err != nil {
+	if err := l.m.Link(dropIns+dropIn, target); err != nil {
 		l.t.Fatal(err)
 	}
 }
@@ -164,7 +162,7 @@ func (l *lab) daemonReload(t testing.TB) {
 // serves asserts that VIPs give the backend's answer to host and LAN.
 func (l *lab) serves(t testing.TB, vips ...string) {
 	t.Helper()
-	for name, from := range map[string]*testnet.Namespace{"host": l.host, "LAN peer": l.peer} {
+	for name, from := range l.stations() {
 		for _, vip := range vips {
 			testnet.Eventually(t, fmt.Sprintf("the %s gets the answer from %s", name, vip), func() error { return from.WantPage(vip, answer) })
 		}
@@ -176,7 +174,7 @@ func (l *lab) silent(t testing.TB, vip string) {
 	t.Helper()
 	testnet.Eventually(t, vip+" is silent", func() error {
 		l.peer.IP("neigh flush all")
-		for name, from := range map[string]*testnet.Namespace{"host": l.host, "LAN peer": l.peer} {
+		for name, from := range l.stations() {
 			if body, err := from.Page(vip); err == nil {
 				return fmt.Errorf("it answers the %s: %q", name, body)
 			}
@@ -192,7 +190,7 @@ func (l *lab) silent(t testing.TB, vip string) {
 func (l *lab) gone(t testing.TB, before string) {
 	t.Helper()
 	testnet.Eventually(t, "nothing is left", func() error {
-		if after := l.host.Snapshot(); after != before {
+		if after := l.m.Snapshot(); after != before {
 			return fmt.Errorf("host before:\n%s\nafter:\n%s", before, after)
 		}
 		if names := l.run(t, "ip netns list"); names != "" {

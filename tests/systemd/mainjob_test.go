@@ -16,7 +16,7 @@ func TestMainJob(t *testing.T) {
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s mask haproxy.service")
 	l.boot()
-	before := l.host.Snapshot()
+	before := l.m.Snapshot()
 	l.run(t, "systemctl unmask haproxy.service")
 	l.run(t, "systemctl start haproxy")
 
@@ -212,7 +212,7 @@ func (l *lab) crash(t *testing.T) {
 func (l *lab) repair(t *testing.T) {
 	pid := l.mainPID(t)
 	for _, damage := range []string{"link del mv-int", "link set mv-int down", "route flush table local proto 118", "neigh flush nud permanent dev mv-int"} {
-		l.host.IP(damage)
+		l.m.IP(damage)
 		l.run(t, "systemctl reload systemd-netns@haproxy")
 		l.serves(t, vip1, vip2)
 	}
@@ -299,7 +299,7 @@ func (l *lab) shimFails(t *testing.T, before string) {
 
 // masterLate: a start waits for a master that comes up while it does.
 func (l *lab) masterLate(t *testing.T) {
-	l.host.IP("link set eth0 down")
+	l.m.IP("link set eth0 down")
 	started := make(chan error, 1)
 	go func() {
 		_, err := l.try("systemctl start haproxy")
@@ -311,7 +311,7 @@ func (l *lab) masterLate(t *testing.T) {
 		}
 		return nil
 	})
-	l.host.IP("link set eth0 up")
+	l.m.IP("link set eth0 up")
 	select {
 	case err := <-started:
 		if err != nil {

@@ -33,13 +33,11 @@ func TestReboot(t *testing.T) {
 	if err := l.m.PowerOff(); err != nil {
 		t.Fatal(err)
 	}
-	l.connect()
 	l.boot()
 	l.wantState(t, "haproxy", "active")
 	l.serves(t, vip1, vip2)
 
 	l.m.Cut()
-	l.connect()
 	l.boot()
 	l.wantState(t, "haproxy", "active")
 	l.serves(t, vip1, vip2)
@@ -67,7 +65,7 @@ func TestServicesOfAllKinds(t *testing.T) {
 	l.write("etc/netns/env/resolv.conf", "nameserver 172.16.27.5\n")
 	l.write("etc/systemd-netns/env.env", "NETWORK=app-1\nCAP_ARGS={\"ips\":[\"172.16.26.4/22\",\"fd26::4/64\"]}\n")
 	l.boot()
-	before := l.host.Snapshot()
+	before := l.m.Snapshot()
 
 	t.Run("two instances side by side", func(t *testing.T) {
 		l.run(t, "systemctl start app@1 app@2")
@@ -117,7 +115,7 @@ func TestServicesOfAllKinds(t *testing.T) {
 	})
 	t.Run("repair timer", func(t *testing.T) {
 		l.run(t, "systemctl start app@1")
-		l.host.IP("link del mv-int")
+		l.m.IP("link del mv-int")
 		l.run(t, "systemctl start systemd-netns-repair@app@1.service")
 		l.serves(t, vip1)
 		l.run(t, "systemctl start systemd-netns-repair@app@1.timer")
@@ -143,7 +141,7 @@ func TestArticlesWay(t *testing.T) {
 	l.link("haproxy.service.d/private-network.conf", unitDir+"private-network.conf")
 	l.link("systemd-netns@haproxy.service.d/private.conf", unitDir+"systemd-netns-private.conf")
 	l.boot()
-	before := l.host.Snapshot()
+	before := l.m.Snapshot()
 	l.run(t, "systemctl unmask haproxy")
 	l.run(t, "systemctl start haproxy")
 	l.validationOfPrivate(t)
@@ -185,7 +183,7 @@ func TestNetworkd(t *testing.T) {
 	l.write("etc/systemd/network/80-all.network", "[Match]\nType=ether\n[Network]\nAddress="+hostAddr+"/22\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n")
 	l.run0(t, "systemctl --root=%s enable systemd-networkd.service")
 	// The machine's to set.
-	l.host.IP("-4 address flush dev eth0")
+	l.m.IP("-4 address flush dev eth0")
 	l.boot()
 	l.wantState(t, "haproxy", "active")
 	l.serves(t, vip1, vip2)

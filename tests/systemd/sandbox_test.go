@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"testing"
 
-	"macvlan-vip/tests/nspawn"
+	"macvlan-vip/tests/machine"
 )
 
 // TestSandbox: no unit is more exposed than its page says, by systemd's own
@@ -49,7 +49,7 @@ func (l *lab) newAnalyze(t *testing.T) {
 // documentedExposure reads the figures, in tenths, out of the units' page.
 func documentedExposure(t *testing.T) map[string]int {
 	t.Helper()
-	top, err := nspawn.Top()
+	top, err := machine.Top()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package systemd
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
@@ -20,7 +19,7 @@ func TestEdits(t *testing.T) {
 	l.network("app", "172.16.26.3/22")
 	l.boot()
 	l.run(t, "systemctl start app")
-	before := l.host.Snapshot()
+	before := l.m.Snapshot()
 
 	t.Run("name removed, then a start of what runs", func(t *testing.T) {
 		l.start(t, before)
@@ -80,15 +79,15 @@ func TestSharedNamespace(t *testing.T) {
 	l.write(dropIns+"one.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:"+peerAddr+":8080\n")
 	l.write(dropIns+"two.service", "[Unit]\nConditionPathExists=/run/wanted\n[Service]\nExecStart=sleep infinity\n")
 	l.network("shared", vip1+"/22")
-	dropIn, err := os.ReadFile(l.m.Path(unitDir + "netns.conf"))
+	dropIn, err := l.m.Read(unitDir + "netns.conf")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, service := range []string{"one", "two"} {
-		l.write(dropIns+service+".service.d/shared.conf", strings.ReplaceAll(string(dropIn), "%N", "shared"))
+		l.write(dropIns+service+".service.d/shared.conf", strings.ReplaceAll(dropIn, "%N", "shared"))
 	}
 	l.boot()
-	before := l.host.Snapshot()
+	before := l.m.Snapshot()
 
 	l.run(t, "systemctl start two")
 	l.wantState(t, "systemd-netns@shared", "inactive")
@@ -133,7 +132,7 @@ func (l *lab) stop(t *testing.T, before string) {
 	t.Helper()
 	l.run(t, "systemctl stop haproxy")
 	testnet.Eventually(t, "nothing is left of haproxy", func() error {
-		if after := l.host.Snapshot(); after != before {
+		if after := l.m.Snapshot(); after != before {
 			return fmt.Errorf("host before:\n%s\nafter:\n%s", before, after)
 		}
 		if names := l.run(t, "ip netns list"); strings.Contains(names, "haproxy") {
@@ -168,7 +167,7 @@ func TestArticlesTraps(t *testing.T) {
 	l.link("haproxy.service.d/private-network.conf", unitDir+"private-network.conf")
 	l.link("systemd-netns@haproxy.service.d/private.conf", unitDir+"systemd-netns-private.conf")
 	l.boot()
-	before := l.host.Snapshot()
+	before := l.m.Snapshot()
 
 	t.Run("restart", func(t *testing.T) {
 		l.start(t, before)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -160,12 +161,26 @@ func (n *Namespace) TryIP(args string) (string, error) {
 // permanent neighbours, without what changes by itself.
 func (n *Namespace) Snapshot() string {
 	n.t.Helper()
-	var b strings.Builder
-	for _, query := range []string{
-		"-o link show", "-o address show scope global", "-4 route show table all", "-6 route show table all proto static",
-		"-6 route show table all proto 118", "-4 rule show", "-6 rule show", "neigh show nud permanent",
-	} {
-		fmt.Fprintf(&b, "# ip %s\n%s", query, n.IP(query))
-	}
-	return b.String()
+	var out []byte
+	n.Do(func() (err error) {
+		out, err = exec.Command("sh", "-ec", SnapshotScript).Output()
+		return err
+	})
+	return Steady(string(out))
 }
+
+// SnapshotScript prints what a snapshot consists of. Whose routes the kernel
+// makes by itself for IPv6 depends on when duplicate address detection ends.
+const SnapshotScript = `
+for query in "-o link show" "-o address show scope global" "-4 route show table all" "-6 route show table all proto static" \
+	"-6 route show table all proto 118" "-4 rule show" "-6 rule show" "neigh show nud permanent"; do
+	echo "# ip $query"
+	ip $query
+done`
+
+// operState is what the kernel's link watch changes up to a second after a
+// link is up; whether it is up and has a carrier is in the link's flags.
+var operState = regexp.MustCompile(` state (UNKNOWN|UP|DOWN|LOWERLAYERDOWN)\b`)
+
+// Steady takes out of what ip(8) prints what changes by itself.
+func Steady(out string) string { return operState.ReplaceAllString(out, "") }

@@ -1,13 +1,21 @@
 package testnet
 
 import (
+	"os"
 	"testing"
 	"time"
 )
 
 // Patience bounds waits for what systemd or the kernel is about to do, on a
-// machine that may be busy with other things.
-const Patience = 30 * time.Second
+// machine that may be busy with other things, or have an emulated CPU.
+var Patience = patience()
+
+func patience() time.Duration {
+	if os.Getenv("MACHINE") == "qemu" {
+		return 3 * time.Minute
+	}
+	return 30 * time.Second
+}
 
 // Eventually waits for something that is about to happen, for at most Patience.
 func Eventually(t testing.TB, what string, check func() error) {

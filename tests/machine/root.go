@@ -1,7 +1,4 @@
-// Package nspawn boots throwaway machines with a real systemd for tests and
-// the demo: systemd-nspawn on a Debian root that mmdebstrap makes, with a
-// network namespace of the test's as the machine's network.
-package nspawn
+package machine
 
 import (
 	"cmp"
@@ -16,9 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// suite is what the machines run: Debian 12 with systemd 252, or what
+// DefaultSuite is what the machines run: Debian 12 with systemd 252, or what
 // DEBIAN_SUITE names, such as trixie with systemd 257.
-func suite() string { return cmp.Or(os.Getenv("DEBIAN_SUITE"), "bookworm") }
+func DefaultSuite() string { return cmp.Or(os.Getenv("DEBIAN_SUITE"), "bookworm") }
+
+// kernelPackages are what a machine has besides that boots a kernel.
+var kernelPackages = []string{"linux-image-amd64", "kmod", "udev"}
 
 // packages are what the machines of all tests have: one root is made sooner
 // than several are. Those that run services of their own are the exception.
@@ -36,7 +36,7 @@ var (
 
 // resolved is a package of its own since Debian 12.
 func resolved() []string {
-	if suite() == "bullseye" {
+	if DefaultSuite() == "bullseye" {
 		return nil
 	}
 	return []string{"systemd-resolved"}
@@ -45,7 +45,7 @@ func resolved() []string {
 // Roots makes all roots that tests use.
 func Roots() error {
 	for _, more := range [][]string{nil, Managers, Resolved} {
-		if _, err := Root(more...); err != nil {
+		if _, err := Root(DefaultSuite(), more...); err != nil {
 			return err
 		}
 	}
@@ -72,7 +72,7 @@ func Top() (string, error) {
 // packages if a test needs them, and gives its path. It is kept in build/ under
 // a name that changes with what is in it, so that it is made once; another
 // process that wants it waits.
-func Root(more ...string) (string, error) {
+func Root(suite string, more ...string) (string, error) {
 	top, err := Top()
 	if err != nil {
 		return "", err
@@ -82,8 +82,8 @@ func Root(more ...string) (string, error) {
 		return "", err
 	}
 	include := slices.Concat(packages, more)
-	sum := sha256.Sum256([]byte(suite() + strings.Join(include, " ")))
-	root := filepath.Join(build, fmt.Sprintf("root-%s-%x", suite(), sum[:4]))
+	sum := sha256.Sum256([]byte(suite + strings.Join(include, " ")))
+	root := filepath.Join(build, fmt.Sprintf("root-%s-%x", suite, sum[:4]))
 	// It gets its name when it is whole, so one that is there need not wait
 	// while another is made.
 	if exists(root) {
@@ -97,7 +97,7 @@ func Root(more ...string) (string, error) {
 	if exists(root) {
 		return root, nil
 	}
-	return root, makeRoot(root, include)
+	return root, makeRoot(root, suite, include)
 }
 
 func exists(path string) bool {
@@ -105,13 +105,19 @@ func exists(path string) bool {
 	return err == nil
 }
 
-func makeRoot(root string, include []string) error {
+func makeRoot(root, suite string, include []string) error {
 	tmp := root + ".tmp"
 	if err := os.RemoveAll(tmp); err != nil {
 		return err
 	}
-	cmd := exec.Command("mmdebstrap", "--quiet", "--variant=minbase", "--include="+strings.Join(include, ","), suite(), tmp)
+	cmd := exec.Command("mmdebstrap", "--quiet", "--variant=minbase",
+		// Nobody searches the manual pages, whose index takes a minute.
+		`--essential-hook=echo "man-db man-db/auto-update boolean false" | chroot "$1" debconf-set-selections || true`,
+		"--include="+strings.Join(include, ","), suite, tmp)
 	cmd.Stderr = os.Stderr
+	// Machines boot by an initial RAM disk of the tests' own, which is far
+	// smaller than the one that a kernel's package would take half a minute for.
+	cmd.Env = append(os.Environ(), "INITRD=No")
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("make a Debian root with mmdebstrap: %w", err)
 	}
