@@ -1,6 +1,6 @@
 # Testing, and what it needs on a fresh Debian machine beside Go.
 
-DEBS := ca-certificates containerd curl dnsmasq-base git iproute2 iputils-ping lintian make mmdebstrap nftables podman procps runc shellcheck systemd-container tcpdump util-linux
+DEBS := ca-certificates containerd cpio curl dnsmasq-base e2fsprogs git iproute2 iputils-ping lintian make mmdebstrap nftables podman procps qemu-system-x86 qemu-utils runc shellcheck systemd-container tcpdump util-linux xz-utils
 
 missing = $(shell for p in $(DEBS); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q '^install ok' || echo $$p; done)
 
@@ -10,7 +10,7 @@ ALONE := unshare --mount sh -ec 'mkdir -p /run/netns /run/cni; mount -t tmpfs ne
 
 GOTEST := $(ALONE) $(GO) test -count=1 -p 1 -timeout 15m
 
-.PHONY: test-deps test test-systemd race soak chaos cover fuzz demo lint lint-deps
+.PHONY: test-deps test test-systemd test-main-job test-vm test-kernel race soak chaos cover fuzz demo lint lint-deps
 test-deps:
 	@set -e; missing="$(missing)"; [ -z "$$missing" ] || { \
 		echo "installing: $$missing"; apt-get update -qq; \
@@ -19,10 +19,22 @@ test-deps:
 test: test-deps build ## Run every test, as root; installs what it needs
 	$(GO) vet ./...
 	$(GO) run ./tests/roots & $(GOTEST) ./...
+	$(MAIN_JOB)
 
 MACHINES := ./tests/systemd ./tests/docs ./tests/packages ./tests/cluster
 test-systemd: test-deps build ## Run the tests on booted machines alone, of Debian DEBIAN_SUITE [bookworm]
 	$(GOTEST) $(MACHINES)
+
+SUITE ?= bookworm
+MAIN_JOB = MACHINE=qemu DEBIAN_SUITE=$(SUITE) $(GOTEST) -run '^TestBothFamilies$$' ./tests/systemd
+test-main-job: test-deps build ## Run the main job on a virtual machine of Debian SUITE [bookworm], with its own kernel
+	$(MAIN_JOB)
+
+test-vm: test-deps build ## Run all tests on booted machines on virtual ones of Debian SUITE [bookworm]
+	MACHINE=qemu DEBIAN_SUITE=$(SUITE) $(GOTEST) -timeout 120m ./tests/machine $(MACHINES)
+
+test-kernel: test-deps ## Run the suites of the plugins on the kernel of Debian SUITE [bookworm]
+	DEBIAN_SUITE=$(SUITE) $(ALONE) $(GO) run ./tests/kernel
 
 race: test-deps ## Run the plugins' own tests under the race detector, which needs a C compiler
 	CGO_ENABLED=1 $(GOTEST) -race ./plugins/...
