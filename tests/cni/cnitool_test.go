@@ -115,7 +115,7 @@ func (a *tool) nothingLeft() {
 // own, since libcni's cache is the machine's. Keys are macvlan-vip's.
 func (l *lab) chain(keys string) (folder, network string) {
 	l.t.Helper()
-	folder, network = l.t.TempDir(), fmt.Sprintf("lab-%s", l.scope())
+	folder, network = l.t.TempDir(), fmt.Sprintf("lab-%d", l.cookie())
 	conflist := fmt.Sprintf(`{"cniVersion": "1.1.0", "name": %q, "plugins": [
 		{"type": "macvlan-vip", "master": "eth0", "probe": {"count": 1, "waitMs": 20}, "announce": {"count": 1}, %s},
 		{"type": "hairpin-route"}]}`, network, keys)
@@ -200,7 +200,7 @@ type named struct {
 
 func (l *lab) namespace() *named {
 	l.t.Helper()
-	name := fmt.Sprintf("cnitest-%s", l.scope())
+	name := fmt.Sprintf("cnitest-%d", l.cookie())
 	n := &named{l.t, name, "/run/netns/" + name}
 	n.create()
 	l.t.Cleanup(func() { _ = exec.Command("ip", "netns", "delete", n.name).Run() })

@@ -82,27 +82,41 @@ func (l *lab) journals() (dirs []string) {
 	return dirs
 }
 
-// scope names the host's namespace by the number that the kernel gives it once
-// and for all or, before Linux 5.14, by its inode.
-func (l *lab) scope() (scope string) {
+// scope names the host's namespace as the plugins do.
+func (l *lab) scope() string {
+	l.t.Helper()
+	if cookie, err := l.netnsCookie(); err == nil {
+		return fmt.Sprintf("netns-%d", cookie)
+	}
+	return fmt.Sprintf("netns-inode-%d", l.cookie())
+}
+
+// cookie is the number that the kernel gives a namespace once and for all or,
+// before Linux 5.14, its inode's.
+func (l *lab) cookie() uint64 {
+	l.t.Helper()
+	if cookie, err := l.netnsCookie(); err == nil {
+		return cookie
+	}
+	var stat unix.Stat_t
+	if err := unix.Stat(l.host.Path(), &stat); err != nil {
+		l.t.Fatal(err)
+	}
+	return stat.Ino
+}
+
+func (l *lab) netnsCookie() (cookie uint64, err error) {
 	l.t.Helper()
 	l.host.Do(func() error {
-		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
+		fd, e := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if e != nil {
+			return e
 		}
 		defer unix.Close(fd)
-		cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-		if err == nil {
-			scope = fmt.Sprintf("netns-%d", cookie)
-			return nil
-		}
-		var stat unix.Stat_t
-		err = unix.Stat(l.host.Path(), &stat)
-		scope = fmt.Sprintf("netns-inode-%d", stat.Ino)
-		return err
+		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		return nil
 	})
-	return scope
+	return cookie, err
 }
 
 // files lists folders with all that is in them.

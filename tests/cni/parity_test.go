@@ -190,7 +190,7 @@ func TestBehindUpstream(t *testing.T) {
 	l.host.IP("link set shared0 up")
 	defer l.host.IP("link del shared0")
 	before := l.state()
-	folder, network := t.TempDir(), fmt.Sprintf("lab-%s", l.scope())
+	folder, network := t.TempDir(), fmt.Sprintf("lab-%d", l.cookie())
 	conflist := fmt.Sprintf(`{"cniVersion": "1.0.0", "name": %q, "plugins": [
 		{"type": "macvlan", "master": "eth0", "ipam": {"type": "static", "addresses": [{"address": "198.51.100.10/24"}]}},
 		{"type": "hairpin-route", "hostInterface": "shared0"}]}`, network)
