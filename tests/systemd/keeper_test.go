@@ -20,14 +20,14 @@ func TestKeeper(t *testing.T) {
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	l.boot()
-	before := l.host.Snapshot()
+	before := l.m.Snapshot()
 	l.run(t, "systemctl start haproxy")
 	l.serves(t, vip1, vip2)
 	l.wantState(t, "systemd-netns-watch", "active")
 	l.watched(t)
 	pid := l.mainPID(t)
 	inside := func(args string) func() { return func() { l.run(t, "ip -n haproxy "+args) } }
-	host := func(args string) func() { return func() { l.host.IP(args) } }
+	host := func(args string) func() { return func() { l.m.IP(args) } }
 	var took []time.Duration
 	for _, c := range []struct {
 		name  string
@@ -82,7 +82,7 @@ func TestKeeper(t *testing.T) {
 	t.Run("it costs nothing", func(t *testing.T) { l.idle(t) })
 	t.Run("another holder", func(t *testing.T) { l.otherHolder(t) })
 	t.Run("it goes with the last namespace", func(t *testing.T) {
-		l.host.IP("address del 172.16.27.218/32 dev eth0")
+		l.m.IP("address del 172.16.27.218/32 dev eth0")
 		l.settled(t)
 		l.run(t, "systemctl stop haproxy")
 		l.wantState(t, "systemd-netns-watch", "inactive")
@@ -92,9 +92,9 @@ func TestKeeper(t *testing.T) {
 		l.run(t, "systemctl mask systemd-netns-watch")
 		l.run(t, "systemctl start haproxy")
 		l.serves(t, vip1)
-		l.host.IP("link del mv-int")
+		l.m.IP("link del mv-int")
 		time.Sleep(time.Second)
-		if out, err := l.host.TryIP("link show mv-int"); err == nil {
+		if out, err := l.m.TryIP("link show mv-int"); err == nil {
 			t.Errorf("somebody has repaired it: %s", out)
 		}
 		l.run(t, "systemctl reload systemd-netns@haproxy")
