@@ -67,7 +67,11 @@ func run(args []string) int {
 }
 
 // reload has systemd reload a unit. Its errors are in the unit's own journal.
-func reload(ctx context.Context, unit string) error {
+func reload(ctx context.Context, namespace, unit string) error {
+	// Whoever is editing the network has not asked for it.
+	if err := record.AskForRepair(namespace); err != nil {
+		return err
+	}
 	cmd := exec.CommandContext(ctx, "systemctl", "reload", "--", unit)
 	// It would speak for this process.
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=")

@@ -16,7 +16,9 @@ import (
 	"macvlan-vip/systemd/internal/units"
 )
 
-// repair puts right what CHECK finds missing of what was made.
+// repair puts right what CHECK finds missing of what was made. If a person asks, not
+// the keeper or the timer, it puts into effect what was edited, as far as that is no
+// more than addresses.
 func (n *Netns) repair() error {
 	if err := n.rename(); err != nil {
 		return err
@@ -25,7 +27,31 @@ func (n *Netns) repair() error {
 	if err != nil {
 		return err
 	}
-	return n.mend(a, n.edited(a))
+	repairOnly := record.RepairOnly(n.Name)
+	edit, now := n.edited(a)
+	if edit.Live && !repairOnly {
+		return n.update(a, edit, now)
+	}
+	return n.mend(a, edit)
+}
+
+// update puts into effect that addresses were edited. The plugins keep what was
+// if they cannot.
+func (n *Netns) update(a record.Attachment, edit networks.Edit, now *Netns) error {
+	n.Say(sdlog.LevelNotice, "%s has changed: putting it into effect", edit.What)
+	want, err := now.wanted()
+	if err == nil {
+		// If it fails, what was made is what there is.
+		want.Result = a.Result
+		err = now.addAs(want)
+	}
+	if err == nil {
+		return nil
+	}
+	if keeping := n.keep(a); keeping != nil {
+		n.Say(sdlog.LevelErr, "%v", keeping)
+	}
+	return fmt.Errorf("%s has changed, which could not be put into effect; what was is kept: %w", edit.What, err)
 }
 
 // current is what was made last.
@@ -45,12 +71,12 @@ func (n *Netns) current() (record.Attachment, error) {
 }
 
 // edited says what was edited since. Settings that cannot be read are an edit.
-func (n *Netns) edited(a record.Attachment) networks.Edit {
+func (n *Netns) edited(a record.Attachment) (networks.Edit, *Netns) {
 	now, err := n.configured()
 	if err != nil {
-		return networks.Edit{What: fmt.Sprintf("%s (%v)", settings.EnvFile(n.Name), err)}
+		return networks.Edit{What: fmt.Sprintf("%s (%v)", settings.EnvFile(n.Name), err)}, now
 	}
-	return networks.Edited(a, now.Namespace)
+	return networks.Edited(a, now.Namespace), now
 }
 
 // mend checks and repairs by the configuration that the attachment was made with.
@@ -128,12 +154,12 @@ func (n *Netns) tellUntouched(edit networks.Edit, a record.Attachment) {
 		}
 		return
 	}
-	n.Say(sdlog.LevelNotice, "all is as it was made, but %s has changed since: %s", edit.What, networks.Renewal(n.Namespace))
+	n.Say(sdlog.LevelNotice, "all is as it was made, but %s has changed since: %s", edit.What, edit.Renewal(n.Namespace))
 }
 
 func (n *Netns) tellEdit(edit networks.Edit) {
 	if edit.What != "" {
-		n.Say(sdlog.LevelNotice, "repaired as it was made, but %s has changed since: %s", edit.What, networks.Renewal(n.Namespace))
+		n.Say(sdlog.LevelNotice, "repaired as it was made, but %s has changed since: %s", edit.What, edit.Renewal(n.Namespace))
 	}
 }
 

@@ -202,6 +202,7 @@ func (n *Netns) forgetDNS() error {
 	if err := errors.Join(files.RemoveIfThere(n.dnsFile()), record.SetConflicts(n.Name, nil)); err != nil {
 		return err
 	}
+	_ = record.RepairOnly(n.Name)
 	// systemd's to remove, where a unit has made it.
 	_ = os.Remove(filepath.Dir(n.dnsFile()))
 	return nil

@@ -3,6 +3,7 @@ package networks
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"macvlan-vip/systemd/internal/record"
 	"macvlan-vip/systemd/internal/settings"
@@ -12,10 +13,9 @@ import (
 type Edit struct {
 	// What names it, "" if nothing was changed.
 	What string
-	// Live says that no more than addresses were changed, which a reload puts
-	// into effect. Now is the network's configuration then.
+	// Live says that no more was changed than what IPAM gives addresses by, which a
+	// reload puts into effect.
 	Live bool
-	Now  []byte
 }
 
 // Edited compares an attachment with what is configured now. A file that is gone
@@ -26,8 +26,6 @@ func Edited(a record.Attachment, n settings.Namespace) Edit {
 		return Edit{What: "NETWORK in " + settings.EnvFile(n.Name)}
 	case n.IfName != a.IfName:
 		return Edit{What: "CNI_IFNAME in " + settings.EnvFile(n.Name)}
-	case n.CNIArgs != a.CNIArgs:
-		return Edit{What: "CNI_ARGS in " + settings.EnvFile(n.Name)}
 	}
 	found, file, err := Find(n.ConfDir, n.Network)
 	switch {
@@ -36,20 +34,22 @@ func Edited(a record.Attachment, n settings.Namespace) Edit {
 	case found == nil:
 		return Edit{What: "the network's file, which is gone,"}
 	}
-	e := Edit{Now: found.Text}
-	if !SameJSON([]byte(n.CapArgs), []byte(a.CapArgs)) {
-		e.What = "CAP_ARGS in " + settings.EnvFile(n.Name)
-	}
-	if !IsMadeFrom(a.Config, found.Text) {
+	var e Edit
+	switch {
+	case !IsMadeFrom(a.Config, found.Text):
 		e.What = file
+	case !SameJSON([]byte(n.CapArgs), []byte(a.CapArgs)):
+		e.What = "CAP_ARGS in " + settings.EnvFile(n.Name)
+	case n.CNIArgs != a.CNIArgs:
+		e.What = "CNI_ARGS in " + settings.EnvFile(n.Name)
 	}
 	e.Live = e.What != "" && SameJSON(withoutAddresses(a.Config), withoutAddresses(found.Text)) &&
-		SameJSON(withoutIPs(a.CapArgs), withoutIPs(n.CapArgs))
+		SameJSON(withoutIPs(a.CapArgs), withoutIPs(n.CapArgs)) && withoutIP(a.CNIArgs) == withoutIP(n.CNIArgs)
 	return e
 }
 
-// withoutAddresses gives a configuration, as a list, without the addresses of its
-// IPAM sections.
+// withoutAddresses gives a configuration, as a list, without what macvlan-vip can
+// change of an attachment that stands: its IPAM sections, and args.cni.ips.
 func withoutAddresses(config []byte) []byte {
 	var list map[string]any
 	if json.Unmarshal(config, &list) != nil {
@@ -62,8 +62,11 @@ func withoutAddresses(config []byte) []byte {
 	}
 	for _, p := range plugins {
 		plugin, _ := p.(map[string]any)
-		if ipam, ok := plugin["ipam"].(map[string]any); ok {
-			delete(ipam, "addresses")
+		delete(plugin, "ipam")
+		if args, ok := plugin["args"].(map[string]any); ok {
+			if cni, ok := args["cni"].(map[string]any); ok {
+				delete(cni, "ips")
+			}
 		}
 	}
 	text, err := json.Marshal(list)
@@ -90,7 +93,21 @@ func withoutIPs(args string) []byte {
 	return text
 }
 
+// withoutIP gives CNI_ARGS without those that IPAM plugins read.
+func withoutIP(args string) string {
+	var rest []string
+	for pair := range strings.SplitSeq(args, ";") {
+		if key, _, _ := strings.Cut(pair, "="); key != "IP" && key != "GATEWAY" {
+			rest = append(rest, pair)
+		}
+	}
+	return strings.Join(rest, ";")
+}
+
 // Renewal tells how to put into effect what was edited.
-func Renewal(n settings.Namespace) string {
+func (e Edit) Renewal(n settings.Namespace) string {
+	if e.Live {
+		return fmt.Sprintf("`systemctl reload %s` puts it into effect", n.Shim())
+	}
 	return fmt.Sprintf("`systemctl restart %s` makes it anew, and restarts what is in it", n.Shim())
 }

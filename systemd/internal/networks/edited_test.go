@@ -33,7 +33,8 @@ func TestEdited(t *testing.T) {
 		"no JSON":            {file: "{", what: "correct its JSON"},
 		"another network":    {file: list, change: func(n *settings.Namespace) { n.Network = "other" }, what: "NETWORK"},
 		"another link":       {file: list, change: func(n *settings.Namespace) { n.IfName = "mv1" }, what: "CNI_IFNAME"},
-		"arguments":          {file: list, change: func(n *settings.Namespace) { n.CNIArgs = "" }, what: "CNI_ARGS"},
+		"address arguments":  {file: list, capArgs: made.CapArgs, change: func(n *settings.Namespace) { n.CNIArgs = "IP=192.0.2.7/24;A=b" }, what: "CNI_ARGS", live: true},
+		"arguments":          {file: list, capArgs: made.CapArgs, change: func(n *settings.Namespace) { n.CNIArgs = "A=c" }, what: "CNI_ARGS"},
 	} {
 		n := settings.Named("web")
 		n.Network, n.IfName, n.CNIArgs, n.CapArgs, n.ConfDir = "lan", "mv0", "A=b", c.capArgs, t.TempDir()

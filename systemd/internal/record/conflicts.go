@@ -38,3 +38,13 @@ func SetConflicts(name string, lines []string) error {
 	}
 	return err
 }
+
+// repairPath is the file by which a reload is known to be nobody's wish to have edits
+// put into effect.
+func repairPath(name string) string { return filepath.Join("/run/systemd-netns", name, "repair") }
+
+// AskForRepair has the next reload repair, and nothing else.
+func AskForRepair(name string) error { return os.WriteFile(repairPath(name), nil, 0o644) }
+
+// RepairOnly tells whether this reload is to repair, and nothing else.
+func RepairOnly(name string) bool { return os.Remove(repairPath(name)) == nil }

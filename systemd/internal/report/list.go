@@ -116,7 +116,7 @@ func (m member) tellEdited(known []record.Attachment) error {
 		return err
 	}
 	if e := networks.Edited(known[0], n); e.What != "" {
-		fmt.Printf("  %s has changed since: %s\n", e.What, networks.Renewal(n))
+		fmt.Printf("  %s has changed since: %s\n", e.What, e.Renewal(n))
 	}
 	return nil
 }

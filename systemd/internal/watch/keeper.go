@@ -20,8 +20,8 @@ import (
 type Config struct {
 	// Records is the folder of the records, Names that of the namespaces' names.
 	Records, Names string
-	// Reload checks and repairs, by reloading a unit.
-	Reload func(ctx context.Context, unit string) error
+	// Reload checks and repairs a namespace, by reloading its unit.
+	Reload func(ctx context.Context, namespace, unit string) error
 	// Say writes a line for the journal, about a namespace, at a level of
 	// syslog(3).
 	Say func(level int, namespace, line string)
@@ -346,7 +346,7 @@ func (k *Keeper) startDue(ctx context.Context) {
 		k.Say(levelNotice, name, join(found)+": repairing")
 		k.running++
 		go func() {
-			err := k.Reload(ctx, a.unit)
+			err := k.Reload(ctx, name, a.unit)
 			asked := slices.ContainsFunc(found, func(f finding) bool { return f.asked })
 			select {
 			case k.repaired <- outcome{name, err, asked}:

@@ -35,7 +35,7 @@ func runKeeper(records string) {
 	print := func(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 	err := Run(context.Background(), Config{
 		Records: records, Names: filepath.Join(records, "names"),
-		Reload: func(_ context.Context, unit string) error { print("reload %s", unit); return nil },
+		Reload: func(_ context.Context, _, unit string) error { print("reload %s", unit); return nil },
 		Say:    func(_ int, namespace, line string) { print("%s: %s", namespace, line) },
 		Status: func(line string) { print("status %s", line) },
 		Conflicts: func(namespace string, lines []string) error {
