@@ -160,7 +160,7 @@ func nameProblem(name string) string {
 	return ""
 }
 
-func checkRange(key string, value, low, high int, unit string) error {
+func checkRange[T int | int64](key string, value, low, high T, unit string) error {
 	if value < low || value > high {
 		return cnierr.Config(key, value, fmt.Sprintf("out of range (%s)", unit), fmt.Sprintf("use a value from %d to %d", low, high))
 	}

@@ -52,7 +52,10 @@ func TestKeysAreDocumented(t *testing.T) {
 			if !slices.Equal(got, want) {
 				t.Errorf("the page describes %q, and the parser takes %q", got, want)
 			}
-			help, err := exec.Command("go", "run", "./"+folder, "--help").Output()
+			run := exec.Command("go", "run", "./"+folder, "--help")
+			// These tests may be another machine's, under an emulator.
+			run.Env = append(os.Environ(), "GOARCH=", "GOARM=")
+			help, err := run.Output()
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -35,10 +35,11 @@ type hairpinJSON struct {
 	types.NetConf
 	HostInterface string          `json:"hostInterface"`
 	Table         json.RawMessage `json:"table"`
-	Metric        *int            `json:"metric"`
-	Source        json.RawMessage `json:"source"`
-	HostNetworks  json.RawMessage `json:"hostNetworks"`
-	ReturnPath    *bool           `json:"returnPath"`
+	// Wide enough on machines of 32 bits for the error to be one of range.
+	Metric       *int64          `json:"metric"`
+	Source       json.RawMessage `json:"source"`
+	HostNetworks json.RawMessage `json:"hostNetworks"`
+	ReturnPath   *bool           `json:"returnPath"`
 }
 
 // ParseHairpin reads hairpin-route's configuration.
@@ -58,7 +59,7 @@ func ParseHairpin(stdin []byte) (*Hairpin, error) {
 		if err := checkRange("metric", *raw.Metric, 1, 1<<31-1, "route metric"); err != nil {
 			return nil, err
 		}
-		conf.Metric = *raw.Metric
+		conf.Metric = int(*raw.Metric)
 	}
 	if raw.ReturnPath != nil {
 		conf.ReturnPath = *raw.ReturnPath

@@ -2,10 +2,10 @@ package kernel
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"syscall"
-	"unsafe"
 
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
@@ -139,7 +139,7 @@ func errorOf(m syscall.NetlinkMessage) error {
 	if len(m.Data) < header {
 		return unix.EBADMSG
 	}
-	number := *(*int32)(unsafe.Pointer(&m.Data[0]))
+	number := int32(binary.NativeEndian.Uint32(m.Data))
 	if number == 0 {
 		return nil
 	}
