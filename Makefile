@@ -22,7 +22,12 @@ BINARIES := $(addprefix bin/,$(OURS) $(COMMANDS) $(DRIVER) $(TOOLS))
 
 BUILDVERSION := github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion
 UPSTREAM      = $(shell $(GO) list -m -f '{{.Version}}' github.com/containernetworking/plugins)
-GOBUILD       = CGO_ENABLED=0 $(GO) build -trimpath
+# What to build for: amd64, arm64, armv7, ppc64le, riscv64 or s390x. What this
+# machine runs itself, such as `go run`, is built for it alone.
+ARCH   ?= $(patsubst arm,armv7,$(shell $(GO) env GOARCH))
+unexport GOARCH GOARM GOOS
+TARGET  = GOOS=linux GOARCH=$(patsubst armv7,arm,$(ARCH)) GOARM=7
+GOBUILD = $(TARGET) CGO_ENABLED=0 $(GO) build -trimpath
 
 GOSOURCES := $(shell find plugins systemd -name '*.go' -not -name '*_test.go') go.mod go.sum
 

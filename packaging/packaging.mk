@@ -65,5 +65,34 @@ deb: package-root ## Make a package for Debian in dist/
 rpm: package-root ## Make a package for Fedora and openSUSE in dist/
 deb rpm:
 	nfpm=$$($(TOOL) -n nfpm) && cd $(DIST) && \
-		GOARCH=$$($(GO) env GOARCH) PKGVERSION='$(PKGVERSION)' PACKAGER='$(PACKAGER)' \
+		ARCH='$(patsubst armv7,arm7,$(ARCH))' PKGVERSION='$(PKGVERSION)' PACKAGER='$(PACKAGER)' \
 		$$nfpm package --config src/packaging/nfpm.yaml --packager $@ --target .
+
+# The same programs for machines without dpkg and rpm: `tar -C / --strip-components=1 -xzf`
+# is `make install`.
+FULLNAME = macvlan-vip-$(PKGVERSION)-linux-$(ARCH)
+TARRED   = $(abspath $(DIST))/tarball/$(FULLNAME)
+TAR      = tar --format=gnu --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$(SOURCE_DATE_EPOCH)
+
+.PHONY: tarball sbom release
+tarball: package-root ## Make a tarball of what `make install` installs, in dist/
+	rm -rf $(DIST)/tarball
+	umask 022 && $(MAKE) -C $(DIST)/src install VERSION='$(PKGVERSION)' DESTDIR=$(TARRED)
+	$(TAR) -C $(DIST)/tarball -c $(FULLNAME) | gzip -9n > $(DIST)/$(FULLNAME).tar.gz
+
+sbom: tarball ## Make a bill of materials of the programs, in dist/
+	cd $(TARRED) && programs=$$(find . -type f -perm -100 -printf '%P\n' | LC_ALL=C sort) && \
+		$(GO) run -C $(CURDIR)/tests/tools ./sbom macvlan-vip '$(PKGVERSION)' $(ARCH) $(CURDIR)/packaging/copyright $(TARRED) $$programs > $(abspath $(DIST))/$(FULLNAME).cdx.json
+
+# As upstream's plugins, but for mips64le.
+ARCHES  ?= amd64 arm64 armv7 ppc64le riscv64 s390x
+RELEASE := $(DIST)/release
+
+release: ## Make tarballs, packages and bills of materials for ARCHES, with checksums, in dist/release/
+	@test -n '$(PKGVERSION)'
+	rm -rf $(RELEASE)
+	mkdir -p $(RELEASE)
+	set -e; version='$(PKGVERSION)'; for arch in $(ARCHES); do dist=$(DIST)/$$arch; \
+		$(MAKE) deb rpm tarball sbom ARCH=$$arch DIST=$$dist PKGVERSION="$$version"; \
+		mv $$dist/*.deb $$dist/*.rpm $$dist/*.tar.gz $$dist/*.cdx.json $(RELEASE); rm -r $$dist; done
+	cd $(RELEASE) && LC_ALL=C sha256sum * > SHA256SUMS
