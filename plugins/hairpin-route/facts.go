@@ -7,6 +7,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
 
 	"macvlan-vip/plugins/internal/cnierr"
 	"macvlan-vip/plugins/internal/config"
@@ -37,7 +38,7 @@ func (a *attachment) findHostLink() error {
 	if name == "" {
 		return cnierr.Config("hostInterface", "", "not set, and prevResult lists no interface on the host", "set hostInterface to a macvlan on the host, on the same master as the service's")
 	}
-	f, found, err := a.k.Host.Link(name)
+	f, found, err := a.k.Host.HostSide(name)
 	if err != nil {
 		return err
 	}
@@ -51,6 +52,10 @@ func (a *attachment) findHostLink() error {
 		return cnierr.Transient("bring it up with `ip link set "+name+" up`", "hostInterface: %q: the link is down", name)
 	}
 	a.facts.HostLink = f
+	if f.VRF != "" && a.conf.Table == unix.RT_TABLE_LOCAL {
+		// There the VRF has what others have in table local.
+		a.conf.Table = f.VRFTable
+	}
 	return nil
 }
 
@@ -148,8 +153,12 @@ func (a *attachment) findHostAddresses() error {
 // VIP would see: what the kernel would take out of the master.
 func (a *attachment) useHostAddresses(addrs []plan.AddrFacts) (err error) {
 	for _, h := range addrs {
-		if h.Stable && h.Neighbourly {
+		addr := h.Prefix.Addr()
+		switch {
+		case h.Stable && h.Neighbourly:
 			a.facts.HostAddresses = append(a.facts.HostAddresses, h)
+		case h.Link == a.facts.HostLink.Index && addr.Is6() && addr.IsLinkLocalUnicast():
+			a.facts.LinkLocal = addr
 		}
 	}
 	if err := a.checkVIPs(addrs); err != nil {

@@ -136,6 +136,11 @@ func (a *attachment) planHost() error {
 		return err
 	}
 	a.plan.HostInterface = name
+	if a.plan.IsForeign(existing) {
+		if existing.Addressed, err = a.k.Host.Addressed(name); err != nil {
+			return err
+		}
+	}
 	a.host = a.plan.HostSide(existing)
 	return nil
 }

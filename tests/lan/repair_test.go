@@ -117,9 +117,12 @@ var damages = []damage{
 		check: slices.Concat(hostRoutes, hostNeighbours),
 	},
 	{
-		name:  "mv-int deleted",
-		do:    []string{"link del mv-int"},
-		check: []string{"host: link mv-int type macvlan mode bridge on eth0: missing", "host: sysctl net/ipv4/conf/mv-int/arp_ignore = 1: missing"},
+		name: "mv-int deleted",
+		do:   []string{"link del mv-int"},
+		check: []string{
+			"host: link mv-int type macvlan mode bridge on eth0: missing", "host: sysctl net/ipv4/conf/mv-int/arp_ignore = 1: missing",
+			"host: sysctl net/ipv4/conf/mv-int/medium_id = -1: missing", "host: sysctl net/ipv4/conf/mv-int/rp_filter >= 1: missing",
+		},
 	},
 	{
 		name:  "uplink down",
@@ -168,6 +171,7 @@ var damages = []damage{
 		check: []string{
 			"service: route 10.0.0.1/32 dev mv0: missing", "service: route 2001:db8::1/128 dev mv0: missing",
 			"service: neighbour 10.0.0.1 lladdr MV-INT dev mv0: missing", "service: neighbour 2001:db8::1 lladdr MV-INT dev mv0: missing",
+			"service: neighbour fe80::",
 		},
 	},
 	{

@@ -112,8 +112,15 @@ func arpSays(op uint16, addr netip.Addr, mac, to net.HardwareAddr) []gopacket.Se
 
 // datagram is a UDP datagram to forgedPort.
 func datagram(srcMAC, dstMAC net.HardwareAddr, src, dst netip.Addr) []gopacket.SerializableLayer {
-	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
 	udp := &layers.UDP{SrcPort: forgedPort, DstPort: forgedPort}
+	if src.Is6() {
+		ip := &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolUDP, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
+		_ = udp.SetNetworkLayerForChecksum(ip)
+		return []gopacket.SerializableLayer{
+			&layers.Ethernet{SrcMAC: srcMAC, DstMAC: dstMAC, EthernetType: layers.EthernetTypeIPv6}, ip, udp, gopacket.Payload("forged"),
+		}
+	}
+	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
 	_ = udp.SetNetworkLayerForChecksum(ip)
 	return []gopacket.SerializableLayer{
 		&layers.Ethernet{SrcMAC: srcMAC, DstMAC: dstMAC, EthernetType: layers.EthernetTypeIPv4}, ip, udp, gopacket.Payload("forged"),

@@ -24,7 +24,7 @@ func factsOf(l netlink.Link) plan.LinkFacts {
 	f := plan.LinkFacts{
 		Name: a.Name, Index: a.Index, Lower: a.ParentIndex, Kind: l.Type(),
 		MAC: a.HardwareAddr.String(), MTU: a.MTU, Alias: a.Alias,
-		Up: a.RawFlags&unix.IFF_UP != 0, Carrier: a.RawFlags&unix.IFF_LOWER_UP != 0,
+		Up: a.RawFlags&unix.IFF_UP != 0, Carrier: a.RawFlags&unix.IFF_LOWER_UP != 0, NoARP: a.RawFlags&unix.IFF_NOARP != 0,
 	}
 	if mv, ok := l.(*netlink.Macvlan); ok {
 		f.Mode = modeName(mv.Mode)
@@ -44,6 +44,19 @@ func (n *Namespace) Link(name string) (f plan.LinkFacts, found bool, err error) 
 	return factsOf(l), true, nil
 }
 
+// Addressed tells whether somebody has given a link a global address: those that
+// a router's advertisements made are not permanent.
+func (n *Namespace) Addressed(name string) (bool, error) {
+	link, err := n.link(name)
+	if err != nil {
+		return false, err
+	}
+	addrs, err := n.addrList(link, unix.AF_UNSPEC)
+	return slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
+		return a.Scope == unix.RT_SCOPE_UNIVERSE && a.Flags&unix.IFA_F_PERMANENT != 0
+	}), err
+}
+
 // Master finds the link that macvlans are made on, and says why one cannot
 // carry them. An empty name stands for the link of the default route.
 func (n *Namespace) Master(name string) (plan.LinkFacts, error) {
@@ -60,7 +73,24 @@ func (n *Namespace) Master(name string) (plan.LinkFacts, error) {
 	if !found {
 		return plan.LinkFacts{}, n.noMaster(name)
 	}
+	n.findVRF(&f)
 	return f, n.checkMaster(f)
+}
+
+// HostSide tells of a host-side link by name, with the VRF that it is in.
+func (n *Namespace) HostSide(name string) (f plan.LinkFacts, found bool, err error) {
+	f, found, err = n.Link(name)
+	if found {
+		n.findVRF(&f)
+	}
+	return f, found, err
+}
+
+// findVRF adds the VRF that a link is in.
+func (n *Namespace) findVRF(f *plan.LinkFacts) {
+	if vrf, ok := n.upper(f.Name).(*netlink.Vrf); ok {
+		f.VRF, f.VRFTable = vrf.Name, int(vrf.Table)
+	}
 }
 
 func (n *Namespace) noMaster(name string) error {
@@ -94,8 +124,9 @@ func (n *Namespace) checkMaster(f plan.LinkFacts) error {
 	if n.isWireless(f.Name) {
 		return cnierr.Config("master", f.Name, "a wireless link", "use a wired uplink: an access point drops frames from any MAC that has not joined it")
 	}
-	if upper := n.upper(f.Name); upper != "" {
-		return cnierr.Config("master", f.Name, "enslaved to "+upper, "set master to "+upper)
+	// A VRF's members may carry macvlans.
+	if upper := n.upper(f.Name); upper != nil && f.VRF == "" {
+		return cnierr.Config("master", f.Name, "enslaved to "+upper.Attrs().Name, "set master to "+upper.Attrs().Name)
 	}
 	if !f.Up {
 		return cnierr.Transient("bring it up with `ip link set "+f.Name+" up`", "master: %q: the link is down", f.Name)
@@ -108,18 +139,17 @@ func (n *Namespace) isLoopback(name string) bool {
 	return err == nil && l.Attrs().RawFlags&unix.IFF_LOOPBACK != 0
 }
 
-// upper names the bridge, bond or team that a link is a port of.
-func (n *Namespace) upper(name string) string {
+// upper is the bridge, bond, team or VRF that a link is a port of, or nil.
+func (n *Namespace) upper(name string) netlink.Link {
 	l, err := n.link(name)
 	if err != nil || l.Attrs().MasterIndex == 0 {
-		return ""
+		return nil
 	}
 	upper, err := n.handle.LinkByIndex(l.Attrs().MasterIndex)
-	// A VRF's ports may carry macvlans.
-	if err != nil || upper.Type() == "vrf" {
-		return ""
+	if err != nil {
+		return nil
 	}
-	return upper.Attrs().Name
+	return upper
 }
 
 // isWireless looks where cfg80211 and the wireless extensions show themselves
@@ -231,7 +261,7 @@ func (n *Namespace) SourcesTo(all []netip.Addr, out plan.LinkFacts) (map[netip.A
 		case a.err != nil:
 			return nil, cnierr.New(types.ErrInternal, "", "host: route to %s out of %s: %v", all[i], out.Name, a.err)
 		}
-		src, err := preferredSource(a.data)
+		src, err := routeAddress(a.data, unix.RTA_PREFSRC)
 		if err != nil {
 			return nil, fmt.Errorf("host: route to %s out of %s: %w", all[i], out.Name, err)
 		}
@@ -240,6 +270,32 @@ func (n *Namespace) SourcesTo(all []netip.Addr, out plan.LinkFacts) (map[netip.A
 		}
 	}
 	return sources, nil
+}
+
+// Gateways asks the kernel for the routers behind which all other networks are,
+// of the whole host and of one link. A dump of all routes would take a second on
+// a host that has the Internet's.
+func (n *Namespace) Gateways(out plan.LinkFacts) ([]netip.Addr, error) {
+	var requests []*nl.NetlinkRequest
+	for _, far := range []string{"192.0.0.8", "100::1"} { // Nobody's (RFC 7600, RFC 6666).
+		for _, link := range []int{0, out.Index} {
+			requests = append(requests, lookUpRequest(link, netip.MustParseAddr(far)))
+		}
+	}
+	var gateways []netip.Addr
+	for _, a := range n.ask(requests) {
+		if a.err != nil {
+			continue // No route.
+		}
+		gw, err := routeAddress(a.data, unix.RTA_GATEWAY)
+		if err != nil {
+			return nil, fmt.Errorf("%s: look for routers: %w", n.side, err)
+		}
+		if gw.IsValid() {
+			gateways = append(gateways, gw)
+		}
+	}
+	return gateways, nil
 }
 
 // LinkByIndex tells of a link by index.

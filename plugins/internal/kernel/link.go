@@ -9,6 +9,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"macvlan-vip/plugins/internal/cnierr"
@@ -67,21 +68,41 @@ func (k *Kernel) CreateLink(l plan.Link) (made bool, err error) {
 	} else if err != nil {
 		return false, createError(l, err)
 	}
-	return true, k.nameOwner(n, l)
+	return true, k.finish(n, l)
 }
 
-// nameOwner sets the alias, which the create call does not take.
-func (k *Kernel) nameOwner(n *Namespace, l plan.Link) error {
+// finish sets what the create call does not take.
+func (k *Kernel) finish(n *Namespace, l plan.Link) error {
 	delete(n.links, l.Name)
 	made, err := n.link(l.Name)
 	if err != nil {
 		return fmt.Errorf("look at the new %s: %w", l, err)
 	}
-	if err := n.handle.LinkSetAlias(made, l.Alias); err != nil {
+	vrf, err := n.vrf(l)
+	if err != nil {
+		return err
+	}
+	if err := n.ask([]*nl.NetlinkRequest{finishRequest(made.Attrs().Index, l, vrf)})[0].err; err != nil {
 		return fmt.Errorf("set the alias of %s: %w", l, err)
 	}
+	made.Attrs().MasterIndex = vrf
 	made.Attrs().Alias = l.Alias
+	if l.NoARP {
+		made.Attrs().RawFlags |= unix.IFF_NOARP
+	}
 	return nil
+}
+
+// vrf is the index of the VRF that a link is to be in; 0 for none.
+func (n *Namespace) vrf(l plan.Link) (int, error) {
+	if l.VRF == "" {
+		return 0, nil
+	}
+	vrf, err := n.link(l.VRF)
+	if err != nil {
+		return 0, fmt.Errorf("VRF of %s: %w", l, err)
+	}
+	return vrf.Attrs().Index, nil
 }
 
 // createMacvlan makes the link in its own namespace at once: moving it there
@@ -258,6 +279,14 @@ func (k *Kernel) Fit(l plan.Link) error {
 		}
 		link.Attrs().MTU = l.MTU
 	}
+	if err := n.moveToVRF(link, l); err != nil {
+		return err
+	}
+	if l.NoARP && link.Attrs().RawFlags&unix.IFF_NOARP == 0 {
+		if err := n.stopARP(link); err != nil {
+			return fmt.Errorf("turn ARP off on %s: %w", l, err)
+		}
+	}
 	if link.Attrs().HardwareAddr.String() == l.MAC {
 		return nil
 	}
@@ -270,6 +299,44 @@ func (k *Kernel) Fit(l plan.Link) error {
 	}
 	link.Attrs().HardwareAddr = mac
 	return nil
+}
+
+// moveToVRF puts a shared link into the VRF that its master is in, or takes it
+// out of the one that its master is in no more.
+func (n *Namespace) moveToVRF(link netlink.Link, l plan.Link) error {
+	f := factsOf(link)
+	n.findVRF(&f)
+	if !l.Shared || f.VRF == l.VRF {
+		return nil
+	}
+	vrf, err := n.vrf(l)
+	if err == nil {
+		err = n.handle.LinkSetMasterByIndex(link, vrf)
+	}
+	if err != nil {
+		return fmt.Errorf("move %s to VRF %s: %w", l, orNo(l.VRF), err)
+	}
+	link.Attrs().MasterIndex = vrf
+	return nil
+}
+
+// stopARP turns ARP off on a link that is in use. The kernel then forgets all of
+// its neighbours, the permanent ones, too, so these are put back.
+func (n *Namespace) stopARP(link netlink.Link) error {
+	list, err := n.handle.NeighList(link.Attrs().Index, unix.AF_UNSPEC)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return err
+	}
+	if err := n.handle.LinkSetARPOff(link); err != nil {
+		return err
+	}
+	link.Attrs().RawFlags |= unix.IFF_NOARP
+	for _, e := range list {
+		if e.State&netlink.NUD_PERMANENT != 0 && e.HardwareAddr != nil {
+			err = errors.Join(err, n.handle.NeighSet(&e))
+		}
+	}
+	return err
 }
 
 func isBusy(err error) bool {
@@ -349,7 +416,20 @@ func (k *Kernel) CheckLink(l plan.Link) (drift []string, err error) {
 	if l.MTU != 0 && f.MTU != l.MTU {
 		differs("MTU", f.MTU, l.MTU)
 	}
+	if l.NoARP && !f.NoARP {
+		differs("ARP", "on", "off")
+	}
+	if n.findVRF(&f); l.Shared && f.VRF != l.VRF {
+		differs("VRF", orNo(f.VRF), orNo(l.VRF))
+	}
 	return append(drift, k.checkLower(f, l)...), nil
+}
+
+func orNo(vrf string) string {
+	if vrf == "" {
+		return "none"
+	}
+	return vrf
 }
 
 func (k *Kernel) checkLower(f plan.LinkFacts, l plan.Link) []string {

@@ -33,7 +33,7 @@ func TestCreateRenamed(t *testing.T) {
 	if err := k.createRenamed(k.Service, l); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.nameOwner(k.Service, l); err != nil {
+	if err := k.finish(k.Service, l); err != nil {
 		t.Fatal(err)
 	}
 	links := service.IP("-o -d link show type macvlan")

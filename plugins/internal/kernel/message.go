@@ -15,6 +15,22 @@ import (
 
 const create = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 
+// finishRequest sets a link's alias, flags and VRF, which is 0 for none.
+func finishRequest(link int, l plan.Link, vrf int) *nl.NetlinkRequest {
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(link)
+	if l.NoARP {
+		msg.Flags, msg.Change = unix.IFF_NOARP, unix.IFF_NOARP
+	}
+	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, 0)
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(l.Alias)))
+	if vrf != 0 {
+		req.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(vrf))))
+	}
+	return req
+}
+
 func addressRequest(kind, flags int, link int, p netip.Prefix) *nl.NetlinkRequest {
 	addr := p.Addr()
 	msg := nl.NewIfAddrmsg(familyOf(addr))
@@ -115,7 +131,7 @@ func routeRequest(kind, flags int, msg *nl.RtMsg, link int, r plan.Route) *nl.Ne
 }
 
 // lookUpRequest asks for the route that a packet to dst would take out of a
-// link.
+// link, or out of any for 0.
 func lookUpRequest(link int, dst netip.Addr) *nl.NetlinkRequest {
 	msg := nl.NewRtDelMsg()
 	msg.Family = uint8(familyOf(dst))
@@ -123,20 +139,23 @@ func lookUpRequest(link int, dst netip.Addr) *nl.NetlinkRequest {
 	req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, 0)
 	req.AddData(msg)
 	req.AddData(nl.NewRtAttr(unix.RTA_DST, dst.AsSlice()))
-	req.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(link))))
+	if link != 0 {
+		req.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(link))))
+	}
 	return req
 }
 
-// preferredSource reads the answer to lookUpRequest; the zero Addr means none.
-func preferredSource(data []byte) (src netip.Addr, err error) {
+// routeAddress reads an address in the answer to lookUpRequest; the zero Addr
+// means none.
+func routeAddress(data []byte, attribute uint16) (addr netip.Addr, err error) {
 	if len(data) < unix.SizeofRtMsg {
-		return src, unix.EBADMSG
+		return addr, unix.EBADMSG
 	}
 	attrs, err := nl.ParseRouteAttr(data[unix.SizeofRtMsg:])
 	for _, a := range attrs {
-		if a.Attr.Type == unix.RTA_PREFSRC {
-			src, _ = netip.AddrFromSlice(a.Value)
+		if a.Attr.Type == attribute {
+			addr, _ = netip.AddrFromSlice(a.Value)
 		}
 	}
-	return src, err
+	return addr, err
 }

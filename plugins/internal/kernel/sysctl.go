@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -25,7 +26,7 @@ func (k *Kernel) SetSysctls(side plan.Side, all []plan.Sysctl) (before []plan.Sy
 	err = n.Do(func() error {
 		for _, s := range all {
 			old, err := readSysctl(s.Key)
-			if s.Optional && errors.Is(err, fs.ErrNotExist) || err == nil && sameValue(old, s.Value) {
+			if s.Optional && errors.Is(err, fs.ErrNotExist) || err == nil && satisfies(old, s) {
 				continue
 			}
 			// Some keys can only be written, so only writing tells.
@@ -48,6 +49,15 @@ func sysctlFile(key string) string { return filepath.Join("/proc/sys", key) }
 func readSysctl(key string) (string, error) {
 	data, err := os.ReadFile(sysctlFile(key))
 	return strings.TrimSpace(string(data)), err
+}
+
+func satisfies(have string, want plan.Sysctl) bool {
+	if want.AtLeast {
+		is, err1 := strconv.Atoi(have)
+		least, err2 := strconv.Atoi(want.Value)
+		return err1 == nil && err2 == nil && is >= least
+	}
+	return sameValue(have, want.Value)
 }
 
 // sameValue compares as the kernel reads: the numbers of a list may be parted
@@ -82,7 +92,7 @@ func (k *Kernel) CheckSysctls(side plan.Side, all []plan.Sysctl) (drift []string
 			switch {
 			case errors.Is(err, fs.ErrNotExist) && !s.Optional:
 				drift = append(drift, s.String()+": missing")
-			case err == nil && !sameValue(have, s.Value):
+			case err == nil && !satisfies(have, s):
 				drift = append(drift, fmt.Sprintf("%s: is %s", s, have))
 			}
 		}

@@ -16,7 +16,15 @@ type LinkFacts struct {
 	Up    bool
 	// Carrier says that the link below, or the wire, is there.
 	Carrier bool
-	Alias   string
+	// NoARP links resolve no addresses, and answer nobody who does (IFF_NOARP).
+	NoARP bool
+	Alias string
+	// VRF is the VRF that the link is in, if any, and VRFTable its routing table.
+	VRF      string
+	VRFTable int
+	// Addressed links have global addresses that somebody gave them. Only facts
+	// about a host-side link that was there already tell.
+	Addressed bool
 }
 
 // Base is the index of the link that macvlans on this one lie on, which is

@@ -14,7 +14,11 @@ type Hairpin struct {
 	// HostLink is the host-side macvlan, ServiceLink the service's.
 	HostLink    LinkFacts
 	ServiceLink LinkFacts
-	VIPs        []netip.Addr
+	// LinkLocal is the host-side macvlan's own address, from which the host
+	// talks to an IPv6 VIP where it has no other. It resolves nothing, and so
+	// nobody can ask it for its MAC.
+	LinkLocal netip.Addr
+	VIPs      []netip.Addr
 	// Sources holds the source address towards each VIP; a VIP without one is
 	// reached with whatever source the kernel takes.
 	Sources map[netip.Addr]netip.Addr
@@ -74,6 +78,9 @@ func (h Hairpin) returnPath() Desired {
 		if via := h.source(network.Addr().Is4()); via.IsValid() {
 			d.Routes = append(d.Routes, Route{Side: Service, Link: h.ServiceLink.Name, Dst: network, Gateway: via, OnLink: true, Metric: farMetric})
 		}
+	}
+	if h.LinkLocal.IsValid() && slices.ContainsFunc(h.VIPs, netip.Addr.Is6) {
+		d.Neighbours = append(d.Neighbours, Neighbour{Side: Service, Link: h.ServiceLink.Name, Addr: h.LinkLocal, MAC: h.HostLink.MAC})
 	}
 	return d
 }

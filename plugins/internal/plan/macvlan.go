@@ -44,49 +44,6 @@ func (a Attachment) masterSide() Side {
 	return Host
 }
 
-// HostSide plans the host-side macvlan, which all services of a master share.
-// existing is the link that has its name now, or nil. One that somebody else
-// made is used as it is.
-func (a Attachment) HostSide(existing *LinkFacts) Desired {
-	var d Desired
-	if a.Conf.IPForward {
-		d.Sysctls = append(d.Sysctls, Sysctl{Side: Host, Key: "net/ipv4/ip_forward", Value: "1", Kept: true})
-	}
-	if a.HostInterface == "" {
-		return d
-	}
-	link := Link{
-		Side: Host, Kind: KindMacvlan, Name: a.HostInterface, Mode: a.Conf.Mode,
-		Master: a.Master.Name, MasterSide: Host, Shared: true,
-		MAC:   StableMAC(a.Master.MAC, a.HostInterface).String(),
-		Alias: hostAlias + a.Master.Name,
-	}
-	foreign := existing != nil && existing.Alias != link.Alias && existing.MAC != link.MAC
-	if existing != nil {
-		link.MAC = existing.MAC
-	}
-	if !foreign {
-		link.MTU = a.Master.MTU
-		d.Sysctls = append(d.Sysctls, hostSysctls(link.Name)...)
-	}
-	d.Links = append(d.Links, link)
-	return d
-}
-
-// hostSysctls keep the host from talking through its macvlan to anybody but
-// the services: it answers no ARP request there for the addresses that it has
-// on the master, and takes no address or route from a router.
-func hostSysctls(link string) []Sysctl {
-	return []Sysctl{
-		{Side: Host, Key: "net/ipv4/conf/" + link + "/arp_ignore", Value: "1"},
-		{Side: Host, Key: "net/ipv6/conf/" + link + "/accept_ra", Value: "0", Optional: true},
-		{Side: Host, Key: "net/ipv6/conf/" + link + "/autoconf", Value: "0", Optional: true},
-		{Side: Host, Key: "net/ipv6/conf/" + link + "/use_tempaddr", Value: "0", Optional: true},
-		// Its link-local address comes from a MAC that no other host has.
-		{Side: Host, Key: "net/ipv6/conf/" + link + "/accept_dad", Value: "0", Optional: true},
-	}
-}
-
 // ServiceSide plans the service's macvlan without its addresses.
 func (a Attachment) ServiceSide() (Desired, error) {
 	if a.Conf.MTU > a.Master.MTU {
@@ -131,6 +88,8 @@ func (a Attachment) serviceSysctls() []Sysctl {
 	v4, v6 := "net/ipv4/conf/"+a.IfName+"/", "net/ipv6/conf/"+a.IfName+"/"
 	all := []Sysctl{
 		{Side: Service, Key: v4 + "arp_notify", Value: "1"},
+		// Of two attachments on one LAN each answers for its own VIPs alone.
+		{Side: Service, Key: v4 + "arp_ignore", Value: "1"},
 		{Side: Service, Key: v4 + "arp_announce", Value: "2"},
 		// Without it the kernel takes the other addresses of a subnet away
 		// with the first one.
@@ -195,6 +154,9 @@ func (a Attachment) vips(result *current.Result) ([]netip.Prefix, error) {
 		if err := checkVIP(vip); err != nil {
 			return nil, err
 		}
+		if gw, ok := config.AddrOf(ip.Gateway); ok && gw == vip.Addr() {
+			return nil, vipError(vip.String(), "also its own gateway", "give the router's address as gateway, and another one as VIP")
+		}
 		if seen[vip.Addr()] {
 			return nil, vipError(vip.String(), "given twice", "give each VIP once")
 		}
@@ -213,6 +175,10 @@ func checkVIP(vip netip.Prefix) error {
 	addr := vip.Addr()
 	const remedy = "use a host address of the LAN"
 	switch {
+	case addr.Is4() && addr.As4()[0] == 0:
+		return vipError(vip.String(), "of 0.0.0.0/8, which stands for this network", remedy)
+	case addr.Is4() && addr.IsLinkLocalUnicast():
+		return vipError(vip.String(), "a link-local address, of which 169.254.169.254 is where clouds serve their metadata", remedy)
 	case addr.IsUnspecified():
 		return vipError(vip.String(), "the unspecified address", remedy)
 	case addr.IsMulticast():
@@ -221,6 +187,8 @@ func checkVIP(vip netip.Prefix) error {
 		return vipError(vip.String(), "a loopback address", remedy)
 	case addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return vipError(vip.String(), "the broadcast address", remedy)
+	case addr.Is6() && vip.Bits() < 127 && addr == vip.Masked().Addr():
+		return vipError(vip.String(), "the network's anycast address for routers (RFC 4291)", remedy)
 	case !addr.Is4() || vip.Bits() > 30:
 		return nil
 	case addr == vip.Masked().Addr():

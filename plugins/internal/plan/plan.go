@@ -49,6 +49,10 @@ type Link struct {
 	// can be overwritten by udev's MACAddressPolicy.
 	MAC        string `json:"mac,omitempty"`
 	BCQueueLen uint32 `json:"bcqueuelen,omitempty"`
+	// NoARP links answer neither ARP nor neighbour solicitations: see hostLink.
+	NoARP bool `json:"noARP,omitempty"`
+	// VRF is the VRF that the link is in, if any.
+	VRF string `json:"vrf,omitempty"`
 	// Alias is the ifalias, by which a person sees whose the link is.
 	Alias string `json:"alias,omitempty"`
 	// Shared links serve several attachments: one that exists already is
@@ -65,6 +69,8 @@ type Sysctl struct {
 	Optional bool `json:"optional,omitempty"`
 	// Kept values stay after a roll-back or DEL: somebody else may rely on them.
 	Kept bool `json:"kept,omitempty"`
+	// AtLeast says that larger numbers will do.
+	AtLeast bool `json:"atLeast,omitempty"`
 }
 
 // Address is an address with its prefix length on a link.
@@ -241,7 +247,11 @@ func (l Link) String() string {
 }
 
 func (s Sysctl) String() string {
-	return fmt.Sprintf("%s: sysctl %s = %s", s.Side, s.Key, s.Value)
+	sign := "="
+	if s.AtLeast {
+		sign = ">="
+	}
+	return fmt.Sprintf("%s: sysctl %s %s %s", s.Side, s.Key, sign, s.Value)
 }
 
 func (a Address) String() string {

@@ -64,7 +64,7 @@ func TestHostSide(t *testing.T) {
 		t.Fatalf("want one link and its sysctls: %+v", fresh)
 	}
 	link := fresh.Links[0]
-	want := Link{Side: Host, Kind: KindMacvlan, Name: "mv-int", Mode: "bridge", Master: "eth0", MasterSide: Host, Shared: true,
+	want := Link{Side: Host, Kind: KindMacvlan, Name: "mv-int", Mode: "bridge", Master: "eth0", MasterSide: Host, Shared: true, NoARP: true,
 		MTU: 1500, MAC: StableMAC("52:54:00:00:00:01", "mv-int").String(), Alias: "macvlan-vip: host side of eth0"}
 	if diff := cmp.Diff(want, link); diff != "" {
 		t.Error(diff)
@@ -75,8 +75,12 @@ func TestHostSide(t *testing.T) {
 		t.Errorf("ours from before the master changed its MAC is to be kept: %+v", ours)
 	}
 	foreign := a.HostSide(&LinkFacts{Name: "mv-int", MAC: "02:00:00:00:00:99", Alias: "mine"})
-	if len(foreign.Sysctls) != 0 || foreign.Links[0].MTU != 0 {
-		t.Errorf("settings of somebody else's link: %+v", foreign)
+	if !foreign.Links[0].NoARP || foreign.Links[0].MTU != 0 {
+		t.Errorf("somebody else's link: %+v", foreign)
+	}
+	station := a.HostSide(&LinkFacts{Name: "mv-int", MAC: "02:00:00:00:00:99", Alias: "mine", Addressed: true})
+	if station.Links[0].NoARP || len(station.Sysctls) != 2 || station.Sysctls[0].Kept {
+		t.Errorf("somebody else's station: %+v", station)
 	}
 	if none := attachment(t, `"mode": "private"`).HostSide(nil); len(none.Links) != 0 {
 		t.Errorf("a host side in private mode: %+v", none)
@@ -173,6 +177,10 @@ func TestAddressesThatNoLANHas(t *testing.T) {
 		"all ones":          `"ips": [{"address": "255.255.255.255/32"}]`,
 		"network":           `"ips": [{"address": "192.0.2.0/24"}]`,
 		"broadcast":         `"ips": [{"address": "192.0.2.255/24"}]`,
+		"of network 0":      `"ips": [{"address": "0.1.2.3/8"}]`,
+		"link-local":        `"ips": [{"address": "169.254.169.254/32"}]`,
+		"anycast 6":         `"ips": [{"address": "2001:db8::/64"}]`,
+		"its own gateway":   `"ips": [{"address": "192.0.2.1/24", "gateway": "192.0.2.1"}]`,
 		"twice":             `"ips": [{"address": "192.0.2.1/24"}, {"address": "192.0.2.1/25"}]`,
 		"gateway of family": `"ips": [{"address": "192.0.2.1/24"}], "routes": [{"dst": "0.0.0.0/0", "gw": "2001:db8::1"}]`,
 	} {
@@ -183,7 +191,7 @@ func TestAddressesThatNoLANHas(t *testing.T) {
 	if _, err := attachment(t, `"mtu": 1279`).Addresses(ipamResult(t, `"ips": [{"address": "2001:db8::1/64"}]`)); err == nil {
 		t.Error("IPv6 with an MTU of 1279 was accepted")
 	}
-	for _, fine := range []string{"192.0.2.0/31", "192.0.2.0/32", "192.0.2.255/23"} {
+	for _, fine := range []string{"192.0.2.0/31", "192.0.2.0/32", "192.0.2.255/23", "2001:db8::/127", "2001:db8::/128", "fe80::10/64"} {
 		if _, err := attachment(t, "").Addresses(ipamResult(t, `"ips": [{"address": "`+fine+`"}]`)); err != nil {
 			t.Errorf("%s: %v", fine, err)
 		}
@@ -227,6 +235,7 @@ func TestHairpinPlan(t *testing.T) {
 	h := Hairpin{
 		Conf:          &config.Hairpin{Table: 255, Metric: 100, ReturnPath: true},
 		HostLink:      LinkFacts{Name: "mv-int", MAC: "02:00:00:00:00:01", Lower: 2},
+		LinkLocal:     addr("fe80::1"),
 		ServiceLink:   LinkFacts{Name: "mv0", MAC: "02:00:00:00:00:02"},
 		VIPs:          []netip.Addr{v4, v6},
 		Sources:       map[netip.Addr]netip.Addr{v4: h4, v6: h6},
@@ -244,6 +253,7 @@ func TestHairpinPlan(t *testing.T) {
 		Neighbours: []Neighbour{
 			{Host, "mv-int", v4, "02:00:00:00:00:02"}, {Host, "mv-int", v6, "02:00:00:00:00:02"},
 			{Service, "mv0", other, "02:00:00:00:00:01"}, {Service, "mv0", h4, "02:00:00:00:00:01"}, {Service, "mv0", h6, "02:00:00:00:00:01"},
+			{Service, "mv0", addr("fe80::1"), "02:00:00:00:00:01"},
 		},
 	}
 	if diff := cmp.Diff(want, h.Plan(), sameAddr); diff != "" {
