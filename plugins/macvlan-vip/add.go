@@ -277,6 +277,9 @@ func (a *attachment) addresses() (*current.Result, error) {
 	if err := reconcile.Apply(a.k, a.vips, &a.undo); err != nil {
 		return nil, err
 	}
+	if err := a.overtaken(); err != nil {
+		return nil, err
+	}
 	a.announce()
 	return result, nil
 }

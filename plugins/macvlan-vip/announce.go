@@ -42,6 +42,9 @@ type rounds struct {
 // announce tells the LAN where the VIPs are that it could not know of yet. It
 // never fails an ADD: a peer that heard nothing asks when its entry has aged.
 func (a *attachment) announce() {
+	if len(a.rec.Unasked) > 0 {
+		return
+	}
 	if err := a.firstRound(); err != nil {
 		logf("%v", err)
 	}
@@ -63,7 +66,7 @@ func (a *attachment) firstRound() error {
 	if a.conf.Announce.Count == 0 || len(a.fresh) == 0 {
 		return nil
 	}
-	if err := a.openLAN(); err != nil || !a.plan.Master.Carrier {
+	if err := a.openLAN(); err != nil {
 		return err
 	}
 	return a.lan.Announce(context.Background(), a.fresh)

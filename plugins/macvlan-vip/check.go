@@ -38,7 +38,18 @@ func (a *attachment) verify() error {
 	if err != nil {
 		return err
 	}
-	return verb.DriftError(append(drift, lost...))
+	return verb.DriftError(slices.Concat(drift, lost, a.toAsk()))
+}
+
+// toAsk says for which VIPs the LAN has to be asked, now that it can be.
+func (a *attachment) toAsk() (drift []string) {
+	if a.rec == nil || !a.plan.Master.Carrier {
+		return nil
+	}
+	for _, vip := range a.rec.Unasked {
+		drift = append(drift, fmt.Sprintf("VIP %s: nobody was asked whether it is free, since %s had no carrier", vip, a.plan.Master.Name))
+	}
+	return drift
 }
 
 // lostClaims says which VIPs another attachment of this host could take.

@@ -2,28 +2,59 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"macvlan-vip/plugins/internal/announce"
 	"macvlan-vip/plugins/internal/cnierr"
 	"macvlan-vip/plugins/internal/config"
+	"macvlan-vip/plugins/internal/journal"
+	"macvlan-vip/plugins/internal/kernel"
 	"macvlan-vip/plugins/internal/plan"
 )
 
+// A conflict may pass by itself: of two hosts that start at the same moment one
+// will have the VIP, a predecessor is about to leave, a switch only asks who is
+// there. So the LAN is asked up to attempts times, in about a second and a half.
+const (
+	attempts = 3
+	pause    = 400 * time.Millisecond
+	// jitter parts those that start at the same moment (RFC 5227 has a random
+	// delay before the first probe, which every ADD would have to wait for).
+	jitter = 200 * time.Millisecond
+)
+
 // claim makes the VIPs this attachment's, on this host and then on the LAN.
-func (a *attachment) claim() error {
+func (a *attachment) claim() (err error) {
 	vips := addressesOf(a.vips)
-	if err := a.notTheHosts(vips); err != nil {
+	if a.fresh, err = a.notOnLink(vips); err != nil {
 		return err
+	}
+	if err := a.mayBeVIPs(vips); err != nil {
+		return err
+	}
+	if a.plan.Master.Carrier {
+		a.fresh = append(a.fresh, unasked(a.rec, vips, a.fresh)...)
+	} else {
+		a.rec.Unasked = append(unasked(a.rec, vips, a.fresh), a.fresh...)
 	}
 	if err := a.claimOnHost(vips); err != nil {
 		return err
 	}
-	return a.probe(vips)
+	return a.claimOnLAN()
+}
+
+// unasked are the VIPs on the link for which the LAN could not be asked so far.
+func unasked(rec *journal.Record, vips, fresh []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(rec.Unasked), func(vip netip.Addr) bool {
+		return !slices.Contains(vips, vip) || slices.Contains(fresh, vip)
+	})
 }
 
 func addressesOf(d plan.Desired) []netip.Addr {
@@ -34,16 +65,36 @@ func addressesOf(d plan.Desired) []netip.Addr {
 	return addrs
 }
 
-// notTheHosts refuses a VIP that is an address of the host itself: the host
-// would keep its packets, and no probe from a macvlan reaches its master.
-func (a *attachment) notTheHosts(vips []netip.Addr) error {
+// mayBeVIPs refuses what is not to be a VIP here, whoever has it.
+func (a *attachment) mayBeVIPs(vips []netip.Addr) error {
+	at := a.k.Host
 	if a.conf.LinkInContainer {
-		return nil
+		at = a.k.Service
 	}
-	host, err := a.k.Host.Addresses()
+	addrs, err := at.Addresses()
 	if err != nil {
 		return err
 	}
+	var s plan.Surroundings
+	for _, f := range addrs {
+		if f.Link == a.plan.Master.Index {
+			s.Networks = append(s.Networks, f.Prefix)
+		}
+	}
+	if s.Gateways, err = at.Gateways(a.plan.Master); err != nil {
+		return err
+	}
+	// What is on the link was judged when it came there; the master's addresses
+	// may have gone since.
+	if err := a.plan.CheckVIPs(a.fresh, s); err != nil || a.conf.LinkInContainer {
+		return err
+	}
+	return a.notTheHosts(vips, addrs)
+}
+
+// notTheHosts refuses a VIP that is an address of the host itself: the host
+// would keep its packets, and no probe from a macvlan reaches its master.
+func (a *attachment) notTheHosts(vips []netip.Addr, host []plan.AddrFacts) error {
 	taken := make(map[netip.Addr]int, len(host))
 	for _, h := range host {
 		taken[h.Prefix.Addr()] = h.Link
@@ -72,41 +123,124 @@ func (a *attachment) claimOnHost(vips []netip.Addr) error {
 	if !a.repairing || a.before != nil {
 		a.undo.Push(func() error { return a.store.UnclaimBut(a.rec, a.before) })
 	}
+	for deadline := time.Now().Add(attempts * pause); ; time.Sleep(pause / 10) {
+		err := a.claimEach(vips)
+		var conflict *owned
+		if !errors.As(err, &conflict) || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+// owned is the error for a VIP that another attachment of this host owns.
+type owned struct{ why *cnierr.Error }
+
+func (o *owned) Error() string { return o.why.Error() }
+func (o *owned) Unwrap() error { return o.why }
+
+func (a *attachment) claimEach(vips []netip.Addr) error {
 	for _, vip := range vips {
 		owner, err := a.store.Claim(a.rec.ClaimScope, vip, a.key)
 		if err != nil {
 			return err
 		}
-		if owner != a.key {
-			return cnierr.New(cnierr.AddressConflict, "give each service VIPs of its own, or take that attachment down first",
-				"VIP %s: attachment %s of network %q on this host owns it", vip, owner, owner.Network)
+		if owner == a.key {
+			continue
 		}
+		uses, err := a.uses(owner, vip)
+		if err != nil {
+			return err
+		}
+		conflict := cnierr.New(cnierr.AddressConflict, "give each service VIPs of its own, or take that attachment down first",
+			"VIP %s: attachment %s of network %q on this host owns it", vip, owner, owner.Network)
+		if !uses {
+			conflict = cnierr.Transient("wait until that attachment has been added or deleted",
+				"VIP %s: attachment %s of network %q on this host is about to use it, or to give it up", vip, owner, owner.Network)
+		}
+		return &owned{conflict}
 	}
 	return nil
 }
 
-// probe asks the LAN whether anybody has the VIPs that are not on the link
-// yet, all at once.
-func (a *attachment) probe(vips []netip.Addr) (err error) {
-	a.fresh, err = a.notOnLink(vips)
-	if err != nil || len(a.fresh) == 0 || a.conf.AddressConflict == config.ConflictIgnore {
-		return err
+// uses tells whether another attachment has an address on its link. One that is
+// being added does not have it yet, one that is being deleted no more.
+func (a *attachment) uses(owner journal.Key, vip netip.Addr) (bool, error) {
+	rec, err := a.store.Load(owner)
+	if err != nil || rec == nil {
+		return false, err
 	}
-	if !a.plan.Master.Carrier {
-		logf("%s has no carrier: nobody can be asked whether the VIPs are free", a.plan.Master.Name)
+	n, err := kernel.OpenService(rec.Netns)
+	if kernel.IsGone(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer n.Close()
+	addrs, err := n.Addresses()
+	return slices.ContainsFunc(addrs, func(f plan.AddrFacts) bool { return f.Prefix.Addr() == vip }), err
+}
+
+// claimOnLAN asks the LAN whether anybody has the VIPs that are not on the link
+// yet, all at once, and asks again where the answer may change.
+func (a *attachment) claimOnLAN() error {
+	switch {
+	case !a.plan.Master.Carrier && len(a.rec.Unasked) > 0:
+		logf("%s has no carrier, so nobody could be asked whether %s is free. CHECK says so once it has one, and a repeated ADD asks", a.plan.Master.Name, join(a.rec.Unasked))
+		return nil
+	case len(a.fresh) == 0:
+		return nil
+	case a.conf.AddressConflict != config.ConflictIgnore:
+		if err := a.openLAN(); err != nil {
+			return err
+		}
+		if err := a.resolveConflicts(); err != nil {
+			return err
+		}
+	}
+	if a.rec.Unasked == nil {
 		return nil
 	}
-	if err := a.openLAN(); err != nil {
-		return err
-	}
-	conflicts, err := a.lan.Probe(context.Background(), a.fresh, announce.ProbeConfig{
+	a.rec.Unasked = nil
+	return a.store.Save(a.rec)
+}
+
+// resolveConflicts probes until nobody objects, or somebody still does.
+func (a *attachment) resolveConflicts() error {
+	cfg := announce.ProbeConfig{
 		Count: a.conf.Probe.Count, Interval: a.conf.Probe.Interval, Wait: a.conf.Probe.Wait,
-		FailFast: a.conf.AddressConflict == config.ConflictFail,
-	})
-	if err != nil && len(conflicts) == 0 {
+		FailFast: a.conf.AddressConflict != config.ConflictWarn,
+	}
+	for attempt := 1; ; attempt++ {
+		conflicts, err := a.lan.Probe(context.Background(), a.fresh, cfg)
+		if err != nil && len(conflicts) == 0 {
+			return err
+		}
+		if len(conflicts) == 0 || attempt == attempts || !cfg.FailFast {
+			return a.judge(conflicts)
+		}
+		// Who has been probing since the last attempt and has not claimed the VIP
+		// by now is no rival, or one that hears us.
+		for _, c := range conflicts {
+			if c.Probing {
+				cfg.Known = append(cfg.Known, c.MAC)
+			}
+		}
+		time.Sleep(pause + rand.N(jitter))
+	}
+}
+
+// overtaken tells of those who have claimed a VIP between the last probe and
+// now that it is on the link, which takes long on a busy machine.
+func (a *attachment) overtaken() error {
+	if a.lan == nil || a.conf.AddressConflict == config.ConflictIgnore {
+		return nil
+	}
+	conflicts, err := a.lan.Heard(a.fresh)
+	if err != nil {
 		return err
 	}
-	return a.judge(conflicts)
+	return a.judge(slices.DeleteFunc(conflicts, func(c announce.Conflict) bool { return c.Probing }))
 }
 
 // notOnLink leaves out what an earlier ADD has put on the link.
@@ -123,20 +257,70 @@ func (a *attachment) notOnLink(vips []netip.Addr) ([]netip.Addr, error) {
 	}), nil
 }
 
+// judge makes an error of conflicts, or a line in the log.
 func (a *attachment) judge(conflicts []announce.Conflict) error {
 	if len(conflicts) == 0 {
 		return nil
 	}
 	lines := make([]string, len(conflicts))
+	passing := true
 	for i, c := range conflicts {
 		lines[i] = "VIP " + c.String()
+		passing = passing && c.Probing
 	}
-	found := strings.Join(lines, "; ")
-	if a.conf.AddressConflict == config.ConflictWarn {
-		logf("%s: used all the same, since addressConflict is %q", found, config.ConflictWarn)
+	found, remedy := strings.Join(lines, "; "), "find that station by its MAC, or use another VIP; addressConflict says what to do otherwise"
+	if proxy, decoy := a.findProxy(conflicts); proxy != nil {
+		found += fmt.Sprintf("; %s answers for %s, too, which nobody has: it answers for every address", proxy, decoy)
+		remedy = "turn proxy ARP (for IPv6, the NDP proxy) off on that device; addressConflict says what to do otherwise"
+	}
+	switch {
+	case a.conf.AddressConflict == config.ConflictWarn:
+		logf("%s: used all the same, since addressConflict is %q", found, a.conf.AddressConflict)
 		return nil
+	case passing:
+		return cnierr.Transient(remedy, "%s", found)
 	}
-	return cnierr.New(cnierr.AddressConflict, "find that station by its MAC, or use another VIP; addressConflict says what to do otherwise", "%s", found)
+	return cnierr.New(cnierr.AddressConflict, remedy, "%s", found)
+}
+
+// findProxy asks for addresses that nobody has, and gives the first holder of a
+// VIP that claims to have one of them, too.
+func (a *attachment) findProxy(conflicts []announce.Conflict) (net.HardwareAddr, netip.Addr) {
+	for _, c := range conflicts {
+		if c.Probing {
+			continue
+		}
+		groups := plan.Decoys(c.Addr, prefixesOf(a.vips))
+		found, _ := a.lan.Probe(context.Background(), slices.Concat(groups...), announce.ProbeConfig{Count: 2, Interval: 50 * time.Millisecond, Wait: 100 * time.Millisecond})
+		answers := func(decoy netip.Addr) bool {
+			return slices.ContainsFunc(found, func(f announce.Conflict) bool {
+				return f.Addr == decoy && !f.Probing && slices.Equal(f.MAC, c.MAC)
+			})
+		}
+		for _, decoys := range groups {
+			if !slices.ContainsFunc(decoys, func(d netip.Addr) bool { return !answers(d) }) {
+				return c.MAC, decoys[0]
+			}
+		}
+		break
+	}
+	return nil, netip.Addr{}
+}
+
+func prefixesOf(d plan.Desired) []netip.Prefix {
+	prefixes := make([]netip.Prefix, 0, len(d.Addresses))
+	for _, a := range d.Addresses {
+		prefixes = append(prefixes, a.Prefix)
+	}
+	return prefixes
+}
+
+func join(addrs []netip.Addr) string {
+	texts := make([]string, len(addrs))
+	for i, a := range addrs {
+		texts[i] = a.String()
+	}
+	return strings.Join(texts, ", ")
 }
 
 // openLAN opens the packet sockets on the service's link, once.

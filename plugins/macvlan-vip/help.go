@@ -18,6 +18,7 @@ Keys beside "type" and "ipam", with defaults in brackets:
   hostInterface    host-side macvlan [mv-int; of further masters mv-int-MASTER]
   sysctl           keys under net., set in the netns; IFNAME is the interface
   ipForward        set net.ipv4.ip_forward=1 on the host [false]
+  allowedVIPs      prefixes besides the master's for VIPs that a runtime chooses
   addressConflict  fail, defend, warn or ignore when a VIP is in use [fail]
   probe            {"count": 3, "intervalMs": 50, "waitMs": 100}
   announce         {"count": 3, "intervalMs": 1000}

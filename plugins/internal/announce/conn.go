@@ -1,6 +1,7 @@
 package announce
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -180,20 +181,39 @@ func (c *Conn) setDeadline(t time.Time) {
 func (c *Conn) receive(ctx context.Context, s *socket, heard func(claim)) error {
 	buf := make([]byte, 1500)
 	for ctx.Err() == nil {
-		n, from, err := s.ReadFrom(buf)
+		p, err := s.next(buf)
 		if err != nil && ctx.Err() == nil {
 			return err
 		}
 		if err != nil {
 			break
 		}
-		mac := from.(*packet.Addr).HardwareAddr
-		// A bridge or a switch may send one's own packets back.
-		if cl, ok := s.parse(buf[:n], mac); ok && !c.isOwn(mac) && !c.isOwn(cl.mac) {
+		if cl, ok := c.claimIn(s, p); ok {
 			heard(cl)
 		}
 	}
 	return nil
+}
+
+// claimIn reads what a packet claims, if it is a conflict with what this
+// station claims.
+func (c *Conn) claimIn(s *socket, p received) (claim, bool) {
+	cl, ok := s.parse(p.payload, p.from)
+	switch {
+	// A bridge or a switch may send one's own packets back.
+	case !ok, c.isOwn(p.from), c.isOwn(cl.mac):
+		return claim{}, false
+	// Who probes in order to claim asks everybody (RFC 5227, section 1.1). A
+	// switch that keeps track of the addresses at its ports asks a single
+	// station whether it is still there (Cisco's IP device tracking, SISF).
+	case cl.probing && p.toUs:
+		return claim{}, false
+	// Of two that probe at the same time one has to go on. The other one hears
+	// our probes, and keeps away if it follows RFC 5227 or does as we do.
+	case cl.probing && bytes.Compare(c.ifi.HardwareAddr, cl.mac) < 0:
+		return claim{}, false
+	}
+	return cl, true
 }
 
 func (c *Conn) isOwn(mac net.HardwareAddr) bool { return slices.Equal(mac, c.ifi.HardwareAddr) }

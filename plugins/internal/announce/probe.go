@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,8 @@ type ProbeConfig struct {
 	// FailFast is for callers to whom one conflict is enough: probing then
 	// ends Grace after the first.
 	FailFast bool
+	// Known are stations whose probes are no news.
+	Known []net.HardwareAddr
 }
 
 // DefaultProbe takes 200 ms: on a LAN a holder answers within a millisecond,
@@ -32,8 +35,8 @@ type ProbeConfig struct {
 // stations on links that take a second to forward the first packet.
 //
 // The random delay that the RFC puts before the first probe is left out: it
-// keeps apart stations that are powered on together, and two that probe for the
-// same address at the same time hear each other.
+// keeps apart stations that are powered on together, and of two that probe for
+// the same address at the same time one goes on.
 var DefaultProbe = ProbeConfig{Count: 3, Interval: 50 * time.Millisecond, Wait: 100 * time.Millisecond}
 
 // Grace is how long FailFast waits for more conflicts: one that lists all the
@@ -67,7 +70,10 @@ var errComplete = errors.New("nothing more to find out")
 // 40 ms for 1,000 addresses; less if there is a conflict over every one. Whether
 // the link has a carrier is the caller's to know: without one nobody answers.
 //
-// The link must not have the addresses: they would be the kernel's to defend.
+// Of two stations that probe for the same address at the same time the one with
+// the lower MAC is not told of the other, so that one of them goes on.
+//
+// The kernel defends addresses that the link has meanwhile.
 // Conflicts found until then are returned together with an error, which is
 // ErrLinkDown, that of ctx, or of a socket.
 func (c *Conn) Probe(ctx context.Context, addrs []netip.Addr, cfg ProbeConfig) ([]Conflict, error) {
@@ -80,6 +86,37 @@ func (c *Conn) Probe(ctx context.Context, addrs []netip.Addr, cfg ProbeConfig) (
 	}
 	if err != nil && !errors.Is(err, errComplete) {
 		return p.result(), fmt.Errorf("probe for addresses on %s: %w", c.ifi.Name, err)
+	}
+	return p.result(), nil
+}
+
+// Heard returns the conflicts over addresses that packets tell of which have
+// arrived since the last probing ended. It does not wait.
+func (c *Conn) Heard(addrs []netip.Addr) ([]Conflict, error) {
+	all, err := c.normalize(addrs)
+	if err != nil {
+		return nil, err
+	}
+	p := &prober{conn: c, addrs: all, wanted: map[netip.Addr]bool{}, conflicts: map[netip.Addr]Conflict{}, finish: func(error) {}}
+	for _, a := range all {
+		p.wanted[a] = true
+	}
+	buf := make([]byte, 1500)
+	for _, s := range c.sockets() {
+		err := s.control(func(fd int) error {
+			for {
+				packet, err := receive(fd, buf)
+				if err != nil {
+					return nil // EAGAIN; what is worse shows up in what follows.
+				}
+				if cl, ok := c.claimIn(s, packet); ok {
+					p.heard(cl)
+				}
+			}
+		})
+		if err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", c.ifi.Name, err)
+		}
 	}
 	return p.result(), nil
 }
@@ -189,7 +226,8 @@ func (p *prober) unanswered() []outgoing {
 }
 
 func (p *prober) heard(cl claim) {
-	if !p.wanted[cl.addr] {
+	isKnown := func(mac net.HardwareAddr) bool { return slices.Equal(mac, cl.mac) }
+	if !p.wanted[cl.addr] || cl.probing && slices.ContainsFunc(p.cfg.Known, isKnown) {
 		return
 	}
 	p.mu.Lock()

@@ -1,9 +1,11 @@
 package announce
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -165,8 +167,8 @@ func TestProbeEndsEarly(t *testing.T) {
 	}
 }
 
-// Of two stations that probe for the same addresses at the same time one at
-// least is told, for each address; the other may go on.
+// Of two stations that probe for the same addresses at the same time the one
+// with the higher MAC is told, for each address, and the other goes on.
 func TestProbeHearsAnotherProbe(t *testing.T) {
 	t.Parallel()
 	for _, snooping := range []bool{false, true} {
@@ -190,16 +192,18 @@ func TestProbeHearsAnotherProbe(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			told := map[netip.Addr]bool{}
-			for i, other := range []*station{b, a} {
-				t.Logf("%s was told of %d", conns[i].ifi.HardwareAddr, len(found[i]))
-				for _, conflict := range found[i] {
-					told[conflict.Addr] = true
-					wantConflicts(t, []Conflict{conflict}, []Conflict{{Addr: conflict.Addr, MAC: other.mac, Probing: true}})
-				}
+			winner, loser, first := a, 1, 0
+			if bytes.Compare(a.mac, b.mac) > 0 {
+				winner, loser, first = b, 0, 1
 			}
-			if len(told) != len(all) {
-				t.Errorf("%d of %d conflicts were noticed", len(told), len(all))
+			if len(found[first]) != 0 {
+				t.Errorf("%s, which goes first, was told of %v", winner.mac, found[first])
+			}
+			for _, conflict := range found[loser] {
+				wantConflicts(t, []Conflict{conflict}, []Conflict{{Addr: conflict.Addr, MAC: winner.mac, Probing: true}})
+			}
+			if len(found[loser]) != len(all) {
+				t.Errorf("%d of %d conflicts were noticed", len(found[loser]), len(all))
 			}
 		})
 	}
@@ -365,4 +369,95 @@ func TestConflictString(t *testing.T) {
 	if got, want := c.String(), "2001:db8::1 is being claimed by 02:00:5e:10:00:02"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
+}
+
+// raw sends a packet of another station's making, from its MAC to one or to all.
+func (s *station) raw(t *testing.T, to net.HardwareAddr, make func(*Conn, netip.Addr) (outgoing, error), addr netip.Addr) {
+	t.Helper()
+	c := s.open([]netip.Addr{addr})
+	p, err := make(c, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if to != nil {
+		p.to = to
+	}
+	if err := c.send(t.Context(), []outgoing{p}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A switch that tracks addresses asks the station that had one last, by a probe
+// to its MAC. That is no claim, whichever MAC the switch has.
+func TestProbeIgnoresTracking(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	lower, mv0, higher := l.host(), l.service(l.host()), l.host()
+	for s, mac := range map[*station]string{lower: "02:00:00:00:00:01", higher: "fe:ff:ff:ff:ff:fe"} {
+		s.ip("link set eth0 address " + mac)
+		s.readMAC()
+	}
+	all := addrs("192.0.2.1 2001:db8::1")
+	for _, tt := range []struct {
+		name   string
+		sender *station
+		to     net.HardwareAddr
+		want   []Conflict
+	}{
+		{"tracked by a lower MAC", lower, mv0.mac, nil},
+		{"tracked by a higher MAC", higher, mv0.mac, nil},
+		{"claimed by a higher MAC", higher, nil, nil},
+		{"claimed by a lower MAC", lower, nil, []Conflict{{Addr: all[0], MAC: lower.mac, Probing: true}, {Addr: all[1], MAC: lower.mac, Probing: true}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := mv0.open(all)
+			done := make(chan struct{})
+			var found []Conflict
+			go func() {
+				defer close(done)
+				var err error
+				if found, err = c.Probe(t.Context(), all, patient); err != nil {
+					t.Error(err)
+				}
+			}()
+			for range 5 {
+				time.Sleep(patient.Interval / 2)
+				for _, a := range all {
+					tt.sender.raw(t, tt.to, (*Conn).probe, a)
+				}
+			}
+			<-done
+			wantConflicts(t, found, tt.want)
+		})
+	}
+}
+
+// What was said after the last probing is not lost.
+func TestHeardAfterwards(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	mv0, other := l.service(l.host()), l.host()
+	all := addrs("192.0.2.1 2001:db8::1 192.0.2.2")
+	c := mv0.open(all)
+	heard := func() []Conflict {
+		found, err := c.Heard(all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	wantConflicts(t, mustProbe(t, c, all, ProbeConfig{Count: 1, Wait: 50 * time.Millisecond}), nil)
+	wantConflicts(t, heard(), nil)
+	for _, a := range all[:2] {
+		other.raw(t, nil, (*Conn).announcement, a)
+	}
+	var found []Conflict
+	eventually(t, func() error {
+		found = append(found, heard()...)
+		if len(found) < 2 {
+			return fmt.Errorf("heard of %v", found)
+		}
+		return nil
+	})
+	wantConflicts(t, found, []Conflict{{Addr: all[0], MAC: other.mac}, {Addr: all[1], MAC: other.mac}})
 }

@@ -1,6 +1,8 @@
 package announce
 
 import (
+	"bytes"
+	"errors"
 	"net"
 	"net/netip"
 
@@ -65,6 +67,49 @@ func (s *socket) control(f func(fd int) error) error {
 		return err
 	}
 	return inner
+}
+
+// received is a packet as a packet socket gives it (packet(7)).
+type received struct {
+	payload []byte
+	from    net.HardwareAddr
+	// toUs says that it was sent to this station's MAC alone.
+	toUs bool
+}
+
+// next waits for a packet. The library's own way does not tell whom it was
+// sent to.
+func (s *socket) next(buf []byte) (p received, err error) {
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return received{}, err
+	}
+	waitErr := raw.Read(func(fd uintptr) bool {
+		p, err = receive(int(fd), buf)
+		return !errors.Is(err, unix.EAGAIN)
+	})
+	if waitErr != nil {
+		return received{}, waitErr
+	}
+	return p, err
+}
+
+// receive takes a packet that has arrived; EAGAIN says that there is none.
+func receive(fd int, buf []byte) (received, error) {
+	for {
+		n, from, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return received{}, err
+		}
+		p := received{payload: buf[:n]}
+		if ll, ok := from.(*unix.SockaddrLinklayer); ok {
+			p.from, p.toUs = bytes.Clone(ll.Addr[:ll.Halen]), ll.Pkttype == unix.PACKET_HOST
+		}
+		return p, nil
+	}
 }
 
 // drain throws away what has arrived so far.

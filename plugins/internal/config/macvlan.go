@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -48,6 +49,13 @@ type Macvlan struct {
 	Sysctl    []Setting
 	IPForward bool
 
+	// AllowedVIPs are prefixes besides the master's own networks from which a
+	// runtime may choose VIPs.
+	AllowedVIPs []netip.Prefix
+	// RuntimeVIPs are the addresses that the runtime has chosen, and the key by
+	// which it did.
+	RuntimeVIPs map[netip.Addr]string
+
 	AddressConflict string
 	Probe           ProbeConfig
 	Announce        AnnounceConfig
@@ -83,6 +91,7 @@ type macvlanJSON struct {
 	HostInterface   string            `json:"hostInterface"`
 	Sysctl          map[string]string `json:"sysctl"`
 	IPForward       bool              `json:"ipForward"`
+	AllowedVIPs     []string          `json:"allowedVIPs"`
 	AddressConflict string            `json:"addressConflict"`
 	Probe           json.RawMessage   `json:"probe"`
 	Announce        json.RawMessage   `json:"announce"`
@@ -127,6 +136,8 @@ func ParseMacvlan(stdin []byte, args, ifName string) (*Macvlan, error) {
 		func() error { return conf.setMAC(&raw, args) },
 		func() error { return conf.setHostInterface(raw.HostInterface) },
 		func() error { return conf.setSysctl(raw.Sysctl, ifName) },
+		func() error { return conf.setAllowedVIPs(raw.AllowedVIPs) },
+		func() error { return conf.setRuntimeVIPs(stdin, args) },
 		func() error { return conf.setClaim() },
 		func() error { return conf.setProbe(raw.Probe) },
 		func() error { return conf.setAnnounce(raw.Announce) },

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -72,6 +73,9 @@ type Record struct {
 	// ClaimScope and Claims are the VIPs that it owns.
 	ClaimScope string   `json:"claimScope,omitempty"`
 	Claims     []string `json:"claims,omitempty"`
+	// Unasked are those of Claims for which the LAN could not be asked yet,
+	// since the master had no carrier. They are neither probed for nor announced.
+	Unasked []netip.Addr `json:"unasked,omitempty"`
 	// IPAMType is the IPAM plugin that ADD asks, and IPAMConfig its section of
 	// the configuration.
 	IPAMType   string          `json:"ipamType,omitempty"`
