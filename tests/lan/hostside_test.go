@@ -14,8 +14,8 @@ import (
 	"macvlan-vip/tests/testnet"
 )
 
-// behind is an address that the host has a route to, and answers for by proxy_arp.
-var behind = netip.MustParseAddr("172.17.0.2")
+// behindHost is an address that the host has a route to, and answers for by proxy_arp.
+var behindHost = netip.MustParseAddr("172.17.0.2")
 
 // loose sets all that makes a host answer, and deliver, through every link.
 func (s *station) loose() {
@@ -106,7 +106,7 @@ func silent(t *testing.T, host, peer *station) {
 			}
 		}
 	}
-	for _, addr := range []netip.Addr{host4, host6, behind, proxied} {
+	for _, addr := range []netip.Addr{host4, host6, behindHost, proxied} {
 		if answers[addr][uplink] == 0 {
 			t.Errorf("nobody answers for %s", addr)
 		}
@@ -149,7 +149,7 @@ func (l *lan) ask(t *testing.T, host, peer *station) (answers map[netip.Addr]map
 	})
 	seen := host.capture()
 	peer.IP("neigh flush dev eth0")
-	asked := []netip.Addr{host4, host6, behind, proxied, linkLocal(t, host.Namespace, "mv-int").WithZone(index(t, peer.Namespace, "eth0"))}
+	asked := []netip.Addr{host4, host6, behindHost, proxied, linkLocal(t, host.Namespace, "mv-int").WithZone(index(t, peer.Namespace, "eth0"))}
 	for _, addr := range asked {
 		peer.say(t, netip.AddrPortFrom(addr, port), "")
 	}
@@ -269,7 +269,7 @@ func TestHandMadeStationIsKept(t *testing.T) {
 	seen := host.capture()
 	peer.pings(t, netip.MustParseAddr("10.0.0.2"))
 	answers, _ := l.ask(t, host, peer)
-	if answers[host4][own] != 0 || answers[behind][own] != 0 || answers[host4][uplink] == 0 || answers[behind][uplink] == 0 {
+	if answers[host4][own] != 0 || answers[behindHost][own] != 0 || answers[host4][uplink] == 0 || answers[behindHost][uplink] == 0 {
 		t.Errorf("mv-int is %s; answers: %v", own, answers)
 	}
 	if _, answers := dialogue(seen, netip.MustParseAddr("10.0.0.2")); answers[own] == 0 {

@@ -62,10 +62,12 @@ func (n *Namespace) settleRoute(r plan.Route) error {
 			return cnierr.New(cnierr.AddressConflict, fmt.Sprintf("find out who made it (`ip route show table %s %s`), and remove it or use another VIP", plan.TableName(tableOf(r)), r.Dst),
 				"add %s: somebody else's route is there (proto %s, %s)", r, rival.Protocol, n.outOf(rival))
 		}
-		if rival.LinkIndex == link.Attrs().Index && routeProblem(rival, r) == "" {
+		gw, _ := config.AddrOf(rival.Gw)
+		same := rival.LinkIndex == link.Attrs().Index && gw == r.Gateway
+		if same && routeProblem(rival, r) == "" {
 			return nil
 		}
-		if r.Exclusive {
+		if r.Exclusive || same {
 			if err := n.handle.RouteDel(&rival); err != nil && !isAbsent(err) {
 				return fmt.Errorf("replace %s: %w", r, err)
 			}
