@@ -114,6 +114,9 @@ func cmdAdd(args *skel.CmdArgs) error {
 
 // add makes the way, or turns what an earlier ADD made into it.
 func (a *attachment) add() error {
+	if err := a.turnIPv6On(); err != nil {
+		return err
+	}
 	before, err := a.before()
 	if err != nil {
 		return err
@@ -138,6 +141,26 @@ func (a *attachment) add() error {
 		return err
 	}
 	return a.replace(before)
+}
+
+// turnIPv6On is for hosts that have IPv6 turned off on links to come. The
+// host-side macvlan gets the address that the plan has to know of only then.
+func (a *attachment) turnIPv6On() error {
+	var host []plan.Sysctl
+	for _, s := range a.want.Sysctls {
+		if s.Side == plan.Host {
+			host = append(host, s)
+		}
+	}
+	changed, err := a.k.SetSysctls(plan.Host, host)
+	if err != nil || len(changed) == 0 {
+		return err
+	}
+	if err := a.findFacts(); err != nil {
+		return err
+	}
+	a.want, err = a.plan()
+	return err
 }
 
 // claimScope is the routing table: a VIP has one route of a metric in it.

@@ -44,7 +44,7 @@ func (c *Macvlan) setRuntimeVIPs(stdin []byte, args string) error {
 	if c.IPAM.Type == "host-local" || json.Unmarshal(stdin, &raw) != nil || types.LoadArgs(args, &env) != nil {
 		return nil
 	}
-	c.RuntimeVIPs = map[netip.Addr]string{}
+	chosen := map[netip.Addr]string{}
 	for _, source := range []struct {
 		key    string
 		values any
@@ -54,11 +54,14 @@ func (c *Macvlan) setRuntimeVIPs(stdin []byte, args string) error {
 		{"runtimeConfig.ips", raw.RuntimeConfig.IPs},
 	} {
 		for _, addr := range addressesIn(source.values) {
-			c.RuntimeVIPs[addr] = source.key
+			chosen[addr] = source.key
 		}
 	}
 	for _, addr := range addressesIn(raw.IPAM.Addresses) {
-		delete(c.RuntimeVIPs, addr)
+		delete(chosen, addr)
+	}
+	if len(chosen) > 0 {
+		c.RuntimeVIPs = chosen
 	}
 	return nil
 }
