@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"macvlan-vip/tests/nspawn"
+	machines "macvlan-vip/tests/machine"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -15,22 +15,25 @@ import (
 // container runtimes installed.
 type booted struct {
 	site
-	m *nspawn.Machine
+	m *machines.Machine
 }
 
-// newBooted boots a host on a LAN.
+// newBooted boots a host on a LAN, of the kind that MACHINE names.
 func newBooted(t *testing.T) *booted {
 	t.Helper()
-	t.Setenv("DEBIAN_SUITE", "trixie")
-	host, lan := testnet.NewHost(t, host4+"/24", host6+"/64")
+	lan := testnet.New(t)
+	m := machines.NewFor(t, []string{"--lines", "200"}, machines.Suite("trixie"), machines.With(runtimes13...), machines.Memory(1536),
+		machines.Connect(machines.NIC{LAN: lan.Path(), Port: "port", Addresses: []string{host4 + "/24", host6 + "/64"}}))
+	lan.IP("link set port up")
 	newLAN(lan, "port")
-	m := nspawn.NewFor(t, host.Path(), []string{"--lines", "200"}, nspawn.With(runtimes13...))
 	b := &booted{m: m}
-	b.site = site{t: t, lan: lan, patience: 2 * testnet.Patience, try: func(script string) (string, error) {
+	b.site = site{t: t, lan: lan, patience: 2 * testnet.Patience * time.Duration(m.Slowness()), try: func(script string) (string, error) {
 		return m.Run("env", "HOME=/root", "sh", "-euc", script)
 	}}
 	b.stage(podmanImage)
-	b.withoutCgroups()
+	if m.Kind == machines.Nspawn {
+		b.withoutCgroups()
+	}
 	start := time.Now()
 	m.MustBoot(t)
 	t.Logf("kernel %s, %s, up after %s", b.sh("uname -r"), b.sh("podman --version"), time.Since(start).Round(time.Second))

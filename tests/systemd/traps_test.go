@@ -40,7 +40,7 @@ func TestEdits(t *testing.T) {
 			t.Errorf("status: %s", out)
 		}
 		// The keeper repairs, and leaves the edit to the person who makes it.
-		l.host.IP("route flush table local proto 118")
+		l.m.IP("route flush table local proto 118")
 		l.says(t, "haproxy: repaired as it was made, but "+edited)
 		l.serves(t, vip1, vip2)
 		pid := l.mainPID(t)
