@@ -31,6 +31,9 @@ GOBUILD = $(TARGET) CGO_ENABLED=0 $(GO) build -trimpath
 
 GOSOURCES := $(shell find plugins systemd -name '*.go' -not -name '*_test.go') go.mod go.sum
 
+# A file that a failed command has begun is no file that is made.
+.DELETE_ON_ERROR:
+
 .PHONY: help build
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,9 +1,12 @@
 # Installing and removing what `make build` and this folder hold.
 
-UNITS  := $(wildcard systemd/*.service systemd/*.timer systemd/*.conf)
+UNITS  := $(wildcard systemd/*.service systemd/*.socket systemd/*.timer systemd/*.conf)
 CONFS  := $(wildcard conf/*.conflist conf/*.md)
 DOCS   := README.md LICENSE
 DOC    := $(PREFIX)/share/doc/macvlan-vip
+# Where shells look for completions.
+SHELLS     := $(PREFIX)/share
+COMPLETION := bash-completion/completions/systemd-netns zsh/site-functions/_systemd-netns fish/vendor_completions.d/systemd-netns.fish
 # What units run, as opposed to people.
 LIBEXEC := $(PREFIX)/libexec/macvlan-vip
 # One of the folders in which netavark looks for drivers (containers.conf(5)).
@@ -14,6 +17,11 @@ NMCONF   := $(PREFIX)/lib/NetworkManager/conf.d
 
 # Files of this folder work as they are, under the default prefix.
 fill = sed 's,/usr/local,$(PREFIX),g' $(1) > $(2)
+
+build: $(addprefix bin/completion/,$(COMPLETION))
+bin/completion/%: $(GOSOURCES)
+	@mkdir -p $(dir $@)
+	GOOS= GOARCH= $(GO) run ./systemd/cmd/systemd-netns completion $(word 1,$(subst -, ,$(word 1,$(subst /, ,$*)))) > $@
 
 .PHONY: install uninstall
 install: build ## Install the plugins, cnitool, the shim with its units, and the examples
@@ -28,11 +36,13 @@ install: build ## Install the plugins, cnitool, the shim with its units, and the
 	install -m 644 systemd/network/50-mv-int.conf $(DESTDIR)$(NMCONF)
 	install -m 644 $(CONFS) $(DESTDIR)$(SHARE)/conf
 	install -m 644 systemd/examples/haproxy.service.d/haproxy.conf $(DESTDIR)$(SHARE)/haproxy.service.d
+	set -e; for file in $(COMPLETION); do install -D -m 644 bin/completion/$$file "$(DESTDIR)$(SHELLS)/$$file"; done
 	install -m 644 $(DOCS) $(DESTDIR)$(DOC)
 
 uninstall: ## Remove what `make install` installed
 	rm -f $(addprefix $(DESTDIR)$(CNI_BIN)/,$(OURS) $(IPAM)) $(addprefix $(DESTDIR)$(PREFIX)/bin/,cnitool systemd-netns) \
 		$(addprefix $(DESTDIR)$(UNITDIR)/,$(notdir $(UNITS))) \
+		$(addprefix $(DESTDIR)$(SHELLS)/,$(COMPLETION)) \
 		$(DESTDIR)$(NETWORKD)/50-mv-int.network $(DESTDIR)$(NMCONF)/50-mv-int.conf $(DESTDIR)$(NETAVARK)/$(notdir $(DRIVER))
 	rm -rf $(DESTDIR)$(LIBEXEC) $(DESTDIR)$(SHARE) $(DESTDIR)$(DOC)
 	-rmdir $(DESTDIR)$(NETAVARK) $(DESTDIR)$(PREFIX)/libexec $(DESTDIR)$(CNI_BIN) $(DESTDIR)$(dir $(CNI_BIN)) 2>/dev/null

@@ -166,6 +166,9 @@ func (l *lab) verifyUnits(t testing.TB) {
 		t.Fatalf("units: %q", paths)
 	}
 	for _, path := range paths {
+		if strings.HasSuffix(path, "-forward@.socket") {
+			continue // `systemd-netns enable` says by a drop-in on what it listens.
+		}
 		unit := strings.Replace(filepath.Base(path), "@.", "@haproxy.", 1)
 		if out, err := l.m.Run("sh", "-c", "systemd-analyze verify "+unit+" 2>&1"); err != nil || strings.Contains(out, "netns") {
 			t.Errorf("systemd-analyze verify %s: %v: %s", unit, err, out)

@@ -136,13 +136,13 @@ func TestEnable(t *testing.T) {
 		l.run(t, "systemctl start two")
 		in := l.etc(t)
 		for _, wish := range []string{"--in front", "--in back --network lan"} {
-			l.refused(t, program+"enable one "+wish+" --vip "+hostAddr+"/22", "the host itself has it", "as it was before")
+			l.refused(t, program+"enable one --yes "+wish+" --vip "+hostAddr+"/22", "the host itself has it", "as it was before")
 			l.untouched(t, in)
 			l.on(t, "one", "/run/netns/front")
 			l.on(t, "two", "/run/netns/front")
 			l.serves(t, "172.16.26.4")
 		}
-		l.run(t, program+"enable one --in front --vip 172.16.26.6/22")
+		l.run(t, program+"enable one --in front --vip 172.16.26.6/22 --yes")
 		l.on(t, "two", "/run/netns/front")
 		l.serves(t, "172.16.26.6")
 		l.silent(t, "172.16.26.4")
@@ -201,7 +201,7 @@ func (l *lab) etc(t *testing.T) string {
 	which := "find /etc -path /etc/systemd* -o -path /etc/cni* "
 	names := strings.Split(l.run(t, strings.ReplaceAll(which, " -o", ` -printf %p:%y:%l\n -o`)+`-printf %p:%y:%l\n`), "\n")
 	slices.Sort(names)
-	return strings.Join(names, "\n") + "\n" + l.run(t, "find /etc/systemd /etc/cni -type f -exec md5sum {} +")
+	return strings.Join(names, "\n") + "\n" + l.run(t, "find /etc -path /etc/systemd* -type f -exec md5sum {} + -o -path /etc/cni* -type f -exec md5sum {} +")
 }
 
 func (l *lab) untouched(t *testing.T, before string) {

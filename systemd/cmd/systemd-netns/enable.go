@@ -1,85 +1,71 @@
 package main
 
 import (
-	"errors"
-	"flag"
 	"fmt"
-	"io"
-	"net/netip"
-	"strings"
+
+	"github.com/spf13/cobra"
 
 	"macvlan-vip/systemd/internal/dropin"
 	"macvlan-vip/systemd/internal/settings"
+	"macvlan-vip/systemd/internal/units"
 )
 
-func enable(args []string) error {
-	if err := needRoot(); err != nil {
-		return err
-	}
-	w, err := parseWish(args)
-	if err != nil {
-		return err
-	}
-	return dropin.Enable(w)
-}
-
-// parseWish reads the arguments of `enable`, whose options may come before or
-// after the service's name.
-func parseWish(args []string) (dropin.Wish, error) {
+func newEnable() *cobra.Command {
 	var w dropin.Wish
-	flags := flag.NewFlagSet("enable", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	flags.StringVar(&w.In, "in", "", "")
-	flags.StringVar(&w.Network, "network", "", "")
-	flags.Func("vip", "", func(vip string) error {
-		w.VIPs = append(w.VIPs, vip)
-		return checkVIP(vip)
-	})
-	for len(args) > 0 {
-		if err := flags.Parse(args); err != nil {
-			return w, fmt.Errorf("enable: %w; see systemd-netns --help", err)
-		}
-		if args = flags.Args(); len(args) == 0 {
-			break
-		}
-		if w.Unit != "" {
-			return w, fmt.Errorf("enable: %q: one service at a time; several share a namespace by --in", args[0])
-		}
-		w.Unit, args = args[0], args[1:]
+	var t transaction
+	cmd := &cobra.Command{
+		Use:   "enable SERVICE",
+		Short: "Put a service into a network namespace with its own VIPs",
+		Long: `Puts a service, and the sockets that trigger it, into a network namespace, and
+restarts it if it runs. On a service that is in one already, it changes what the
+options name. If the service does not come up, everything is rolled back.
+
+Without --network, --vip writes a network for this namespace alone, to
+/etc/systemd-netns/net.d. With neither, there must be a network of the namespace's
+name in /etc/cni/net.d.`,
+		Example: `  systemd-netns enable haproxy --vip 192.0.2.10/24 --vip 2001:db8::10/64
+  systemd-netns enable web --network lan --vip 192.0.2.20/24
+  systemd-netns enable two --in front
+  systemd-netns enable haproxy --vip 192.0.2.10/24 --dry-run`,
+		Args:              oneService,
+		ValidArgsFunction: completeServices,
+		PreRunE:           func(*cobra.Command, []string) error { return checkNames(w) },
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if w.Unit, err = serviceName(args[0]); err != nil {
+				return err
+			}
+			return withSystemd(cmd.Context(), func(sd *units.Systemd) error {
+				made, err := t.run(cmd.Context(), sd, func() (*dropin.Change, error) { return dropin.Enable(cmd.Context(), sd, w) }, "")
+				if err != nil || !made {
+					return err
+				}
+				return tellWorks(cmd, sd, w.Unit)
+			})
+		},
 	}
-	var err error
-	if w.Unit, err = serviceName(w.Unit); err != nil {
-		return w, err
-	}
-	if w.Network != "" && settings.NetworkName(w.Network) != w.Network {
-		return w, fmt.Errorf("--network: %q: no name of a network; use letters, digits and _.- in it", w.Network)
-	}
-	if w.In == "" {
-		w.In = strings.TrimSuffix(w.Unit, ".service")
-	}
-	return w, settings.CheckName(w.In)
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.Var((*vips)(&w.VIPs), "vip", "a VIP; may be given more than once; they replace those that there were")
+	flags.Var((*addresses)(&w.Gateways), "gateway", "the default route's gateway, one for each family [the host's own on the master]")
+	flags.Var((*addresses)(&w.DNS), "dns", "a DNS server for the service; may be given more than once")
+	flags.Var(word{&w.Master, "LINK"}, "master", "the host's link that the VIPs are on [the one whose prefix holds them]")
+	flags.Var(word{&w.Network, "NAME"}, "network", "a network of /etc/cni/net.d, which many namespaces can share")
+	flags.Var(word{&w.In, "NAMESPACE"}, "in", "a namespace, which several services can share [the service's name]")
+	flags.Var((*ports)(&w.Forwards), "forward", "lead 127.0.0.1:PORT in the namespace to the host's 127.0.0.1:PORT; may be given more than once")
+	flags.BoolVar(&w.Hardened, "hardened", false, "take away what the service could do to its host and the LAN (netns-hardened.conf)")
+	t.flags(cmd)
+	return cmd
 }
 
-func checkVIP(vip string) error {
-	if _, err := netip.ParsePrefix(vip); err != nil {
-		return errors.New("no address with a prefix length; write it as 192.0.2.20/24")
+// checkNames checks the options that are names.
+func checkNames(w dropin.Wish) error {
+	if w.Network != "" && settings.NetworkName(w.Network) != w.Network {
+		return exitError{fmt.Errorf("--network: %q: no name of a network; use letters, digits and _.- in it", w.Network), exitUsage}
+	}
+	if w.In != "" {
+		if err := settings.CheckName(w.In); err != nil {
+			return exitError{fmt.Errorf("--in: %w", err), exitUsage}
+		}
 	}
 	return nil
-}
-
-// serviceName takes a service's name with and without its suffix.
-func serviceName(name string) (string, error) {
-	stem := strings.TrimSuffix(name, ".service")
-	if err := settings.CheckName(stem); err != nil {
-		return "", err
-	}
-	if strings.HasSuffix(stem, "@") {
-		return "", fmt.Errorf("%q: a template has no namespace, its instances have: name one, such as %s1", name, stem)
-	}
-	for _, kind := range []string{".socket", ".timer", ".target", ".mount", ".slice"} {
-		if strings.HasSuffix(stem, kind) {
-			return "", fmt.Errorf("%q: no service; name the service, and its sockets are seen to", name)
-		}
-	}
-	return stem + ".service", nil
 }

@@ -1,74 +1,107 @@
-// systemd-netns is for people: it puts services into network namespaces, takes
-// them out, and tells what there is.
+// systemd-netns gives services network namespaces of their own with virtual IPs,
+// changes these, moves services back to the host's network, and tells and checks
+// what there is.
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
-	"macvlan-vip/systemd/internal/sdlog"
+	"github.com/spf13/cobra"
+	"os/signal"
+
+	"macvlan-vip/systemd/internal/units"
 )
-
-const help = `Usage:
-  systemd-netns enable SERVICE [--in NAMESPACE] [--network NETWORK] [--vip ADDRESS/LENGTH]...
-  systemd-netns disable SERVICE
-  systemd-netns list
-  systemd-netns status [SERVICE]
-
-enable puts a service, with the sockets that trigger it, into the network
-namespace of its name, or changes what is said below of one that is in it, and
-restarts it if it runs; disable takes it out.
-  --in NAMESPACE     into this one, which several services may share
-  --network NETWORK  of /etc/cni/net.d [the namespace's name]
-  --vip ADDRESS/LEN  a VIP of this namespace in a network that many share; may
-                     be given more than once; they replace those it had
-list and status tell which services are in a namespace, and on which VIPs.
-
-The environment, or /etc/systemd-netns/NAME.env: NETWORK is the network's name
-[NAME, with '-' for what such a name cannot hold]; RETRY_SEC [10] is how long a start tries again; CNI_PATH
-[PREFIX/lib/macvlan-vip:/opt/cni/bin], NETCONFPATH [/etc/cni/net.d], CNI_IFNAME
-[mv0], CNI_ARGS and CAP_ARGS are cnitool's.
-`
 
 // version is stamped by the build.
 var version = "unknown"
 
-var commands = map[string]func(args []string) error{
-	"enable":  enable,
-	"disable": disable,
-	"list":    list,
-	"status":  status,
+// Exit statuses, besides 0.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+	exitNoUnit  = 4
+)
+
+// exitError is an error with an exit status of its own; a nil one has been told.
+type exitError struct {
+	error
+	status int
 }
+
+func (e exitError) Unwrap() error { return e.error }
 
 func main() {
-	os.Exit(run(os.Args[1:]))
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	status := run(ctx, os.Args[1:])
+	stop()
+	os.Exit(status)
 }
 
-// run gives the exit status: 2 for a wrong use, 1 for anything that failed.
-func run(args []string) int {
-	if len(args) == 1 && args[0] == "--version" {
-		fmt.Println("systemd-netns", version)
+func run(ctx context.Context, args []string) int {
+	root := newRoot()
+	started := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
 		return 0
 	}
-	if len(args) == 1 && (args[0] == "--help" || args[0] == "-h" || args[0] == "help") {
-		fmt.Print(help)
-		return 0
+	var exit exitError
+	if errors.As(err, &exit) {
+		if exit.error != nil {
+			complain(exit.error)
+		}
+		return exit.status
 	}
-	if len(args) == 0 || commands[args[0]] == nil {
-		fmt.Fprint(os.Stderr, help)
-		return 2
+	complain(err)
+	if started {
+		return exitFailure
 	}
-	if err := commands[args[0]](args[1:]); err != nil {
-		sdlog.New("systemd-netns").Say(sdlog.LevelErr, "%v", err)
-		return 1
+	fmt.Fprintf(os.Stderr, "See `%s --help`.\n", cmd.CommandPath())
+	return exitUsage
+}
+
+func complain(err error) { fmt.Fprintf(os.Stderr, "systemd-netns: %v\n", err) }
+
+// newRoot makes the tree of commands, which is also what completion, --help and
+// the manual page are made of.
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "systemd-netns",
+		Short:         "Give a service its own network namespace and virtual IPs on the LAN",
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return exitError{errors.New("name a command; see `systemd-netns --help`"), exitUsage}
+		},
 	}
-	return 0
+	root.SetVersionTemplate("systemd-netns {{.Version}}\n")
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetHelpCommand(&cobra.Command{Hidden: true})
+	cobra.EnableCommandSorting = false
+	root.AddCommand(newEnable(), newSet(), newDisable(), newList(), newStatus(), newCheck(), newExec(), newCompletion())
+	return root
+}
+
+// withSystemd runs a function with a connection to systemd.
+func withSystemd(ctx context.Context, f func(*units.Systemd) error) error {
+	sd, err := units.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer sd.Close()
+	return f(sd)
 }
 
 func needRoot() error {
 	if os.Geteuid() != 0 {
-		return errors.New("this takes root: run it by sudo")
+		return errors.New("this takes root: run it with sudo")
 	}
 	return nil
 }

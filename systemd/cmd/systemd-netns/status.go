@@ -3,18 +3,49 @@ package main
 import (
 	"os"
 
+	"github.com/spf13/cobra"
+
 	"macvlan-vip/systemd/internal/report"
+	"macvlan-vip/systemd/internal/units"
 )
 
-func list([]string) error { return report.List(os.Stdout) }
+func newStatus() *cobra.Command {
+	var f format
+	cmd := &cobra.Command{
+		Use:   "status [SERVICE]",
+		Short: "Show what the kernel holds of a service's namespace",
+		Long: `Shows the VIPs, links and routes of a service as the kernel has them, what of them
+differs from what was made, and what of its configuration was edited and has not taken
+effect. Without a service it is the list.
 
-func status(args []string) error {
-	if len(args) == 0 {
-		return report.List(os.Stdout)
+In JSON it is an object with the keys of list, and drift, an array of differences, and
+edited, true or false.`,
+		Example: `  systemd-netns status haproxy
+  systemd-netns status haproxy -o json`,
+		Args:              atMostOneService,
+		ValidArgsFunction: completeMembers,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return list(cmd, f)
+			}
+			name, err := serviceName(args[0])
+			if err != nil {
+				return err
+			}
+			return withSystemd(cmd.Context(), func(sd *units.Systemd) error {
+				status, problems, err := report.Of(cmd.Context(), sd, name)
+				if err != nil {
+					return err
+				}
+				if f.json() {
+					err = report.JSON(os.Stdout, status)
+				} else {
+					err = status.Text(os.Stdout)
+				}
+				return tellProblems(problems, err)
+			})
+		},
 	}
-	name, err := serviceName(args[0])
-	if err != nil {
-		return err
-	}
-	return report.Status(name)
+	f.flags(cmd)
+	return cmd
 }

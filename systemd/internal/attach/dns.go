@@ -29,7 +29,7 @@ func (n *Netns) giveDNS(dns types.DNS) error {
 	file := n.dnsFile()
 	admins := filepath.Join("/etc/netns", n.Name, "resolv.conf")
 	if _, err := os.Stat(admins); err == nil {
-		return files.Link(file, admins)
+		return files.Link(file, admins).Put()
 	}
 	text, from, err := chooseDNS(dns, os.ReadFile)
 	if err != nil {
@@ -42,7 +42,7 @@ func (n *Netns) giveDNS(dns types.DNS) error {
 		return nil
 	}
 	n.Say(sdlog.LevelInfo, "DNS servers %s, from %s", strings.Join(servers(text), " "), from)
-	return files.WriteReadable(file, text)
+	return files.Text(file, text).Put()
 }
 
 func (n *Netns) dnsFile() string { return filepath.Join(runDir, n.Name, "resolv.conf") }

@@ -3,7 +3,6 @@ package attach
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -101,43 +100,16 @@ func (n *Netns) mend(a record.Attachment, edit networks.Edit) error {
 	return err
 }
 
-// asMade is the namespace with the settings that an attachment was made with. The
-// network's file is in a folder that forget removes.
+// asMade is the namespace with the settings that an attachment was made with,
+// until forget is called.
 func (n *Netns) asMade(a record.Attachment) (then *Netns, forget func(), err error) {
-	dir, err := os.MkdirTemp("", "systemd-netns.")
-	if err != nil {
-		return nil, nil, err
-	}
-	forget = func() { os.RemoveAll(dir) }
-	file := "then.conflist"
-	if !networks.IsList(a.Config) {
-		file = "then.conf"
-	}
-	if err := os.WriteFile(filepath.Join(dir, file), a.Config, 0o600); err != nil {
-		forget()
-		return nil, nil, err
-	}
-	made := n.Namespace
-	made.Network, made.ConfDir, made.IfName = a.Network, dir, a.IfName
-	made.CNIPath, made.CNIArgs, made.CapArgs, made.Env = pluginPath(a), a.CNIArgs, a.CapArgs, a.Env
+	made, forget, err := cnitool.AsMade(n.Namespace, a)
 	made.Retry = repairPatience
-	return &Netns{n.Voice, made}, forget, nil
+	return &Netns{n.Voice, made}, forget, err
 }
 
 // repairPatience is how long a repair waits for what may pass.
 const repairPatience = 10 * time.Second
-
-// pluginPath is where the plugins of an attachment were, and then where they are
-// by default: they can have been installed anew elsewhere.
-func pluginPath(a record.Attachment) string {
-	path := filepath.SplitList(a.CNIPath)
-	for _, dir := range filepath.SplitList(settings.CNIPath()) {
-		if !slices.Contains(path, dir) {
-			path = append(path, dir)
-		}
-	}
-	return strings.Join(path, ":")
-}
 
 // tellUntouched is for what needs no repair.
 func (n *Netns) tellUntouched(edit networks.Edit, a record.Attachment) {

@@ -162,7 +162,7 @@ func (n *Netns) undoAs(ctx context.Context, a record.Attachment) error {
 func (n *Netns) request(a record.Attachment) chain.Request {
 	return chain.Request{
 		Network: a.Network, Config: a.Config, ContainerID: cnitool.ContainerID(n.Namespace), Netns: n.Path, IfName: a.IfName,
-		Path: filepath.SplitList(pluginPath(a)), Args: a.CNIArgs, CapArgs: a.CapArgs, Env: a.Env, Result: a.Result, Timeout: pluginPatience,
+		Path: filepath.SplitList(cnitool.PluginPath(a)), Args: a.CNIArgs, CapArgs: a.CapArgs, Env: a.Env, Result: a.Result, Timeout: pluginPatience,
 		// Its own record has CNI_PATH from the beginning.
 		Failed: len(a.Result) == 0 && a.CNIPath != "",
 	}
@@ -171,7 +171,7 @@ func (n *Netns) request(a record.Attachment) chain.Request {
 // notUndone says what could not be undone, and what the kernel still holds.
 func (n *Netns) notUndone(a record.Attachment, errs []error, left facts.Facts) error {
 	then := n.Namespace
-	then.Network, then.IfName, then.CNIPath, then.ConfDir = a.Network, a.IfName, pluginPath(a), "/etc/cni/net.d"
+	then.Network, then.IfName, then.CNIPath, then.ConfDir = a.Network, a.IfName, cnitool.PluginPath(a), "/etc/cni/net.d"
 	lines := []string{fmt.Sprintf("network %s was not left whole:", a.Network)}
 	for _, err := range errs {
 		var p chain.PluginError

@@ -1,102 +1,269 @@
 package dropin
 
 import (
+	"context"
 	"errors"
-	"io/fs"
+	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	"macvlan-vip/systemd/internal/files"
+	"macvlan-vip/systemd/internal/settings"
+	"macvlan-vip/systemd/internal/units"
 )
 
-// change is one to an administrator's files, which can be taken back, and to
-// the units that run by them.
-type change struct {
-	// before is how the files that were changed have been.
-	before []file
-	// running are the units that are to run as the files say.
-	running []string
-	// shim, if any, runs by an environment that is changed.
-	shim string
+// Change is a transaction: what files are to be, and what happens to units then.
+// It is planned without changing anything, and taken back whole if it fails.
+type Change struct {
+	// Done says in one line what is so when the change was made.
+	Done string
+	// Others are running services that stop for a while, besides the one that the
+	// change is for.
+	Others []string
+
+	want, before []files.File
+	// stop are units that are stopped before any is restarted.
+	stop []string
+	// restart are the units that run, and are to run as the files say.
+	restart []string
+	// start are units that come with the change, and go when it is taken back.
+	start []string
+	// end are units that go with the change, and come back if it is taken back.
+	end []string
+	// reload is a shim that puts the change into effect by itself.
+	reload string
+	// release are shims that are stopped at the end if nothing is bound to them.
+	release []string
+	// inEffect checks what systemd has read, before any unit is touched.
+	inEffect func(context.Context, *units.Systemd) error
+	// words tells what units have to say about a failure.
+	words func() string
 }
 
-// file is one as it is, or is not.
-type file struct {
-	path  string
-	found bool
-	// target is that of a symbolic link, content that of any other file.
-	target  string
-	content []byte
+// Empty tells whether there is nothing to do.
+func (c *Change) Empty() bool {
+	return len(c.want) == 0 && len(c.start) == 0 && c.reload == ""
 }
 
-func readFile(path string) (file, error) {
-	f := file{path: path, found: true}
-	var err error
-	if f.target, err = os.Readlink(path); err == nil {
-		return f, nil
-	}
-	f.content, err = os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return file{path: path}, nil
-	}
-	return f, err
-}
-
-// put makes the file, with the folders above it, whole or not at all.
-func (f file) put() error {
-	if !f.found {
-		return files.RemoveWithFolder(f.path)
-	}
-	if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
+// add notes a file that is to be so, if it is not.
+func (c *Change) add(want files.File) error {
+	is, err := files.Read(want.Path)
+	if err != nil || is.Same(want) {
 		return err
 	}
-	tmp := f.path + ".new"
-	if err := files.RemoveIfThere(tmp); err != nil {
+	if is.Found && want.Found && is.Target == "" && want.Target == "" {
+		want.Mode, want.UID, want.GID = is.Mode, is.UID, is.GID
+	}
+	c.before, c.want = append(c.before, is), append(c.want, want)
+	return nil
+}
+
+// Lines tell what the change does, one step a line, with texts of files indented.
+func (c *Change) Lines() []string {
+	var lines []string
+	for _, f := range c.want {
+		switch {
+		case !f.Found:
+			lines = append(lines, "remove "+f.Path)
+		case f.Target != "":
+			lines = append(lines, "link "+f.Path+" -> "+f.Target)
+		default:
+			text := strings.TrimRight(string(f.Content), "\n")
+			lines = append(lines, "write "+f.Path+":\n    "+strings.ReplaceAll(text, "\n", "\n    "))
+		}
+	}
+	if len(c.want) > 0 {
+		lines = append(lines, "systemctl daemon-reload")
+	}
+	for _, step := range []struct {
+		verb  string
+		names []string
+	}{{"stop", append(slices.Clone(c.end), c.stop...)}, {"restart", c.restart}, {"start", c.start}, {"reload", nonEmpty(c.reload)}} {
+		if len(step.names) > 0 {
+			lines = append(lines, "systemctl "+step.verb+" "+strings.Join(step.names, " "))
+		}
+	}
+	return lines
+}
+
+func nonEmpty(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
+}
+
+// Apply makes the change, or leaves everything as it was.
+func (c *Change) Apply(ctx context.Context, sd *units.Systemd) error {
+	if err := c.write(); err != nil {
 		return err
 	}
-	var err error
-	if f.target != "" {
-		err = os.Symlink(f.target, tmp)
-	} else {
-		err = os.WriteFile(tmp, f.content, 0o644)
+	err := sd.ReadFiles(ctx)
+	touched := false
+	if err == nil && c.inEffect != nil {
+		err = c.inEffect(ctx, sd)
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		touched = true
+		err = c.takeEffect(ctx, sd)
 	}
-	return os.Rename(tmp, f.path)
-}
-
-// make makes a file what it is to be, and says whether it was not.
-func (c *change) make(want file) (changed bool, err error) {
-	is, err := readFile(want.path)
-	if err != nil || is.found == want.found && is.target == want.target && slices.Equal(is.content, want.content) {
-		return false, err
+	if err == nil {
+		return c.letGo(ctx, sd)
 	}
-	c.before = append(c.before, is)
-	return true, want.put()
+	said := ""
+	if touched && c.words != nil {
+		said = "\n" + c.words()
+	}
+	// Also for somebody who presses Ctrl-C.
+	if back := c.takeBack(context.WithoutCancel(ctx), sd, touched); back != nil {
+		return fmt.Errorf("%w%s\nand it cannot be rolled back: %w", err, said, back)
+	}
+	return fmt.Errorf("%w%s\neverything is as it was before", err, said)
 }
 
-// write writes a file of this program's.
-func (c *change) write(path, text string) (changed bool, err error) {
-	return c.make(file{path: path, found: true, content: []byte(written + text)})
+// write writes all files, or none.
+func (c *Change) write() error {
+	for i, f := range c.want {
+		if err := f.Put(); err != nil {
+			return errors.Join(fmt.Errorf("write %s: %w", f.Path, err), restore(c.before[:i+1]))
+		}
+	}
+	tidy()
+	return nil
 }
 
-func (c *change) link(path, target string) error {
-	_, err := c.make(file{path: path, found: true, target: target})
-	return err
+// tidy removes the folder of namespaces' settings when it is empty.
+func tidy() {
+	_ = os.Remove(settings.OwnNetworks)
+	_ = os.Remove(settings.EnvDir)
 }
 
-func (c *change) remove(path string) error {
-	_, err := c.make(file{path: path})
-	return err
-}
-
-// undo puts back how the files were.
-func (c *change) undo() error {
+func restore(before []files.File) error {
 	var errs []error
-	for _, f := range slices.Backward(c.before) {
-		errs = append(errs, f.put())
+	for _, f := range slices.Backward(before) {
+		errs = append(errs, f.Put())
 	}
+	tidy()
 	return errors.Join(errs...)
+}
+
+// takeBack puts the files back and has what runs run by them. A start limit that
+// is used up by now must not keep a service from running as it did.
+func (c *Change) takeBack(ctx context.Context, sd *units.Systemd, touched bool) error {
+	var err error
+	if touched && len(c.start) > 0 {
+		err = sd.Stop(ctx, c.start...)
+	}
+	if err = errors.Join(err, restore(c.before), sd.ReadFiles(ctx)); !touched {
+		return err
+	}
+	// Units that were never loaded have nothing to forget.
+	_ = sd.ResetFailed(ctx, append(slices.Clone(c.restart), c.start...)...)
+	back := *c
+	back.start, back.end = c.end, nil
+	return errors.Join(err, back.takeEffect(ctx, sd), c.letGo(ctx, sd))
+}
+
+// takeEffect has the units run as the files say.
+func (c *Change) takeEffect(ctx context.Context, sd *units.Systemd) error {
+	if c.reload != "" {
+		return sd.Reload(ctx, c.reload)
+	}
+	if stop := append(slices.Clone(c.end), c.stop...); len(stop) > 0 {
+		// What is bound to them stops with them.
+		if err := sd.Stop(ctx, stop...); err != nil {
+			return err
+		}
+	}
+	if err := c.restartUnits(ctx, sd); err != nil {
+		return err
+	}
+	if len(c.start) == 0 {
+		return nil
+	}
+	// One that failed may have used up its starts.
+	_ = sd.ResetFailed(ctx, c.start...)
+	if err := sd.Start(ctx, c.start...); err != nil {
+		return err
+	}
+	return stay(ctx, sd, c.start)
+}
+
+func (c *Change) restartUnits(ctx context.Context, sd *units.Systemd) error {
+	if len(c.restart) == 0 {
+		return nil
+	}
+	sockets, others := apart(c.restart)
+	if len(sockets) > 0 {
+		// systemd starts no socket whose service runs, and 247 not even when it
+		// is told to restart both.
+		if err := sd.Stop(ctx, c.restart...); err != nil {
+			return err
+		}
+	}
+	if err := sd.Restart(ctx, append(sockets, others...)...); err != nil {
+		return err
+	}
+	return stay(ctx, sd, others)
+}
+
+func apart(names []string) (sockets, others []string) {
+	for _, name := range names {
+		if strings.HasSuffix(name, ".socket") {
+			sockets = append(sockets, name)
+		} else {
+			others = append(others, name)
+		}
+	}
+	return sockets, others
+}
+
+// grace is how long a service that cannot tell when it is ready is watched:
+// most that fail, as those that find no address to listen on, do so at once.
+const grace = time.Second
+
+// stay makes sure that services which systemd takes for running as soon as they
+// are started (Type=simple and the like) do not end at once.
+func stay(ctx context.Context, sd *units.Systemd, names []string) error {
+	var watched []string
+	for _, name := range names {
+		u, err := sd.Unit(ctx, name)
+		if err != nil {
+			return err
+		}
+		if slices.Contains([]string{"simple", "exec", "idle"}, u.Type) {
+			watched = append(watched, name)
+		}
+	}
+	for deadline := time.Now().Add(grace); len(watched) > 0 && time.Now().Before(deadline); time.Sleep(grace / 10) {
+		for _, name := range watched {
+			u, err := sd.Unit(ctx, name)
+			if err != nil {
+				return err
+			}
+			if u.Active == "failed" || u.Sub == "auto-restart" {
+				return fmt.Errorf("start %s: it ended at once; see `systemctl status %s`", name, name)
+			}
+		}
+	}
+	return nil
+}
+
+// letGo stops shims that nothing needs any more: systemd does not look again
+// when a drop-in goes.
+func (c *Change) letGo(ctx context.Context, sd *units.Systemd) error {
+	for _, shim := range c.release {
+		u, err := sd.Unit(ctx, shim)
+		if err != nil {
+			return err
+		}
+		if len(u.BoundBy) == 0 && u.Active != "inactive" {
+			if err := sd.Stop(ctx, shim); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

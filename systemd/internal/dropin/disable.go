@@ -1,74 +1,162 @@
 package dropin
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"macvlan-vip/systemd/internal/files"
-	"macvlan-vip/systemd/internal/sdlog"
+	"macvlan-vip/systemd/internal/members"
 	"macvlan-vip/systemd/internal/settings"
 	"macvlan-vip/systemd/internal/units"
 )
 
-// Disable takes a service, such as "web.service", out of its namespace, and
-// restarts it if it runs.
-func Disable(name string) error {
-	v := sdlog.New(strings.TrimSuffix(name, ".service"))
-	in, err := NamespaceOf(name)
+// Disable plans to move a service, such as "web.service", back to the host's
+// network, and to remove every file that was written for it.
+func Disable(ctx context.Context, sd *units.Systemd, name string) (*Change, error) {
+	u, err := sd.Unit(ctx, name)
 	if err != nil {
+		return nil, err
+	}
+	in := members.NamespaceOf(u)
+	c := &Change{Done: u.Name + " is on the host's network"}
+	if err := c.takeOut(u); err != nil {
+		return nil, err
+	}
+	if in == "" && len(c.want) == 0 {
+		if u.Load == "not-found" {
+			return nil, fmt.Errorf("%s: %w; see `systemd-netns list`", u.Name, ErrNoUnit)
+		}
+		c.Done = u.Name + " is in no namespace"
+		return c, nil
+	}
+	if len(c.want) == 0 {
+		return nil, notOurs(u, in)
+	}
+	if err := c.runs(ctx, sd, u); err != nil {
+		return nil, err
+	}
+	if in != "" {
+		if err := c.forget(ctx, sd, in, u.Name); err != nil {
+			return nil, err
+		}
+	}
+	c.inEffect = func(ctx context.Context, sd *units.Systemd) error {
+		after, err := sd.Unit(ctx, u.Name)
+		if err == nil && members.NamespaceOf(after) != "" {
+			err = notOurs(after, members.NamespaceOf(after))
+		}
 		return err
 	}
-	if in == "" {
-		v.Say(sdlog.LevelInfo, "%s is in no namespace", name)
-		return nil
+	c.words = func() string {
+		return fmt.Sprintf("%s\nit may listen on its VIPs alone, which the host has not: change that, or stop it first (systemctl stop %s)", lastWords(u.Name), u.Name)
 	}
-	u := &units.Unit{Name: name}
-	if err := u.Ask(); err != nil {
-		return err
-	}
-	c := &change{running: u.Running}
-	if err := takeOut(u, c, in); err != nil {
-		return errors.Join(err, c.undo())
-	}
-	if err := c.takeEffect(); err != nil {
-		return err
-	}
-	v.Say(sdlog.LevelInfo, "%s is out of namespace %s%s", name, in, c.hint(u))
-	return errors.Join(forget(in), letGo(in))
+	return c, nil
 }
 
-// letGo ends a shim that nobody needs any more: systemd does not look again
-// when a drop-in goes.
-func letGo(namespace string) error {
-	n := settings.Named(namespace)
-	users, err := units.Show("BoundBy", n.Shim())
-	if err != nil || users != "" {
-		return err
-	}
-	return units.Run("systemctl", "stop", n.Shim())
+// notOurs is the error for a service that another file has in a namespace.
+func notOurs(u *units.Unit, in string) error {
+	return fmt.Errorf("%s is in namespace %s by %s, which this program has not written; remove that file or its setting, then `systemctl daemon-reload` and restart %s",
+		u.Name, in, strings.Join(naming(u), " or "), u.Name)
 }
 
-// takeOut removes the drop-ins of a service and its sockets.
-func takeOut(u *units.Unit, c *change, namespace string) error {
-	for _, name := range u.Names() {
-		if err := newDropIn(name, namespace).remove(c); err != nil {
+// takeOut plans to remove the drop-ins of a service and its sockets.
+func (c *Change) takeOut(u *units.Unit) error {
+	paths := []string{newDropIn(u.Name, "").file, hardening(u.Name).file}
+	for _, socket := range u.Sockets() {
+		paths = append(paths, newDropIn(socket, "").file)
+	}
+	for i, path := range paths {
+		f, err := files.Read(path)
+		if err != nil {
+			return err
+		}
+		if !f.Found {
+			continue
+		}
+		if ours(f) {
+			err = c.add(files.None(path))
+		} else if i == 0 {
+			err = foreign(path, "remove it by hand")
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// forget removes what `enable` has written for a namespace that no service is
-// in any more.
-func forget(namespace string) error {
-	all, err := Members()
-	if err != nil || slices.ContainsFunc(all, func(m Member) bool { return m.Namespace == namespace }) {
+// forget plans to remove what was written for a namespace, if only one service
+// was in it, which leaves.
+func (c *Change) forget(ctx context.Context, sd *units.Systemd, namespace, leaving string) error {
+	n := settings.Named(namespace)
+	c.release = append(c.release, n.Shim())
+	all, err := members.All(ctx, sd)
+	if err != nil {
 		return err
 	}
-	ours, _, err := isWritten(settings.EnvFile(namespace))
-	if err != nil || !ours {
+	if slices.ContainsFunc(members.In(all, namespace), func(m members.Member) bool { return m.Unit.Name != leaving }) {
+		return nil
+	}
+	env, err := files.Read(settings.EnvFile(namespace))
+	if err != nil {
 		return err
 	}
-	return files.RemoveWithFolder(settings.EnvFile(namespace))
+	if ours(env) {
+		if err := c.add(files.None(env.Path)); err != nil {
+			return err
+		}
+	}
+	forwards, err := forwardFiles(namespace)
+	if err != nil {
+		return err
+	}
+	for _, path := range forwards {
+		if err := c.add(files.None(path)); err != nil {
+			return err
+		}
+		if name := filepath.Base(path); filepath.Ext(name) == ".socket" {
+			running, err := sd.Running(ctx, []string{name})
+			if err != nil {
+				return err
+			}
+			c.end = append(c.end, running...)
+		}
+	}
+	return c.removeOwn(namespace)
+}
+
+// lastWords are what a unit has logged of late.
+func lastWords(unit string) string {
+	args := []string{"--quiet", "--no-pager", "--output=cat", "--lines=3", "--unit=" + unit}
+	if strings.HasPrefix(unit, "systemd-netns@") {
+		// Not what systemd says of it.
+		args = append(args, "--identifier=systemd-netns")
+	}
+	out, err := exec.Command("journalctl", args...).Output()
+	text := strings.TrimSpace(string(out))
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) || text == "" {
+		return "see `journalctl -u " + unit + "`"
+	}
+	return text
+}
+
+// forwardFiles are the files of a namespace's forwarded ports.
+func forwardFiles(namespace string) (all []string, err error) {
+	for _, pattern := range []string{
+		forwardUnit(namespace, "*", "socket") + ".d/netns.conf", forwardUnit(namespace, "*", "service") + ".d/netns.conf",
+		"systemd-netns@" + namespace + ".service.wants/" + forwardUnit(namespace, "*", "socket"),
+	} {
+		found, err := filepath.Glob(filepath.Join(unitDir, strings.ReplaceAll(pattern, `\`, `\\`)))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	return all, nil
 }

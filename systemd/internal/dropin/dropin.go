@@ -1,23 +1,24 @@
-// Package dropin puts services into network namespaces and takes them out: it
-// writes drop-ins and environment files, and has the units take them to heart.
+// Package dropin puts services into network namespaces, moves them back to the
+// host's, and changes their VIPs: each a transaction over an administrator's files
+// and the units that run by them.
 package dropin
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"macvlan-vip/systemd/internal/files"
 	"macvlan-vip/systemd/internal/settings"
 )
 
-// unitDir is where an administrator's drop-ins go.
+// unitDir is where an administrator's units and drop-ins go (systemd.unit(5)).
 const unitDir = "/etc/systemd/system"
 
-// written begins every file that `enable` writes, and only such are removed or
-// replaced.
+// written begins every text file that is written here, and only such are removed
+// or replaced.
 const written = "# Written by `systemd-netns enable`; `systemd-netns disable` removes it.\n"
 
 // shipped is a file that is installed with the units.
@@ -25,20 +26,21 @@ func shipped(name string) string {
 	return filepath.Join(settings.Prefix(), "lib/systemd/system", name)
 }
 
-// dropIn puts a unit into a namespace.
+// dropIn is a file that adds to a unit.
 type dropIn struct {
 	file string
-	// base is the shipped file for its kind of unit.
+	// base is the shipped file that it is, or is made from.
 	base string
 	// in is the namespace, if that is not named after the unit.
 	in string
 }
 
-// newDropIn is the drop-in of a unit, such as "web.service" or "web.socket".
+// newDropIn is the drop-in that puts a unit, such as "web.service" or
+// "web.socket", into a namespace.
 func newDropIn(unit, in string) dropIn {
 	d := dropIn{file: filepath.Join(unitDir, unit+".d", "netns.conf"), base: "netns.conf"}
-	stem, kind := cutLast(unit, ".")
-	if kind == "socket" {
+	stem := strings.TrimSuffix(unit, filepath.Ext(unit))
+	if filepath.Ext(unit) == ".socket" {
 		d.base = "netns-socket.conf"
 	}
 	if in != stem {
@@ -47,62 +49,35 @@ func newDropIn(unit, in string) dropIn {
 	return d
 }
 
-func cutLast(s, sep string) (before, after string) {
-	i := strings.LastIndex(s, sep)
-	if i < 0 {
-		return s, ""
-	}
-	return s[:i], s[i+len(sep):]
+// hardening is the drop-in of `--hardened`.
+func hardening(unit string) dropIn {
+	return dropIn{file: filepath.Join(unitDir, unit+".d", "netns-hardened.conf"), base: "netns-hardened.conf"}
 }
 
-// ours tells whether the file is one that this program may replace or remove:
-// a link to what is shipped, or one that it has written.
-func (d dropIn) ours() (ours, found bool, err error) {
-	if target, err := os.Readlink(d.file); err == nil {
-		if !filepath.IsAbs(target) {
-			target = filepath.Join(filepath.Dir(d.file), target)
-		}
-		return filepath.Base(target) == d.base, true, nil
-	}
-	return isWritten(d.file)
-}
-
-func isWritten(file string) (ours, found bool, err error) {
-	data, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, false, nil
-	}
-	return strings.HasPrefix(string(data), written), err == nil, err
-}
-
-// put makes the drop-in.
-func (d dropIn) put(c *change) error {
-	ours, found, err := d.ours()
-	if err != nil {
-		return err
-	}
-	if found && !ours {
-		return fmt.Errorf("%s: not written by this program, and left alone; move it away, or keep it instead", d.file)
-	}
+// want is the file as it is to be.
+func (d dropIn) want() (files.File, error) {
 	if d.in == "" {
-		return c.link(d.file, shipped(d.base))
+		return files.Link(d.file, shipped(d.base)), nil
 	}
 	text, err := os.ReadFile(shipped(d.base))
 	if err != nil {
-		return fmt.Errorf("%w; repeat `make install`, which installs it", err)
+		return files.File{}, fmt.Errorf("%w; repeat `make install`, which installs it", err)
 	}
-	_, err = c.write(d.file, strings.ReplaceAll(string(text), "%N", d.in))
-	return err
+	return files.Text(d.file, written+strings.ReplaceAll(string(text), "%N", d.in)), nil
 }
 
-// remove takes the drop-in away, if there is one.
-func (d dropIn) remove(c *change) error {
-	ours, found, err := d.ours()
-	if err != nil || !found {
-		return err
+// ours tells whether a file is one that may be replaced or removed: a link to
+// what is shipped, or one that was written here.
+func ours(f files.File) bool {
+	if f.Target == "" {
+		return strings.HasPrefix(string(f.Content), written)
 	}
-	if !ours {
-		return fmt.Errorf("%s: not written by this program, and left alone; remove it by hand", d.file)
-	}
-	return c.remove(d.file)
+	name := filepath.Base(f.Target)
+	return slices.Contains([]string{"netns.conf", "netns-socket.conf", "netns-hardened.conf"}, name) ||
+		strings.HasPrefix(name, "systemd-netns-forward@")
+}
+
+// foreign is the error for a file of somebody else's.
+func foreign(path, remedy string) error {
+	return fmt.Errorf("%s: not written by this program, and left alone; %s", path, remedy)
 }

@@ -1,112 +1,137 @@
 package dropin
 
 import (
-	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
-	"macvlan-vip/systemd/internal/settings"
+	"github.com/google/go-cmp/cmp"
+
+	"macvlan-vip/systemd/internal/files"
 )
 
-func TestNamespaceOf(t *testing.T) {
-	for text, want := range map[string]string{
-		"[Service]\nNetworkNamespacePath=/run/netns/%N\n":           "web",
-		"[Service]\nNetworkNamespacePath=/run/netns/front\n":        "front",
-		"[Unit]\nJoinsNamespaceOf=systemd-netns@%N.service\n":       "web",
-		"[Service]\n# NetworkNamespacePath=/run/netns/x\nSlice=a\n": "",
+func TestOurs(t *testing.T) {
+	for name, c := range map[string]struct {
+		file files.File
+		want bool
+	}{
+		"a link to what is shipped":   {files.Link("/x", "/usr/lib/systemd/system/netns.conf"), true},
+		"the same by a relative path": {files.Link("/x", "../../../usr/lib/systemd/system/netns-socket.conf"), true},
+		"a link to something else":    {files.Link("/x", "/srv/netns-of-mine.conf"), false},
+		"text written here":           {files.Text("/x", written+"[Service]\n"), true},
+		"an administrator's":          {files.Text("/x", "[Service]\n"), false},
+		"none":                        {files.None("/x"), false},
 	} {
-		if got := namespaceOf(text, "web"); got != want {
-			t.Errorf("%q: %q", text, got)
+		if got := ours(c.file); got != c.want {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }
 
-// TestDropIn: what is ours is replaced, removed and put back, and nothing else.
-func TestDropIn(t *testing.T) {
-	dir := t.TempDir()
-	d := dropIn{file: filepath.Join(dir, "web.service.d", "netns.conf"), base: "netns.conf"}
-	for changes := range 2 { // the second time it is there
-		var c change
-		if err := d.put(&c); err != nil || len(c.before) != 1-changes {
-			t.Fatalf("put: %+v, %v", c, err)
-		}
-	}
-	if target, err := os.Readlink(d.file); err != nil || target != shipped("netns.conf") {
-		t.Errorf("%q, %v", target, err)
-	}
-	var c change
-	if err := d.remove(&c); err != nil {
-		t.Fatal(err)
-	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
-		t.Errorf("left: %v, %v", left, err)
-	}
-	if err := c.undo(); err != nil {
-		t.Fatal(err)
-	}
-	if target, err := os.Readlink(d.file); err != nil || target != shipped("netns.conf") {
-		t.Errorf("after undo: %q, %v", target, err)
-	}
-	const theirs = "[Service]\nNice=1\n"
-	if err := errors.Join(os.Remove(d.file), os.WriteFile(d.file, []byte(theirs), 0o644)); err != nil {
-		t.Fatal(err)
-	}
-	c = change{}
-	if d.put(&c) == nil || d.remove(&c) == nil || len(c.before) != 0 {
-		t.Errorf("an administrator's file is not refused: %+v", c)
-	}
-	if text, err := os.ReadFile(d.file); err != nil || string(text) != theirs {
-		t.Errorf("%q, %v", text, err)
-	}
-}
-
-// TestChangeIsTakenBack: a file that was written over, and one that was not
-// there, with its folder.
+// TestChangeIsTakenBack: files that were written over keep owner and mode, and
+// those that were not there go, with their folders.
 func TestChangeIsTakenBack(t *testing.T) {
 	dir := t.TempDir()
 	old, fresh := filepath.Join(dir, "old.env"), filepath.Join(dir, "new.d", "new.env")
-	if err := os.WriteFile(old, []byte("A=1\n"), 0o644); err != nil {
+	if err := os.WriteFile(old, []byte("A=1\n"), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	var c change
-	for _, path := range []string{old, fresh, fresh} {
-		if _, err := c.write(path, "A=2\n"); err != nil {
+	if err := os.Chown(old, 65534, 65533); err != nil {
+		t.Skip("this takes root")
+	}
+	var c Change
+	for _, f := range []files.File{files.Text(old, "A=2\n"), files.Text(fresh, "A=2\n"), files.None(filepath.Join(dir, "none"))} {
+		if err := c.add(f); err != nil {
 			t.Fatal(err)
 		}
-		if ours, _, err := isWritten(path); !ours || err != nil {
-			t.Errorf("%s: %v, %v", path, ours, err)
-		}
 	}
-	if err := c.undo(); err != nil {
+	if len(c.want) != 2 {
+		t.Errorf("%d files to write, want 2", len(c.want))
+	}
+	if err := c.write(); err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(old)
-	if err != nil || string(text) != "A=1\n" {
-		t.Errorf("%q, %v", text, err)
+	wantFile(t, old, "A=2\n")
+	wantFile(t, fresh, "A=2\n")
+	if err := restore(c.before); err != nil {
+		t.Fatal(err)
+	}
+	wantFile(t, old, "A=1\n")
+	f, err := files.Read(old)
+	if err != nil || f.Mode != 0o640 || f.UID != 65534 || f.GID != 65533 {
+		t.Errorf("%+v, %v", f, err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }
 
-// TestEnv: what is not wished for stays as an earlier wish has set it.
-func TestEnv(t *testing.T) {
-	got := Wish{Network: "lan", VIPs: []string{"192.0.2.20/24", "2001:db8::20/64"}}
-	all := "NETWORK=lan\nCAP_ARGS={\"ips\":[\"192.0.2.20/24\",\"2001:db8::20/64\"]}\n"
-	for _, c := range []struct {
-		wish   Wish
-		before map[string]string
-		want   string
+func wantFile(t *testing.T, path, want string) {
+	t.Helper()
+	if text, err := os.ReadFile(path); err != nil || string(text) != want {
+		t.Errorf("%s: %q, %v; want %q", path, text, err, want)
+	}
+}
+
+// TestWriteStopsWhole: a file that cannot be written leaves none.
+func TestWriteStopsWhole(t *testing.T) {
+	dir := t.TempDir()
+	first, file := filepath.Join(dir, "first"), filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := Change{}
+	for _, f := range []files.File{files.Text(first, "1"), files.Text(filepath.Join(file, "below-a-file"), "2")} {
+		if err := c.add(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.write(); err == nil {
+		t.Error("no error")
+	}
+	if _, err := os.Stat(first); err == nil {
+		t.Error("the first file is left")
+	}
+}
+
+func TestLines(t *testing.T) {
+	c := Change{
+		want:    []files.File{files.Text("/e/a", "x\ny\n"), files.Link("/e/b", "/l/b"), files.None("/e/c")},
+		stop:    []string{"systemd-netns@a.service"},
+		restart: []string{"a.service", "b.service"},
+	}
+	want := []string{"write /e/a:\n    x\n    y", "link /e/b -> /l/b", "remove /e/c", "systemctl daemon-reload", "systemctl stop systemd-netns@a.service", "systemctl restart a.service b.service"}
+	if diff := cmp.Diff(want, c.Lines()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestUpdate(t *testing.T) {
+	vips := func(text string) (all []netip.Prefix) {
+		for _, vip := range strings.Fields(text) {
+			all = append(all, netip.MustParsePrefix(vip))
+		}
+		return all
+	}
+	const a, b, c6 = "192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64"
+	for name, c := range map[string]struct {
+		have string
+		up   Update
+		want string
 	}{
-		{got, nil, all},
-		{got, map[string]string{"NETWORK": "other", "CAP_ARGS": "{}"}, all},
-		{Wish{VIPs: got.VIPs}, map[string]string{"NETWORK": "lan"}, all},
-		{Wish{Network: "lan"}, settings.ParseEnv(all), all},
-		{Wish{Network: "lan"}, nil, "NETWORK=lan\n"},
+		"all":               {a, Update{VIPs: vips(b)}, b},
+		"one more":          {a, Update{Add: vips(c6)}, a + " " + c6},
+		"one that is there": {a, Update{Add: vips(a)}, a},
+		"one less":          {a + " " + b, Update{Remove: vips(a)}, b},
+		"one for another":   {a, Update{Add: vips(b), Remove: vips(a)}, b},
+		"none left":         {a, Update{Remove: vips(a)}, ""},
+		"not there":         {a, Update{Remove: vips(b)}, ""},
 	} {
-		if text, err := c.wish.env(c.before); err != nil || text != c.want {
-			t.Errorf("%+v after %v: %q, %v", c.wish, c.before, text, err)
+		got, err := c.up.apply(vips(c.have))
+		if join(got) != c.want || (err != nil) != (c.want == "") {
+			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}
 }

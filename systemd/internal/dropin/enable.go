@@ -2,157 +2,222 @@ package dropin
 
 import (
 	"cmp"
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
-	"macvlan-vip/systemd/internal/networks"
-	"macvlan-vip/systemd/internal/sdlog"
+	"macvlan-vip/systemd/internal/files"
+	"macvlan-vip/systemd/internal/members"
 	"macvlan-vip/systemd/internal/settings"
 	"macvlan-vip/systemd/internal/units"
 )
 
-// Wish is what `enable` was asked for: a service's unit, the namespace that it
-// goes into, and what to change of that namespace's network and VIPs.
+// Wish is what `enable` was asked for.
 type Wish struct {
-	Unit, In, Network string
-	VIPs              []string
+	// Unit is a service's name, with its suffix.
+	Unit string
+	// In is a namespace, "" for the one that the service is in or else that of
+	// its name.
+	In string
+	// Network is the name of a network that namespaces share, "" for none.
+	Network string
+	// Master, VIPs, Gateways and DNS are those of the namespace.
+	Master   string
+	VIPs     []netip.Prefix
+	Gateways []netip.Addr
+	DNS      []netip.Addr
+	// Forwards are ports on 127.0.0.1 that lead to the host's.
+	Forwards []uint16
+	// Hardened adds the drop-in that takes away what a service could do to its
+	// host.
+	Hardened bool
 }
 
-// Enable puts a service into a namespace, and restarts it if it runs.
-func Enable(w Wish) error {
-	u, err := units.Find(w.Unit)
+// Enable plans to put a service into a namespace, or to change what is wished of
+// one that is in it.
+func Enable(ctx context.Context, sd *units.Systemd, w Wish) (*Change, error) {
+	u, err := findService(ctx, sd, w.Unit)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	n, err := w.namespace()
+	was := members.NamespaceOf(u)
+	w.Unit, w.In = u.Name, cmp.Or(w.In, was, strings.TrimSuffix(u.Name, ".service"))
+	if err := settings.CheckName(w.In); err != nil {
+		return nil, err
+	}
+	c := &Change{Done: fmt.Sprintf("%s is in namespace %s", u.Name, w.In)}
+	n := settings.Named(w.In)
+	changed, err := w.network(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := checkNetwork(n, len(w.VIPs) > 0); err != nil {
-		return err
+	if err := w.dropIns(c, u); err != nil {
+		return nil, err
 	}
-	was, err := NamespaceOf(u.Name)
-	if err != nil {
-		return err
+	if err := c.runs(ctx, sd, u); err != nil {
+		return nil, err
 	}
-	change, err := w.write(u)
-	if err != nil {
-		return err
+	if u.Active == "failed" && len(c.want) > 0 {
+		// Such as one that found no address of its own to listen on.
+		c.start = append(c.start, u.Name)
 	}
-	v := sdlog.New(n.Name)
-	if len(change.before) == 0 {
-		v.Say(sdlog.LevelInfo, "%s is in namespace %s already", u.Name, w.In)
-		return nil
+	if changed {
+		if err := c.renews(ctx, sd, n); err != nil {
+			return nil, err
+		}
 	}
-	if err := change.takeEffect(); err != nil {
-		return errors.Join(fmt.Errorf("%w\n%s\nit is as it was before", err, units.LastWords(w.In)), change.takeBack())
+	if err := w.forwards(ctx, sd, c, n); err != nil {
+		return nil, err
 	}
-	v.Say(sdlog.LevelInfo, "%s is in namespace %s, network %s%s", u.Name, w.In, n.Network, change.hint(u))
 	if was != "" && was != w.In {
-		return errors.Join(forget(was), letGo(was))
+		if err := c.forget(ctx, sd, was, u.Name); err != nil {
+			return nil, err
+		}
 	}
-	return nil
-}
-
-// namespace is the namespace as it is going to be.
-func (w Wish) namespace() (settings.Namespace, error) {
-	n, err := settings.Load(w.In)
-	if err == nil && w.Network != "" {
-		n.Network = w.Network
-	}
-	return n, err
-}
-
-// checkNetwork makes sure that there is a network for the namespace, which
-// takes VIPs from outside if there are any.
-func checkNetwork(n settings.Namespace, vips bool) error {
-	net, file, err := networks.Find(n.ConfDir, n.Network)
-	if err != nil {
-		return err
-	}
-	if net == nil {
-		return networks.Missing(n)
-	}
-	if vips && !net.TakesVIPs() {
-		return fmt.Errorf(`network %q: no plugin of it takes VIPs from outside; add "capabilities": {"ips": true} to macvlan-vip's part of it in %s`, n.Network, file)
-	}
-	return nil
-}
-
-// write writes all files of a wish, or none.
-func (w Wish) write(u *units.Unit) (*change, error) {
-	c := &change{running: u.Running}
-	if err := w.writeAll(c, u); err != nil {
-		return nil, errors.Join(err, c.undo())
-	}
+	c.release = append(c.release, n.Shim())
+	c.inEffect = func(ctx context.Context, sd *units.Systemd) error { return isIn(ctx, sd, u.Name, w.In) }
+	c.words = func() string { return lastWords(n.Shim()) }
 	return c, nil
 }
 
-func (w Wish) writeAll(c *change, u *units.Unit) error {
-	if w.Network != "" || len(w.VIPs) > 0 {
-		changed, err := w.writeEnv(c)
+// dropIns plans the drop-ins of the service and of the sockets that trigger it.
+func (w Wish) dropIns(c *Change, u *units.Unit) error {
+	all := []dropIn{newDropIn(u.Name, w.In)}
+	for _, socket := range u.Sockets() {
+		all = append(all, newDropIn(socket, w.In))
+	}
+	if w.Hardened {
+		all = append(all, hardening(u.Name))
+	}
+	for _, d := range all {
+		is, err := files.Read(d.file)
 		if err != nil {
 			return err
 		}
-		if changed {
-			if err := c.affectsAllIn(w.In); err != nil {
-				return err
-			}
+		if is.Found && !ours(is) {
+			return foreign(d.file, "move it away, or keep it instead")
 		}
-	}
-	for _, name := range u.Names() {
-		if err := newDropIn(name, w.In).put(c); err != nil {
+		want, err := d.want()
+		if err != nil {
+			return err
+		}
+		if err := c.add(want); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// writeEnv writes the namespace's environment file, in which what is not
-// wished for stays as an earlier wish has set it.
-func (w Wish) writeEnv(c *change) (changed bool, err error) {
-	file := settings.EnvFile(w.In)
-	ours, found, err := isWritten(file)
-	if err != nil {
-		return false, err
+// runs notes what of a service runs, and so is restarted if a file of its changes.
+func (c *Change) runs(ctx context.Context, sd *units.Systemd, u *units.Unit) (err error) {
+	if len(c.want) > 0 {
+		c.restart, err = sd.Running(ctx, append([]string{u.Name}, u.Sockets()...))
 	}
-	env := map[string]string{}
-	if ours {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return false, err
-		}
-		env = settings.ParseEnv(string(data))
-	}
-	text, err := w.env(env)
-	if err != nil {
-		return false, err
-	}
-	if found && !ours {
-		return false, fmt.Errorf("%s: not written by this program, and left alone; write there what you want:\n%s", file, text)
-	}
-	return c.write(file, text)
+	return err
 }
 
-// env is the text of a namespace's environment file, which had some before.
-func (w Wish) env(before map[string]string) (string, error) {
-	var b strings.Builder
-	if network := cmp.Or(w.Network, before["NETWORK"]); network != "" {
-		fmt.Fprintf(&b, "NETWORK=%s\n", network)
+// renews has the shim of a namespace start again, if it runs, and all that is
+// bound to it with it.
+func (c *Change) renews(ctx context.Context, sd *units.Systemd, n settings.Namespace) error {
+	shim, err := sd.Unit(ctx, n.Shim())
+	if err != nil || !shim.Runs() {
+		return err
 	}
-	caps := before["CAP_ARGS"]
-	if len(w.VIPs) > 0 {
-		ips, err := json.Marshal(map[string][]string{"ips": w.VIPs})
-		if err != nil {
-			return "", err
+	running, err := sd.Running(ctx, shim.BoundBy)
+	if err != nil {
+		return err
+	}
+	c.stop = append(c.stop, shim.Name)
+	for _, name := range running {
+		if !slices.Contains(c.restart, name) {
+			c.restart, c.Others = append(c.restart, name), append(c.Others, name)
 		}
-		caps = string(ips)
 	}
-	if caps != "" {
-		fmt.Fprintf(&b, "CAP_ARGS=%s\n", caps)
+	return nil
+}
+
+// isIn checks that systemd has a service in a namespace.
+func isIn(ctx context.Context, sd *units.Systemd, unit, namespace string) error {
+	u, err := sd.Unit(ctx, unit)
+	if err != nil {
+		return err
 	}
-	return b.String(), nil
+	if in := members.NamespaceOf(u); in != namespace {
+		return fmt.Errorf("%s: systemd has it in %s, not in %s, by %s; remove that setting", unit, where(in), namespace, strings.Join(naming(u), " or "))
+	}
+	return nil
+}
+
+func where(namespace string) string {
+	if namespace == "" {
+		return "no namespace"
+	}
+	return "namespace " + namespace
+}
+
+// naming are the files of a unit which set its network namespace, but for the
+// drop-in that is written here; all its files, if none does.
+func naming(u *units.Unit) []string {
+	var found []string
+	all := append([]string{u.File}, u.DropIns...)
+	for _, path := range all {
+		text, err := os.ReadFile(path)
+		if err != nil || path == newDropIn(u.Name, "").file {
+			continue
+		}
+		if strings.Contains(string(text), "NetworkNamespacePath=") || strings.Contains(string(text), "JoinsNamespaceOf=") {
+			found = append(found, path)
+		}
+	}
+	if len(found) > 0 {
+		return found
+	}
+	return all
+}
+
+// findService finds a service that can be put into a namespace.
+func findService(ctx context.Context, sd *units.Systemd, name string) (*units.Unit, error) {
+	u, err := sd.Unit(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	stem := strings.TrimSuffix(u.Name, ".service")
+	switch {
+	case u.Load == "not-found":
+		return nil, fmt.Errorf("%s: %w; install what brings it, or see `systemctl list-unit-files --type=service`", u.Name, ErrNoUnit)
+	case u.Load == "masked":
+		return nil, fmt.Errorf("%s: masked, so that it cannot run; `systemctl unmask %s` first", u.Name, u.Name)
+	case u.Load != "loaded":
+		return nil, fmt.Errorf("%s: systemd cannot load it (%s); see `systemctl status %s`", u.Name, u.Load, u.Name)
+	case strings.HasPrefix(u.Name, "systemd-netns"):
+		return nil, fmt.Errorf("%s: it makes namespaces for services; name a service", u.Name)
+	case isQuadlet(u):
+		return nil, fmt.Errorf(quadlet, u.Name, u.Source, stem, stem, stem)
+	case strings.HasPrefix(u.File, "/run/systemd/transient/"):
+		return nil, fmt.Errorf("%s: a transient unit, which is gone when it stops; write a unit file for it", u.Name)
+	}
+	return u, nil
+}
+
+// ErrNoUnit is the error of a unit that is not installed.
+var ErrNoUnit = errors.New("no such unit")
+
+// quadlet tells what to write into a container's file, podman-systemd.unit(5):
+// a drop-in would put podman into the namespace, not the container.
+const quadlet = `%s: podman makes it from %s, so a drop-in would move podman, not its container; write into that file instead:
+    [Unit]
+    BindsTo=systemd-netns@%s.service
+    After=systemd-netns@%s.service
+    [Container]
+    Network=ns:/run/netns/%s`
+
+// isQuadlet tells whether podman's generator has made a unit.
+func isQuadlet(u *units.Unit) bool {
+	kinds := []string{".container", ".pod", ".kube", ".volume", ".network", ".image", ".build"}
+	return strings.HasPrefix(u.File, "/run/systemd/generator") && slices.Contains(kinds, filepath.Ext(u.Source))
 }

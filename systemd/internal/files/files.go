@@ -1,12 +1,97 @@
-// Package files reads, replaces and removes files whole or not at all.
+// Package files reads, replaces and removes files, each whole or not at all.
 package files
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
+
+// File is one as it is, or is to be.
+type File struct {
+	Path  string
+	Found bool
+	// Target is that of a symbolic link, Content that of any other file.
+	Target  string
+	Content []byte
+	// Mode and owner are kept when a file is written over.
+	Mode     fs.FileMode
+	UID, GID int
+}
+
+// Text is a file of root's that everybody can read.
+func Text(path, text string) File {
+	return File{Path: path, Found: true, Content: []byte(text), Mode: 0o644}
+}
+
+// Link is a symbolic link.
+func Link(path, target string) File { return File{Path: path, Found: true, Target: target} }
+
+// None is no file.
+func None(path string) File { return File{Path: path} }
+
+// Read gives a file as it is; one that is not there is no error.
+func Read(path string) (File, error) {
+	f := File{Path: path, Found: true}
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return None(path), nil
+	}
+	if err != nil {
+		return f, err
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok {
+		f.UID, f.GID = int(owner.Uid), int(owner.Gid)
+	}
+	if f.Mode = info.Mode().Perm(); info.Mode()&fs.ModeSymlink != 0 {
+		f.Target, err = os.Readlink(path)
+		return f, err
+	}
+	if !info.Mode().IsRegular() {
+		return f, fmt.Errorf("%s: not a regular file", path)
+	}
+	f.Content, err = os.ReadFile(path)
+	return f, err
+}
+
+// Same tells whether two files hold the same.
+func (f File) Same(g File) bool {
+	return f.Found == g.Found && f.Target == g.Target && bytes.Equal(f.Content, g.Content)
+}
+
+// Put makes the file, with the folders above it, or removes it, with its folder
+// if nothing else is in there.
+func (f File) Put() error {
+	if !f.Found {
+		return RemoveWithFolder(f.Path)
+	}
+	if err := os.MkdirAll(filepath.Dir(f.Path), 0o755); err != nil {
+		return err
+	}
+	tmp := f.Path + ".new"
+	if err := RemoveIfThere(tmp); err != nil {
+		return err
+	}
+	if err := f.create(tmp); err != nil {
+		return errors.Join(err, RemoveIfThere(tmp))
+	}
+	return os.Rename(tmp, f.Path)
+}
+
+func (f File) create(path string) error {
+	if f.Target != "" {
+		return errors.Join(os.Symlink(f.Target, path), os.Lchown(path, f.UID, f.GID))
+	}
+	if err := os.WriteFile(path, f.Content, f.Mode); err != nil {
+		return err
+	}
+	// In this order: chown(2) may clear bits of the mode.
+	return errors.Join(os.Lchown(path, f.UID, f.GID), os.Chmod(path, f.Mode))
+}
 
 // RemoveIfThere removes a file; one that is not there is no error.
 func RemoveIfThere(path string) error {
@@ -23,30 +108,4 @@ func RemoveWithFolder(path string) error {
 	}
 	_ = os.Remove(filepath.Dir(path))
 	return nil
-}
-
-// WriteReadable writes a file that a service of any user can read. A symbolic
-// link is replaced, not followed.
-func WriteReadable(path, text string) error {
-	if err := RemoveIfThere(path); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		return err
-	}
-	return os.Chmod(path, 0o644)
-}
-
-// Link makes a symbolic link in place of whatever file is there.
-func Link(path, target string) error {
-	if err := RemoveIfThere(path); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	return os.Symlink(target, path)
 }

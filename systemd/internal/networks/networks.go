@@ -66,7 +66,7 @@ var ErrNone = errors.New("no such network")
 
 // Missing is ErrNone, with its remedy.
 func Missing(n settings.Namespace) error {
-	return fmt.Errorf("network %q: %w in %s; copy an example of %s/share/macvlan-vip/conf there, give it that name and edit it, or name another network: echo NETWORK=lan >>%s",
+	return fmt.Errorf("network %q: %w in %s; give VIPs with --vip, as `systemd-netns enable SERVICE --vip 192.0.2.10/24`; or copy an example of %s/share/macvlan-vip/conf there, give it that name and edit it; or name another network: echo NETWORK=lan >>%s",
 		n.Network, ErrNone, n.ConfDir, settings.Prefix(), settings.EnvFile(n.Name))
 }
 

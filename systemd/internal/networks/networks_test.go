@@ -16,7 +16,7 @@ func TestFind(t *testing.T) {
 		"3.json":     `{"name": "fixed", "plugins": [{"type": "macvlan-vip"}]}`,
 		"4.txt":      `{`,
 	} {
-		if err := files.WriteReadable(filepath.Join(dir, file), text); err != nil {
+		if err := files.Text(filepath.Join(dir, file), text).Put(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -31,7 +31,7 @@ func TestFind(t *testing.T) {
 			t.Errorf("%+v, %v", n, err)
 		}
 	}
-	if err := files.WriteReadable(filepath.Join(dir, "5.conf"), "{"); err != nil {
+	if err := files.Text(filepath.Join(dir, "5.conf"), "{").Put(); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := Find(dir, "other"); err == nil || !strings.Contains(err.Error(), "5.conf") {

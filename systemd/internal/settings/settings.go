@@ -18,6 +18,9 @@ const (
 	NetnsDir = "/run/netns"
 	// EnvDir holds the namespaces' environment files.
 	EnvDir = "/etc/systemd-netns"
+	// OwnNetworks holds the networks of single namespaces, each in a file of its
+	// name, apart from where container runtimes look for theirs.
+	OwnNetworks = EnvDir + "/net.d"
 	// DefaultIfName is the link's name in the namespace where none is set.
 	DefaultIfName = "mv0"
 )
@@ -37,6 +40,8 @@ type Namespace struct {
 	Env map[string]string
 	// Retry is how long an ADD is repeated while its error may pass.
 	Retry time.Duration
+	// shared is the folder of networks that many namespaces can share.
+	shared string
 }
 
 // Named is a namespace of which nothing but its name is of interest.
@@ -60,7 +65,8 @@ func Load(name string) (Namespace, error) {
 		return value
 	}
 	n.Network = take("NETWORK", NetworkName(name))
-	n.ConfDir = take("NETCONFPATH", "/etc/cni/net.d")
+	n.shared = take("NETCONFPATH", "/etc/cni/net.d")
+	n.ConfDir = n.NetworkDir(n.Network)
 	n.IfName = take("CNI_IFNAME", DefaultIfName)
 	n.CNIPath = take("CNI_PATH", CNIPath())
 	n.CNIArgs, n.CapArgs = take("CNI_ARGS", ""), take("CAP_ARGS", "")
@@ -70,6 +76,14 @@ func Load(name string) (Namespace, error) {
 	}
 	n.Env = env
 	return n, nil
+}
+
+// NetworkDir is the folder of a network, which cnitool takes as a whole.
+func (n Namespace) NetworkDir(network string) string {
+	if _, err := os.Stat(filepath.Join(OwnNetworks, network+".conflist")); err == nil {
+		return OwnNetworks
+	}
+	return n.shared
 }
 
 // maxRetry, in seconds, is a day.
@@ -111,3 +125,9 @@ func isAlnum(r rune) bool {
 
 // Shim is the unit that makes the namespace.
 func (n Namespace) Shim() string { return "systemd-netns@" + n.Name + ".service" }
+
+// ResolvConf is the resolv.conf(5) that the shim gives to services in the
+// namespace, if they need another than the host's.
+func (n Namespace) ResolvConf() string {
+	return filepath.Join("/run/systemd-netns", n.Name, "resolv.conf")
+}

@@ -1,126 +1,213 @@
-// Package units asks systemd about units, and has it start and stop them.
+// Package units asks systemd about units, and has it start and stop them, over
+// D-Bus (org.freedesktop.systemd1(5)).
 package units
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"os/exec"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/coreos/go-systemd/v22/dbus"
 )
 
-// Unit is a service, and what systemd says of it.
-type Unit struct {
-	Name    string
-	loaded  string
-	Sockets []string
-	// Running are those of its units that were active.
-	Running []string
+// Systemd is a connection to the system's systemd.
+type Systemd struct{ conn *dbus.Conn }
+
+// Connect connects to systemd: root over its own socket, which is there without
+// a D-Bus daemon, everyone else over the system bus. Close it when done.
+func Connect(ctx context.Context) (*Systemd, error) {
+	connect := dbus.NewSystemConnectionContext
+	if os.Geteuid() == 0 {
+		connect = dbus.NewSystemdConnectionContext
+	}
+	conn, err := connect(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect to systemd: %w; is systemd running here? See `systemctl is-system-running`", err)
+	}
+	return &Systemd{conn}, nil
 }
 
-// Find finds a service that can be put into a namespace.
-func Find(name string) (*Unit, error) {
-	u := &Unit{Name: name}
-	if err := u.Ask(); err != nil {
-		return nil, err
+// Close ends the connection.
+func (s *Systemd) Close() { s.conn.Close() }
+
+// Unit is what systemd says of a unit.
+type Unit struct {
+	// Name is the unit's own name, of which an alias is another.
+	Name string
+	// Load and Active are its states, such as "loaded" and "active".
+	Load, Active, Sub string
+	// Type is a service's, such as "notify".
+	Type string
+	// File is where it is defined, and Source what a generator made that from.
+	File, Source string
+	// DropIns are the files that add to it.
+	DropIns []string
+	// TriggeredBy, BoundBy are other units' names.
+	TriggeredBy, BoundBy []string
+	// MainPID is 0 for a unit that does not run.
+	MainPID uint32
+	// NetnsPath is NetworkNamespacePath=.
+	NetnsPath string
+	// JoinsNamespaceOf are other units' names.
+	JoinsNamespaceOf []string
+	// Stale says that files were changed which systemd has not read.
+	Stale bool
+}
+
+// Unit asks for a unit by its name or an alias. One that is not installed has
+// the state "not-found", which is no error.
+func (s *Systemd) Unit(ctx context.Context, name string) (*Unit, error) {
+	p, err := s.conn.GetAllPropertiesContext(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("ask systemd about %s: %w", name, err)
 	}
-	switch u.loaded {
-	case "loaded":
-	case "masked":
-		return nil, fmt.Errorf("%s: masked, so that it cannot run; `systemctl unmask %s` first", u.Name, u.Name)
-	case "not-found":
-		return nil, fmt.Errorf("%s: no such unit; install what brings it, or see `systemctl list-unit-files --type=service`", u.Name)
-	default:
-		return nil, fmt.Errorf("%s: systemd cannot load it (%s); see `systemctl status %s`", u.Name, u.loaded, u.Name)
+	u := &Unit{
+		Name: property[string](p, "Id"), Load: property[string](p, "LoadState"),
+		Active: property[string](p, "ActiveState"), Sub: property[string](p, "SubState"), Type: property[string](p, "Type"),
+		File: property[string](p, "FragmentPath"), Source: property[string](p, "SourcePath"), DropIns: property[[]string](p, "DropInPaths"),
+		TriggeredBy: property[[]string](p, "TriggeredBy"), BoundBy: property[[]string](p, "BoundBy"),
+		MainPID: property[uint32](p, "MainPID"), NetnsPath: property[string](p, "NetworkNamespacePath"),
+		JoinsNamespaceOf: property[[]string](p, "JoinsNamespaceOf"), Stale: property[bool](p, "NeedDaemonReload"),
+	}
+	if u.Load == "not-found" || u.Name == "" {
+		u.Name = name
 	}
 	return u, nil
 }
 
-// Ask asks systemd about the service. An alias becomes the name that it stands
-// for, by which the drop-in names the namespace.
-func (u *Unit) Ask() error {
-	values, err := properties(u.Name, "Id", "LoadState", "TriggeredBy")
-	if err != nil {
-		return err
-	}
-	if values["LoadState"] == "loaded" && values["Id"] != "" {
-		u.Name = values["Id"]
-	}
-	u.loaded = values["LoadState"]
-	for trigger := range strings.FieldsSeq(values["TriggeredBy"]) {
-		if strings.HasSuffix(trigger, ".socket") {
-			u.Sockets = append(u.Sockets, trigger)
-		}
-	}
-	u.Running, err = Active(u.Names())
-	return err
+// property gives the zero value for one that this systemd does not have.
+func property[T any](properties map[string]any, name string) T {
+	value, _ := properties[name].(T)
+	return value
 }
 
-// Active are those of the units that run, or are about to.
-func Active(units []string) (running []string, err error) {
-	for _, name := range units {
-		state, err := Show("ActiveState", name)
+// Runs tells whether a unit is up, or about to be.
+func (u *Unit) Runs() bool {
+	return slices.Contains([]string{"active", "activating", "reloading", "refreshing"}, u.Active)
+}
+
+// Sockets are the socket units that trigger the service.
+func (u *Unit) Sockets() []string {
+	return slices.DeleteFunc(slices.Clone(u.TriggeredBy), func(t string) bool { return !strings.HasSuffix(t, ".socket") })
+}
+
+// Running are those of the units that run.
+func (s *Systemd) Running(ctx context.Context, names []string) (running []string, err error) {
+	for _, name := range names {
+		u, err := s.Unit(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		if slices.Contains([]string{"active", "activating", "reloading"}, state) {
-			running = append(running, name)
+		if u.Runs() {
+			running = append(running, u.Name)
 		}
 	}
 	return running, nil
 }
 
-// Names are the service's and its sockets' names.
-func (u *Unit) Names() []string { return append([]string{u.Name}, u.Sockets...) }
-
-// LastWords are what the shim has said of late.
-func LastWords(namespace string) string {
-	out, err := exec.Command("journalctl", "--quiet", "--no-pager", "--output=cat", "--identifier=systemd-netns",
-		"--lines=3", "--unit=systemd-netns@"+namespace+".service").Output()
+// Loaded lists the units in memory whose names match a pattern (glob(7)).
+func (s *Systemd) Loaded(ctx context.Context, pattern string) (names []string, err error) {
+	all, err := s.conn.ListUnitsByPatternsContext(ctx, nil, []string{pattern})
 	if err != nil {
-		return "see `journalctl -u systemd-netns@" + namespace + "`"
+		return nil, fmt.Errorf("list units %s: %w", pattern, err)
 	}
-	return strings.TrimSpace(string(out))
+	for _, u := range all {
+		if u.LoadState != "not-found" {
+			names = append(names, u.Name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
 }
 
-// properties asks systemd for several properties of a unit.
-func properties(unit string, names ...string) (map[string]string, error) {
-	args := []string{"show", "--property=" + strings.Join(names, ","), "--", unit}
-	out, err := exec.Command("systemctl", args...).Output()
+// Installed lists the unit files whose names match a pattern, but templates.
+func (s *Systemd) Installed(ctx context.Context, pattern string) (names []string, err error) {
+	all, err := s.conn.ListUnitFilesByPatternsContext(ctx, nil, []string{pattern})
 	if err != nil {
-		return nil, failure("systemctl", args, err, "")
+		return nil, fmt.Errorf("list unit files %s: %w", pattern, err)
 	}
-	values := map[string]string{}
-	for line := range strings.Lines(string(out)) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		values[key] = value
+	for _, f := range all {
+		if name := filepath.Base(f.Path); !strings.Contains(name, "@.") {
+			names = append(names, name)
+		}
 	}
-	return values, nil
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
-// Show asks systemd for a property of units, one a line.
-func Show(property string, units ...string) (string, error) {
-	args := append([]string{"show", "--property=" + property, "--value", "--"}, units...)
-	out, err := exec.Command("systemctl", args...).Output()
-	if err != nil {
-		return "", failure("systemctl", args, err, "")
-	}
-	return strings.TrimSpace(string(out)), nil
-}
-
-// Run runs a command, whose output is its error's text.
-func Run(command string, args ...string) error {
-	out, err := exec.Command(command, args...).CombinedOutput()
-	if err != nil {
-		return failure(command, args, err, string(out))
+// ReadFiles has systemd read unit files again, as `systemctl daemon-reload` does.
+func (s *Systemd) ReadFiles(ctx context.Context) error {
+	if err := s.conn.ReloadContext(ctx); err != nil {
+		return fmt.Errorf("systemctl daemon-reload: %w", err)
 	}
 	return nil
 }
 
-func failure(command string, args []string, err error, out string) error {
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && out == "" {
-		out = string(exit.Stderr)
+// job is a method of systemd's that makes a job.
+type job func(ctx context.Context, name, mode string, result chan<- string) (int, error)
+
+// Start starts units, and waits until all are up.
+func (s *Systemd) Start(ctx context.Context, names ...string) error {
+	return run(ctx, "start", s.conn.StartUnitContext, names)
+}
+
+// Stop stops units.
+func (s *Systemd) Stop(ctx context.Context, names ...string) error {
+	return run(ctx, "stop", s.conn.StopUnitContext, names)
+}
+
+// Restart restarts units, and waits until all are up.
+func (s *Systemd) Restart(ctx context.Context, names ...string) error {
+	return run(ctx, "restart", s.conn.RestartUnitContext, names)
+}
+
+// Reload has a unit reload what it is configured by.
+func (s *Systemd) Reload(ctx context.Context, name string) error {
+	return run(ctx, "reload", s.conn.ReloadUnitContext, []string{name})
+}
+
+// ResetFailed forgets the units' failures and how often they were started.
+func (s *Systemd) ResetFailed(ctx context.Context, names ...string) error {
+	var errs []error
+	for _, name := range names {
+		errs = append(errs, s.conn.ResetFailedUnitContext(ctx, name))
 	}
-	return fmt.Errorf("%s %s: %w: %s", command, strings.Join(args, " "), err, strings.TrimSpace(out))
+	return errors.Join(errs...)
+}
+
+// run makes all jobs before it waits for any, so that systemd can order them.
+func run(ctx context.Context, what string, method job, names []string) error {
+	results := make([]chan string, len(names))
+	for i, name := range names {
+		results[i] = make(chan string, 1)
+		if _, err := method(ctx, name, "replace", results[i]); err != nil {
+			return fmt.Errorf("systemctl %s %s: %w", what, name, err)
+		}
+	}
+	var errs []error
+	for i, name := range names {
+		select {
+		case result := <-results[i]:
+			errs = append(errs, jobError(what, name, result))
+		case <-ctx.Done():
+			return fmt.Errorf("systemctl %s %s: %w", what, name, context.Cause(ctx))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// jobError puts a job's result into words.
+func jobError(what, name, result string) error {
+	switch result {
+	case "done", "skipped":
+		return nil
+	case "dependency":
+		return fmt.Errorf("%s %s: a unit that it needs failed", what, name)
+	default:
+		return fmt.Errorf("%s %s: %s; see `systemctl status %s`", what, name, result, name)
+	}
 }

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"macvlan-vip/systemd/internal/dropin"
+	"macvlan-vip/systemd/internal/units"
+)
+
+// transaction is what the commands that change something have in common.
+type transaction struct {
+	dryRun, yes bool
+}
+
+func (t *transaction) flags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&t.dryRun, "dry-run", false, "print what would be written and restarted, and change nothing")
+	cmd.Flags().BoolVar(&t.yes, "yes", false, "do not ask")
+}
+
+// run plans a change and makes it, while no other is made on this host. It tells
+// whether the change was made.
+func (t *transaction) run(ctx context.Context, sd *units.Systemd, plan func() (*dropin.Change, error), question string) (bool, error) {
+	if err := needRoot(); err != nil {
+		return false, err
+	}
+	unlock, err := dropin.Lock(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	change, err := plan()
+	if err != nil {
+		return false, err
+	}
+	if t.dryRun {
+		for _, line := range change.Lines() {
+			fmt.Println(line)
+		}
+		return false, nil
+	}
+	if change.Empty() {
+		fmt.Println(change.Done + " already")
+		return false, nil
+	}
+	if err := t.confirm(change.Others, question); err != nil {
+		return false, err
+	}
+	if err := change.Apply(ctx, sd); err != nil {
+		return false, err
+	}
+	fmt.Println(change.Done)
+	return true, nil
+}
+
+// confirm asks on a terminal; elsewhere a change that stops other services wants
+// --yes.
+func (t *transaction) confirm(others []string, question string) error {
+	if len(others) > 0 {
+		question = "This restarts other running services, too: " + strings.Join(others, " ")
+	}
+	if t.yes || question == "" {
+		return nil
+	}
+	if !isTerminal(os.Stdin) {
+		if len(others) == 0 {
+			return nil
+		}
+		return errors.New(question + "; to do so, repeat it with --yes")
+	}
+	fmt.Fprint(os.Stderr, question+". Go on? [y/N] ")
+	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
+		return errors.New("nothing was changed")
+	}
+	return nil
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"macvlan-vip/systemd/internal/dropin"
+	"macvlan-vip/systemd/internal/units"
+)
+
+func newSet() *cobra.Command {
+	var up dropin.Update
+	var t transaction
+	cmd := &cobra.Command{
+		Use:   "set SERVICE",
+		Short: "Change the VIPs of a service while it runs",
+		Long: `Adds and removes VIPs. The service goes on running, and so do the connections to
+the VIPs that stay. Another gateway takes effect by a restart. If a change fails,
+it is rolled back.`,
+		Example: `  systemd-netns set haproxy --add-vip 192.0.2.11/24
+  systemd-netns set haproxy --remove-vip 192.0.2.10/24
+  systemd-netns set haproxy --vip 192.0.2.10/24 --vip 192.0.2.12/24`,
+		Args:              oneService,
+		ValidArgsFunction: completeMembers,
+		PreRunE: func(*cobra.Command, []string) error {
+			switch {
+			case len(up.VIPs)+len(up.Add)+len(up.Remove)+len(up.Gateways) == 0:
+				return exitError{errors.New("name a change: --vip, --add-vip, --remove-vip or --gateway"), exitUsage}
+			case len(up.VIPs) > 0 && len(up.Add)+len(up.Remove) > 0:
+				return exitError{errors.New("--vip names all VIPs; use it without --add-vip and --remove-vip"), exitUsage}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if up.Unit, err = serviceName(args[0]); err != nil {
+				return err
+			}
+			return withSystemd(cmd.Context(), func(sd *units.Systemd) error {
+				made, err := t.run(cmd.Context(), sd, func() (*dropin.Change, error) { return dropin.Set(cmd.Context(), sd, up) }, "")
+				if err != nil || !made {
+					return err
+				}
+				return tellWorks(cmd, sd, up.Unit)
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.Var((*vips)(&up.VIPs), "vip", "a VIP; may be given more than once; they replace those that there were")
+	flags.Var((*vips)(&up.Add), "add-vip", "one VIP more; may be given more than once")
+	flags.Var((*vips)(&up.Remove), "remove-vip", "one VIP less; may be given more than once")
+	flags.Var((*addresses)(&up.Gateways), "gateway", "the default route's gateway, one for each family; restarts the service")
+	t.flags(cmd)
+	return cmd
+}

@@ -1,0 +1,163 @@
+// Package check finds out what is wrong with a service in a network namespace, as
+// far as its host can tell, and changes nothing.
+package check
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"macvlan-vip/systemd/internal/cnitool"
+	"macvlan-vip/systemd/internal/facts"
+	"macvlan-vip/systemd/internal/members"
+	"macvlan-vip/systemd/internal/record"
+	"macvlan-vip/systemd/internal/settings"
+	"macvlan-vip/systemd/internal/units"
+)
+
+// Finding is the outcome of one check of one service. Its JSON is of version 1:
+// keys may be added, never changed or removed.
+type Finding struct {
+	// Service is the unit's full name, Check the check's name.
+	Service string `json:"service"`
+	Check   string `json:"check"`
+	OK      bool   `json:"ok"`
+	// Detail is what was found, Remedy a command or, where none can do it, what to
+	// do; "" where there is nothing to do.
+	Detail string `json:"detail"`
+	Remedy string `json:"remedy"`
+}
+
+// subject is a service with what is known of it.
+type subject struct {
+	unit *units.Unit
+	sd   *units.Systemd
+	// namespace is the one that it is in; network says what is configured.
+	namespace settings.Namespace
+	// known is what was made of it, nil if nothing.
+	known *record.Attachment
+	facts facts.Facts
+}
+
+// attached tells whether the service has its link.
+func (s *subject) attached() bool { return s.known != nil && s.facts.MAC != "" }
+
+func (s *subject) stem() string { return strings.TrimSuffix(s.unit.Name, ".service") }
+
+func (s *subject) ok(format string, args ...any) Finding {
+	return Finding{OK: true, Detail: fmt.Sprintf(format, args...)}
+}
+
+func (s *subject) fail(remedy, format string, args ...any) Finding {
+	return Finding{Detail: fmt.Sprintf(format, args...), Remedy: remedy}
+}
+
+func (s *subject) reload() string  { return "systemctl reload " + s.namespace.Shim() }
+func (s *subject) restart() string { return "systemctl restart " + s.namespace.Shim() }
+
+// checks are those of a service, in the order of their causes. Each has something
+// to say where it applies.
+var checks = []struct {
+	name string
+	// link says that it takes the service's link.
+	link bool
+	do   func(context.Context, *subject) *Finding
+}{
+	{"drop-in", false, checkDropIn},
+	{"service", false, checkService},
+	{"sockets", false, checkSockets},
+	{"master", false, checkMaster},
+	{"attachment", false, checkAttachment},
+	{"edited", false, checkEdited},
+	{"duplicate-address", true, checkDuplicates},
+	{"gateway", true, checkGateway},
+	{"host", true, checkHost},
+	{"way-back", true, checkWayBack},
+	{"firewall", true, checkFirewall},
+	{"dns", true, checkDNS},
+	{"loopback", true, checkLoopback},
+}
+
+// Works are the checks that tell what a change has come to.
+var Works = []string{"master", "attachment", "gateway", "host"}
+
+// Service checks a service, such as "web.service", by the checks of these names,
+// or all. Of a unit that is not installed it gives the state "not-found".
+func Service(ctx context.Context, sd *units.Systemd, u *units.Unit, names ...string) []Finding {
+	in := members.NamespaceOf(u)
+	if in == "" {
+		return []Finding{{
+			Service: u.Name, Check: "drop-in", Detail: "it is in no namespace",
+			Remedy: "systemd-netns enable " + strings.TrimSuffix(u.Name, ".service"),
+		}}
+	}
+	s := &subject{unit: u, sd: sd}
+	if err := s.look(in); err != nil {
+		return []Finding{{Service: u.Name, Check: "attachment", Detail: err.Error(), Remedy: s.reload()}}
+	}
+	return s.run(ctx, names)
+}
+
+func (s *subject) look(in string) (err error) {
+	if s.namespace, err = settings.Load(in); err != nil {
+		s.namespace = settings.Named(in)
+		return err
+	}
+	known, err := cnitool.Known(s.namespace)
+	if len(known) == 0 {
+		return err
+	}
+	s.known = &known[len(known)-1]
+	s.facts, err = facts.Look(s.namespace.Path, s.known.IfName, cnitool.Result(*s.known))
+	return err
+}
+
+// run runs the checks side by side, since some wait for answers.
+func (s *subject) run(ctx context.Context, names []string) (all []Finding) {
+	results := make([]chan *Finding, len(checks))
+	for i, c := range checks {
+		results[i] = make(chan *Finding, 1)
+		if !wanted(c.name, names) || c.link && !s.attached() {
+			results[i] <- nil
+			continue
+		}
+		go func() { results[i] <- c.do(ctx, s) }()
+	}
+	for i, c := range checks {
+		if f := <-results[i]; f != nil {
+			f.Service, f.Check = s.unit.Name, c.name
+			all = append(all, *f)
+		}
+	}
+	return all
+}
+
+func wanted(name string, names []string) bool {
+	for _, n := range names {
+		if n == name {
+			return true
+		}
+	}
+	return len(names) == 0
+}
+
+// ErrUnseen is for whoever cannot look into other processes' namespaces.
+var ErrUnseen = fmt.Errorf("looking into a namespace takes root: run this with sudo")
+
+// Seeing tells whether this process can check.
+func Seeing() error {
+	if os.Geteuid() != 0 {
+		return ErrUnseen
+	}
+	return nil
+}
+
+// Text is a finding as one line, with its remedy on a second where it failed.
+func (f Finding) Text(mark string) string {
+	text := fmt.Sprintf("%s: %s %s: %s", f.Service, mark, f.Check, strings.ReplaceAll(f.Detail, "\n", "\n    "))
+	if !f.OK && f.Remedy != "" {
+		text += "\n    " + f.Remedy
+	}
+	return text
+}

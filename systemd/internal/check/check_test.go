@@ -1,0 +1,90 @@
+package check
+
+import (
+	"encoding/hex"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestRefusal takes packets as lo carries them.
+func TestRefusal(t *testing.T) {
+	for name, c := range map[string]struct {
+		packet, want string
+	}{
+		"a refused connection":     {"45000028000040004006 3cce 7f000001 7f000001 1f90c350 00000000 12345678 50140000 00000000", "tcp 127.0.0.1:8080"},
+		"an established one reset": {"45000028000040004006 3cce 7f000001 7f000001 1f90c350 00000009 12345678 50140000 00000000", ""},
+		"a first packet":           {"4500003c000040004006 3cba 7f000001 7f000001 c3501f90 12345678 00000000 50020000 00000000", ""},
+		"a VIP":                    {"45000028000040004006 3cce c0000201 7f000001 1f90c350 00000000 12345678 50140000 00000000", ""},
+		"a refused IPv6 one":       {"60000000 00140640 00000000000000000000000000000001 00000000000000000000000000000001 1f90c350 00000000 12345678 50140000 00000000", "tcp [::1]:8080"},
+		"a datagram to no port":    {"4500003800000000400100007f0000017f000001 0303000000000000 4500001c000040004011 3cce 7f000001 7f000035 c3500035 00080000", "udp 127.0.0.53:53"},
+		"too short":                {"4500", ""},
+		"a header beyond its end":  {"4f00002800004000400600007f0000017f000001", ""},
+	} {
+		packet, err := hex.DecodeString(strings.ReplaceAll(c.packet, " ", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, ok := refusal(packet)
+		if ok != (c.want != "") || ok && p.String() != c.want {
+			t.Errorf("%s: %v, %v", name, p, ok)
+		}
+	}
+}
+
+func TestFirstListener(t *testing.T) {
+	const head = "  sl  local_address rem_address   st tx_queue\n"
+	for name, c := range map[string]struct {
+		table string
+		want  uint16
+	}{
+		"on a VIP":         {head + "   0: 0A0200C0:0050 00000000:0000 0A 00000000\n", 80},
+		"on loopback only": {head + "   0: 0100007F:1F90 00000000:0000 0A 00000000\n", 0},
+		"connected only":   {head + "   0: 0A0200C0:0050 090200C0:C350 01 00000000\n", 0},
+		"on all, IPv6":     {head + "   0: 00000000000000000000000000000000:01BB 00000000000000000000000000000000:0000 0A 0\n", 443},
+	} {
+		if got := firstListener(c.table); got != c.want {
+			t.Errorf("%s: %d", name, got)
+		}
+	}
+}
+
+func TestDroppingChain(t *testing.T) {
+	for name, c := range map[string]struct{ ruleset, want string }{
+		"a policy":        {"table inet filter {\n\tchain input {\n\t\ttype filter hook input priority filter; policy drop;\n\t\tiifname \"eth0\" accept\n\t}\n}\n", "inet filter input"},
+		"a rule":          {"table ip raw {\n\tchain pre {\n\t\ttype filter hook prerouting priority raw; policy accept;\n\t\tiifname \"mv-int\" drop\n\t}\n}\n", "ip raw pre"},
+		"forwarding only": {"table ip f {\n\tchain fwd {\n\t\ttype filter hook forward priority 0; policy drop;\n\t}\n\tchain in {\n\t\ttype filter hook input priority 0; policy accept;\n\t}\n}\n", ""},
+		"none":            {"", ""},
+	} {
+		if got := droppingChain(c.ruleset); got != c.want {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
+func TestServers(t *testing.T) {
+	got := servers("# x\nnameserver 192.0.2.53\nsearch a\nnameserver fe80::1%mv0\nnameserver x\n")
+	if want := []netip.Addr{netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("fe80::1%mv0")}; !slices.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+}
+
+// TestText: a finding is a line, and its remedy another.
+func TestText(t *testing.T) {
+	for _, c := range []struct {
+		finding Finding
+		want    string
+	}{
+		{Finding{Service: "a.service", Check: "host", OK: true, Detail: "it is"}, "a.service: ok host: it is"},
+		{Finding{Service: "a.service", Check: "host", Detail: "it is not", Remedy: "do it"}, "a.service: FAIL host: it is not\n    do it"},
+	} {
+		mark := "FAIL"
+		if c.finding.OK {
+			mark = "ok"
+		}
+		if got := c.finding.Text(mark); got != c.want {
+			t.Errorf("%q", got)
+		}
+	}
+}

@@ -1,0 +1,173 @@
+package check
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
+	"github.com/vishvananda/netlink"
+	vnetns "github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"macvlan-vip/systemd/internal/enter"
+	"macvlan-vip/systemd/internal/networks"
+)
+
+// checkMaster: the host's link below the VIPs is there, up and has carrier.
+func checkMaster(_ context.Context, s *subject) *Finding {
+	name := s.master()
+	if name == "" {
+		return nil
+	}
+	h, err := netlinksafe.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		f := s.fail("", "%v", err)
+		return &f
+	}
+	defer h.Close()
+	link, err := h.LinkByName(name)
+	var f Finding
+	switch {
+	case err != nil:
+		f = s.fail("systemd-netns enable "+s.stem()+" --master LINK", "%s: no such link", name)
+	case link.Attrs().Flags&net.FlagUp == 0:
+		f = s.fail("ip link set "+name+" up", "%s is down", name)
+	case link.Attrs().RawFlags&unix.IFF_LOWER_UP == 0:
+		f = s.fail("check the cable or the switch port of "+name, "%s has no carrier", name)
+	default:
+		f = s.ok("%s is up", name)
+	}
+	return &f
+}
+
+// master is the link below the VIPs, or the one that is configured.
+func (s *subject) master() string {
+	if s.facts.Master != "" {
+		return s.facts.Master
+	}
+	var text []byte
+	if s.known != nil {
+		text = s.known.Config
+	} else if found, _, err := networks.Find(s.namespace.ConfDir, s.namespace.Network); err == nil && found != nil {
+		text = found.Text
+	}
+	var conf struct {
+		Master  string                    `json:"master"`
+		Plugins []struct{ Master string } `json:"plugins"`
+	}
+	if json.Unmarshal(text, &conf) != nil {
+		return ""
+	}
+	for _, p := range conf.Plugins {
+		if p.Master != "" {
+			return p.Master
+		}
+	}
+	return conf.Master
+}
+
+// answerTime is how long an answer of the LAN is waited for.
+const answerTime = 500 * time.Millisecond
+
+// checkDuplicates: no other station answers for a VIP. The host asks on the
+// master, from which its own macvlans do not hear it.
+func checkDuplicates(_ context.Context, s *subject) *Finding {
+	ifi, err := net.InterfaceByName(s.facts.Master)
+	if err != nil {
+		return nil
+	}
+	var taken, unasked []string
+	for _, vip := range s.facts.VIPs {
+		mac, err := ask(ifi, vip.Addr(), true)
+		switch {
+		case err != nil:
+			unasked = append(unasked, fmt.Sprintf("%s not asked for: %v", vip.Addr(), err))
+		case mac != nil:
+			taken = append(taken, fmt.Sprintf("%s is in use by %s", vip.Addr(), mac))
+		}
+	}
+	f := s.ok("no other station answers for the VIPs")
+	if len(unasked) > 0 {
+		f = s.ok("no other station answers; %s", strings.Join(unasked, "; "))
+	}
+	if len(taken) > 0 {
+		f = s.fail("find that station by its MAC in the switch's table, or use another VIP: systemd-netns set "+s.stem()+" --add-vip ADDR/LEN --remove-vip ADDR/LEN",
+			"%s", strings.Join(taken, "; "))
+	}
+	return &f
+}
+
+// checkGateway: the gateways of the service's default routes answer.
+func checkGateway(_ context.Context, s *subject) *Finding {
+	gateways, err := s.gateways()
+	if err != nil {
+		f := s.fail(s.reload(), "%v", err)
+		return &f
+	}
+	if len(gateways) == 0 {
+		f := s.ok("no default route: clients of other subnets get no answer")
+		return &f
+	}
+	var silent, found []string
+	err = enter.Do(s.namespace.Path, func() error {
+		ifi, err := net.InterfaceByName(s.facts.Link)
+		if err != nil {
+			return err
+		}
+		for _, gw := range gateways {
+			if mac, err := ask(ifi, gw, false); err != nil || mac == nil {
+				silent = append(silent, gw.String())
+			} else {
+				found = append(found, gw.String())
+			}
+		}
+		return nil
+	})
+	f := s.ok("%s answers", strings.Join(found, " "))
+	if err != nil {
+		f = s.fail(s.reload(), "%v", err)
+	} else if len(silent) > 0 {
+		f = s.fail("allow the MAC "+s.facts.MAC+" on the switch port or hypervisor (port security), or correct the gateway: systemd-netns set "+s.stem()+" --gateway ADDR",
+			"%s does not answer on %s", strings.Join(silent, " "), s.facts.Link)
+	}
+	return &f
+}
+
+// gateways are those of the default routes in the namespace.
+func (s *subject) gateways() (all []netip.Addr, err error) {
+	routes, err := s.routes()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range routes {
+		if r.Dst != nil {
+			if ones, _ := r.Dst.Mask.Size(); ones != 0 {
+				continue
+			}
+		}
+		if gw, ok := netip.AddrFromSlice(r.Gw); ok {
+			all = append(all, gw.Unmap())
+		}
+	}
+	return all, nil
+}
+
+// routes are those of the namespace's main table.
+func (s *subject) routes() ([]netlink.Route, error) {
+	at, err := vnetns.GetFromPath(s.namespace.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = at.Close() }()
+	h, err := netlinksafe.NewHandleAt(at, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	return h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+}

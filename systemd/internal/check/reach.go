@@ -1,0 +1,288 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
+
+	"macvlan-vip/systemd/internal/enter"
+)
+
+// connectTime is how long a connection within the host is waited for.
+const connectTime = time.Second
+
+// unreached are the VIPs to which this host gets no connection, not even a
+// refusal.
+func (s *subject) unreached() []netip.Addr {
+	port := s.listening()
+	var lost []netip.Addr
+	for _, vip := range s.facts.VIPs {
+		conn, err := net.DialTimeout("tcp", netip.AddrPortFrom(vip.Addr(), port).String(), connectTime)
+		if err == nil {
+			conn.Close()
+		} else if !errors.Is(err, syscall.ECONNREFUSED) {
+			lost = append(lost, vip.Addr())
+		}
+	}
+	return lost
+}
+
+// closedPort is refused where nothing listens on it: tcpmux, which nobody has.
+const closedPort = 1
+
+// listening is a TCP port on which something listens in the namespace, for a
+// firewall that drops all others, or else a closed one.
+func (s *subject) listening() uint16 {
+	for _, file := range []string{"tcp", "tcp6"} {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", s.unit.MainPID, file))
+		if err != nil || s.unit.MainPID == 0 {
+			continue
+		}
+		if port := firstListener(string(text)); port != 0 {
+			return port
+		}
+	}
+	return closedPort
+}
+
+// firstListener reads a table of proc_net_tcp(5) for a socket that listens, but
+// on a loopback address.
+func firstListener(table string) uint16 {
+	for line := range strings.Lines(table) {
+		fields := strings.Fields(line)
+		if len(fields) < 4 || fields[3] != "0A" {
+			continue
+		}
+		addr, port, _ := strings.Cut(fields[1], ":")
+		// 127.0.0.0/8 in the order of this machine's bytes, and ::1.
+		if strings.HasSuffix(addr, "7F") && len(addr) == 8 || addr == "00000000000000000000000001000000" {
+			continue
+		}
+		if n, err := strconv.ParseUint(port, 16, 16); err == nil {
+			return uint16(n)
+		}
+	}
+	return 0
+}
+
+// checkHost: this host reaches the VIPs.
+func checkHost(_ context.Context, s *subject) *Finding {
+	lost := s.unreached()
+	if len(lost) == 0 {
+		f := s.ok("this host reaches its VIPs")
+		return &f
+	}
+	f := s.fail(s.reload(), "this host gets no answer from %s", join(lost))
+	routed := s.routed()
+	for _, vip := range lost {
+		switch {
+		case !strings.Contains(string(s.known.Config), `"hairpin-route"`):
+			f.Remedy = `add { "type": "hairpin-route" } behind macvlan-vip to the network's file, then: ` + s.restart()
+		case !slices.Contains(routed, vip):
+			f.Remedy = s.reload()
+		case s.oif(vip) != s.facts.Host:
+			f.Remedy = fmt.Sprintf("ip rule add pref 40 to %s lookup local", vip)
+			f.Detail += fmt.Sprintf("; its packets leave by %s, not by %s", s.oif(vip), s.facts.Host)
+		default:
+			f.Remedy = "see the finding on the firewall, or: " + s.reload()
+		}
+	}
+	return &f
+}
+
+func join[T fmt.Stringer](all []T) string {
+	words := make([]string, len(all))
+	for i, a := range all {
+		words[i] = a.String()
+	}
+	return strings.Join(words, " ")
+}
+
+// routed are the VIPs to which hairpin-route has a route.
+func (s *subject) routed() (all []netip.Addr) {
+	for _, w := range s.facts.Ways {
+		all = append(all, w.VIPs...)
+	}
+	return all
+}
+
+// oif is the link by which this host sends to an address.
+func (s *subject) oif(addr netip.Addr) string {
+	h, err := netlinksafe.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return ""
+	}
+	defer h.Close()
+	routes, err := h.RouteGet(addr.AsSlice())
+	if err != nil || len(routes) == 0 {
+		return ""
+	}
+	link, err := h.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return ""
+	}
+	return link.Attrs().Name
+}
+
+// checkWayBack: the namespace sends to the host's addresses directly.
+func checkWayBack(_ context.Context, s *subject) *Finding {
+	routes, err := s.routes()
+	if err != nil {
+		f := s.fail(s.reload(), "%v", err)
+		return &f
+	}
+	var missing []string
+	for _, w := range s.facts.Ways {
+		has := slices.ContainsFunc(routes, func(r netlink.Route) bool {
+			return r.Dst != nil && r.Dst.String() == hostPrefix(w.Source)
+		})
+		if w.Source != "" && !has {
+			missing = append(missing, w.Source)
+		}
+	}
+	if len(s.facts.Ways) == 0 {
+		return nil
+	}
+	f := s.ok("answers to this host leave by %s", s.facts.Link)
+	if len(missing) > 0 {
+		f = s.fail(s.reload(), "no route in the namespace to this host's %s", strings.Join(missing, " "))
+	}
+	return &f
+}
+
+func hostPrefix(addr string) string {
+	a, err := netip.ParseAddr(addr)
+	if err != nil {
+		return ""
+	}
+	return netip.PrefixFrom(a, a.BitLen()).String()
+}
+
+// checkFirewall: where the routes are right and yet no answer comes back, some
+// rule of this host drops it.
+func checkFirewall(_ context.Context, s *subject) *Finding {
+	if s.facts.Host == "" {
+		return nil
+	}
+	routed := s.routed()
+	lost := slices.DeleteFunc(s.unreached(), func(vip netip.Addr) bool {
+		return !slices.Contains(routed, vip) || s.oif(vip) != s.facts.Host
+	})
+	if len(lost) == 0 {
+		f := s.ok("nothing drops what comes from %s", s.facts.Host)
+		return &f
+	}
+	out, _ := exec.Command("nft", "list", "ruleset").Output()
+	remedy := fmt.Sprintf("iptables -I INPUT -i %s -j ACCEPT", s.facts.Host)
+	detail := ""
+	if chain := droppingChain(string(out)); chain != "" {
+		remedy = fmt.Sprintf("nft insert rule %s iifname %s accept", chain, s.facts.Host)
+		detail = "; chain " + chain + " drops packets"
+	}
+	f := s.fail(remedy, "answers from %s through %s are lost%s", join(lost), s.facts.Host, detail)
+	return &f
+}
+
+// droppingChain is the first chain on packets to this host that drops some, as
+// "inet filter input", by the text of `nft list ruleset`.
+func droppingChain(ruleset string) string {
+	table, chain, input := "", "", false
+	for line := range strings.Lines(ruleset) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) >= 3 && f[0] == "table":
+			table = f[1] + " " + f[2]
+		case len(f) >= 2 && f[0] == "chain":
+			chain, input = f[1], false
+		case strings.Contains(line, " hook "):
+			input = strings.Contains(line, "hook input") || strings.Contains(line, "hook prerouting")
+		}
+		if input && (strings.Contains(line, "drop") || strings.Contains(line, "reject")) {
+			return table + " " + chain
+		}
+	}
+	return ""
+}
+
+// checkDNS: a server that the service asks answers.
+func checkDNS(_ context.Context, s *subject) *Finding {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/etc/resolv.conf", s.unit.MainPID))
+	if err != nil {
+		return nil
+	}
+	all := servers(string(text))
+	if len(all) == 0 {
+		f := s.ok("no server is configured")
+		return &f
+	}
+	remedy := fmt.Sprintf("systemd-netns enable %s --in %s --dns ADDR", s.stem(), s.namespace.Name)
+	if s.namespace.ConfDir != "" && s.known.Network != s.namespace.Name {
+		remedy = fmt.Sprintf("mkdir -p /etc/netns/%[1]s && echo nameserver ADDR >/etc/netns/%[1]s/resolv.conf && %[2]s && systemctl restart %[3]s", s.namespace.Name, s.reload(), s.unit.Name)
+	}
+	var answered netip.Addr
+	err = enter.Do(s.namespace.Path, func() error {
+		for _, server := range all {
+			if query(server) == nil {
+				answered = server
+				return nil
+			}
+		}
+		return nil
+	})
+	f := s.ok("%s answers", answered)
+	if err != nil || !answered.IsValid() {
+		f = s.fail(remedy, "none of the service's DNS servers answers: %s", join(all))
+	}
+	return &f
+}
+
+// servers are the name servers of a resolv.conf(5).
+func servers(text string) (all []netip.Addr) {
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
+			if addr, err := netip.ParseAddr(f[1]); err == nil {
+				all = append(all, addr)
+			}
+		}
+	}
+	return all
+}
+
+// query asks a DNS server for the root's name servers; any answer will do.
+func query(server netip.Addr) error {
+	message := dnsmessage.Message{
+		Header:    dnsmessage.Header{ID: uint16(os.Getpid()), RecursionDesired: true},
+		Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName("."), Type: dnsmessage.TypeNS, Class: dnsmessage.ClassINET}},
+	}
+	data, err := message.Pack()
+	if err != nil {
+		return err
+	}
+	conn, err := net.DialTimeout("udp", netip.AddrPortFrom(server, 53).String(), connectTime)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(connectTime)); err != nil {
+		return err
+	}
+	if _, err := conn.Write(data); err != nil {
+		return err
+	}
+	_, err = conn.Read(make([]byte, 512))
+	return err
+}

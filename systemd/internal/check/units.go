@@ -1,0 +1,101 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"macvlan-vip/systemd/internal/cnitool"
+	"macvlan-vip/systemd/internal/networks"
+)
+
+// checkDropIn: systemd has read the files, and the service runs where they say.
+func checkDropIn(_ context.Context, s *subject) *Finding {
+	var f Finding
+	its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", s.unit.MainPID))
+	own, ownErr := os.Readlink("/proc/1/ns/net")
+	switch {
+	case s.unit.Stale:
+		f = s.fail("systemctl daemon-reload", "files of %s were changed since systemd read them", s.unit.Name)
+	case s.unit.MainPID != 0 && err == nil && ownErr == nil && its == own:
+		f = s.fail("systemctl restart "+s.unit.Name, "it runs on the host's network, since it was started before its drop-in was read")
+	default:
+		f = s.ok("namespace %s", s.namespace.Name)
+	}
+	return &f
+}
+
+// checkService: it runs.
+func checkService(_ context.Context, s *subject) *Finding {
+	f := s.ok("%s", s.unit.Active)
+	if s.unit.Active == "failed" {
+		f = s.fail("journalctl -n 20 -u "+s.unit.Name+" -u "+s.namespace.Shim(), "failed")
+	} else if !s.unit.Runs() {
+		f = s.fail("systemctl start "+s.unit.Name, "%s; its VIPs are silent", s.unit.Active)
+	}
+	return &f
+}
+
+// checkSockets: a socket of the service listens where the service is.
+func checkSockets(ctx context.Context, s *subject) *Finding {
+	var left []string
+	for _, name := range s.unit.Sockets() {
+		socket, err := s.sd.Unit(ctx, name)
+		if err != nil || socket.NetnsPath != s.namespace.Path {
+			left = append(left, name)
+		}
+	}
+	if len(s.unit.Sockets()) == 0 {
+		return nil
+	}
+	f := s.ok("%s in the namespace", strings.Join(s.unit.Sockets(), " "))
+	if len(left) > 0 {
+		f = s.fail("systemd-netns enable "+s.stem()+" --in "+s.namespace.Name, "on the host's network: %s", strings.Join(left, " "))
+	}
+	return &f
+}
+
+// checkAttachment: the kernel holds what was made.
+func checkAttachment(_ context.Context, s *subject) *Finding {
+	var f Finding
+	switch {
+	case s.known == nil && s.unit.Runs():
+		f = s.fail(s.restart(), "not added to a network")
+	case s.known == nil:
+		return nil
+	default:
+		f = s.ok("%s", strings.Join(s.facts.Made(s.known.Network), "; "))
+		if err := cnitool.Check(s.namespace, *s.known); err != nil {
+			f = s.fail(s.reload(), "%v", err)
+		}
+	}
+	return &f
+}
+
+// checkEdited: what is configured is in effect.
+func checkEdited(_ context.Context, s *subject) *Finding {
+	if s.known == nil {
+		found, file, err := networks.Find(s.namespace.ConfDir, s.namespace.Network)
+		if err == nil && found == nil {
+			err = networks.Missing(s.namespace)
+		}
+		if err != nil {
+			f := s.fail("correct "+file, "%v", err)
+			if errors.Is(err, networks.ErrNone) {
+				f.Remedy = "systemd-netns enable " + s.stem() + " --vip ADDR/LEN"
+			}
+			return &f
+		}
+		return nil
+	}
+	f := s.ok("network %s as configured", s.known.Network)
+	switch e := networks.Edited(*s.known, s.namespace); {
+	case e.Live:
+		f = s.fail(s.reload(), "%s has changed since and is not in effect", e.What)
+	case e.What != "":
+		f = s.fail(s.restart(), "%s has changed since and is not in effect", e.What)
+	}
+	return &f
+}

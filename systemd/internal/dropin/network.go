@@ -1,0 +1,206 @@
+package dropin
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"macvlan-vip/systemd/internal/files"
+	"macvlan-vip/systemd/internal/networks"
+	"macvlan-vip/systemd/internal/settings"
+	"macvlan-vip/systemd/internal/uplink"
+)
+
+// network plans the files that the namespace's network is configured by, and
+// tells whether one changes: a network of its own or, of one that many share,
+// its VIPs in the environment file.
+func (w Wish) network(c *Change) (changed bool, err error) {
+	n, err := settings.Load(w.In)
+	if err != nil {
+		return false, err
+	}
+	before := len(c.want)
+	own, err := files.Read(networks.OwnFile(w.In))
+	if err != nil {
+		return false, err
+	}
+	found, file, err := networks.Find(n.NetworkDir(n.Network), n.Network)
+	if err != nil {
+		return false, err
+	}
+	switch {
+	case w.Network != "":
+		if own.Found {
+			err = c.removeOwn(w.In)
+		}
+		if err == nil {
+			err = w.shared(c, n)
+		}
+	case own.Found || found == nil && len(w.VIPs) > 0:
+		err = w.own(c, own)
+	case found == nil:
+		err = networks.Missing(n)
+	case len(w.VIPs) > 0:
+		w.Network = n.Network
+		err = w.shared(c, n)
+	case w.Master != "" || len(w.Gateways) > 0 || len(w.DNS) > 0:
+		err = elsewhere(file)
+	}
+	return len(c.want) > before, err
+}
+
+// elsewhere is the error for what can be set in a shared network's file alone.
+func elsewhere(file string) error {
+	return fmt.Errorf("--master, --gateway, --dns: the network is an administrator's; set these in %s (`master`, and `routes` and `dns` under `ipam`), then `systemctl reload`", file)
+}
+
+// own plans a network for this namespace alone.
+func (w Wish) own(c *Change, is files.File) error {
+	links, err := uplink.All()
+	if err != nil {
+		return err
+	}
+	o, fresh, err := w.openOwn(is, links)
+	if err != nil {
+		return err
+	}
+	if w.Master != "" {
+		o.SetMaster(w.Master)
+	}
+	if len(w.VIPs) > 0 {
+		o.SetVIPs(w.VIPs)
+	}
+	if len(w.DNS) > 0 {
+		o.SetDNS(w.DNS)
+	}
+	if gateways := w.gateways(links, o, fresh); len(gateways) > 0 {
+		o.SetGateways(gateways)
+	}
+	text, err := o.Text()
+	if err != nil {
+		return err
+	}
+	return c.add(files.Text(is.Path, text))
+}
+
+func (w Wish) openOwn(is files.File, links []uplink.Link) (o *networks.Own, fresh bool, err error) {
+	if is.Found {
+		if o, err = networks.ParseOwn(w.In, is.Content); err != nil {
+			return nil, false, fmt.Errorf("%s: %w", is.Path, err)
+		}
+		return o, false, nil
+	}
+	master := w.Master
+	if master == "" {
+		link, err := uplink.Master(links, w.VIPs)
+		if err != nil {
+			return nil, false, err
+		}
+		master = link.Name
+	}
+	if !slices.ContainsFunc(links, func(l uplink.Link) bool { return l.Name == master }) {
+		return nil, false, fmt.Errorf("--master: %q: no such link; see `ip link`", master)
+	}
+	return networks.NewOwn(w.In, master), true, nil
+}
+
+// gateways are those wished for or, for a fresh network, the host's own on the
+// master, of the families that the VIPs have.
+func (w Wish) gateways(links []uplink.Link, o *networks.Own, fresh bool) (all []netip.Addr) {
+	i := slices.IndexFunc(links, func(l uplink.Link) bool { return l.Name == o.Master() })
+	for _, is4 := range []bool{true, false} {
+		j := slices.IndexFunc(w.Gateways, func(gw netip.Addr) bool { return gw.Is4() == is4 })
+		has := slices.ContainsFunc(o.VIPs(), func(vip netip.Prefix) bool { return vip.Addr().Is4() == is4 })
+		switch {
+		case j >= 0:
+			all = append(all, w.Gateways[j])
+		case has && i >= 0 && (fresh || len(w.Gateways) > 0):
+			if gw, found := links[i].Gateway(is4); found {
+				all = append(all, gw)
+			}
+		}
+	}
+	return all
+}
+
+// removeOwn plans to remove a namespace's own network.
+func (c *Change) removeOwn(namespace string) error {
+	path := networks.OwnFile(namespace)
+	f, err := files.Read(path)
+	if err != nil || !f.Found {
+		return err
+	}
+	if _, err := networks.ParseOwn(namespace, f.Content); err != nil {
+		// Nothing that a network of another namespace, or of somebody else, says
+		// keeps a service from leaving.
+		return nil //nolint:nilerr // as above
+	}
+	return c.add(files.None(path))
+}
+
+// shared plans the environment file of a namespace on a network that others use.
+func (w Wish) shared(c *Change, n settings.Namespace) error {
+	found, file, err := networks.Find(n.NetworkDir(w.Network), w.Network)
+	if err != nil {
+		return err
+	}
+	if found == nil {
+		n.Network = w.Network
+		return networks.Missing(n)
+	}
+	if w.Master != "" || len(w.Gateways) > 0 || len(w.DNS) > 0 {
+		return elsewhere(file)
+	}
+	if len(w.VIPs) > 0 && !found.TakesVIPs() {
+		return fmt.Errorf(`network %q: no plugin of it takes VIPs from outside; add "capabilities": {"ips": true} to macvlan-vip's part of it in %s`, w.Network, file)
+	}
+	return w.env(c)
+}
+
+// env plans the namespace's environment file, in which what is not wished for
+// stays as an earlier wish has set it.
+func (w Wish) env(c *Change) error {
+	is, err := files.Read(settings.EnvFile(w.In))
+	if err != nil {
+		return err
+	}
+	before := settings.ParseEnv(string(is.Content))
+	var b strings.Builder
+	b.WriteString(written)
+	if w.Network != settings.NetworkName(w.In) || before["NETWORK"] != "" {
+		fmt.Fprintf(&b, "NETWORK=%s\n", w.Network)
+	}
+	caps := before["CAP_ARGS"]
+	if len(w.VIPs) > 0 {
+		ips, err := json.Marshal(map[string][]netip.Prefix{"ips": w.VIPs})
+		if err != nil {
+			return err
+		}
+		caps = string(ips)
+	}
+	if caps != "" {
+		fmt.Fprintf(&b, "CAP_ARGS=%s\n", caps)
+	}
+	if b.String() == written && !is.Found {
+		return nil
+	}
+	if is.Found && !ours(is) {
+		if before["NETWORK"] == w.Network && before["CAP_ARGS"] == caps {
+			return nil
+		}
+		return foreign(is.Path, "write there what you want:\n"+strings.TrimPrefix(b.String(), written))
+	}
+	return c.add(files.Text(is.Path, b.String()))
+}
+
+// ParseVIP reads an address with a prefix length.
+func ParseVIP(text string) (netip.Prefix, error) {
+	vip, err := netip.ParsePrefix(text)
+	if err != nil {
+		return vip, errors.New("no address with a prefix length; write it as 192.0.2.20/24")
+	}
+	return vip, nil
+}

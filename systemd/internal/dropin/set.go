@@ -1,0 +1,142 @@
+package dropin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"macvlan-vip/systemd/internal/files"
+	"macvlan-vip/systemd/internal/members"
+	"macvlan-vip/systemd/internal/networks"
+	"macvlan-vip/systemd/internal/settings"
+	"macvlan-vip/systemd/internal/units"
+)
+
+// Update is what `set` was asked for: all VIPs, or some more and some less, and
+// the gateways, where any are given.
+type Update struct {
+	// Unit is a service's name, with its suffix.
+	Unit              string
+	VIPs, Add, Remove []netip.Prefix
+	Gateways          []netip.Addr
+}
+
+// Set plans to change the VIPs of a service that is in a namespace. Its shim puts
+// them into effect without touching the service.
+func Set(ctx context.Context, sd *units.Systemd, up Update) (*Change, error) {
+	u, err := findService(ctx, sd, up.Unit)
+	if err != nil {
+		return nil, err
+	}
+	in := members.NamespaceOf(u)
+	if in == "" {
+		return nil, fmt.Errorf("%s is in no namespace; put it there with: systemd-netns enable %s", u.Name, strings.TrimSuffix(u.Name, ".service"))
+	}
+	n, err := settings.Load(in)
+	if err != nil {
+		return nil, err
+	}
+	have, err := configuredVIPs(n)
+	if err != nil {
+		return nil, err
+	}
+	vips, err := up.apply(have)
+	if err != nil {
+		return nil, err
+	}
+	c := &Change{Done: fmt.Sprintf("%s has %s", u.Name, join(vips))}
+	w := Wish{Unit: u.Name, In: in, VIPs: vips, Gateways: up.Gateways}
+	if _, err := w.network(c); err != nil {
+		return nil, err
+	}
+	if err := c.update(ctx, sd, n, len(up.Gateways) > 0); err != nil {
+		return nil, err
+	}
+	c.words = func() string { return lastWords(n.Shim()) }
+	return c, nil
+}
+
+// update has the shim of a namespace take up what is written: addresses by a
+// reload, routes by a start.
+func (c *Change) update(ctx context.Context, sd *units.Systemd, n settings.Namespace, routes bool) error {
+	if len(c.want) == 0 {
+		return nil
+	}
+	if routes {
+		return c.renews(ctx, sd, n)
+	}
+	shim, err := sd.Unit(ctx, n.Shim())
+	if err == nil && shim.Runs() {
+		c.reload = shim.Name
+	}
+	return err
+}
+
+// apply makes the VIPs that are wished for out of those that there are.
+func (up Update) apply(have []netip.Prefix) ([]netip.Prefix, error) {
+	vips := slices.Clone(have)
+	if len(up.VIPs) > 0 {
+		vips = slices.Clone(up.VIPs)
+	}
+	for _, vip := range up.Remove {
+		i := slices.IndexFunc(vips, func(v netip.Prefix) bool { return v == vip })
+		if i < 0 {
+			return nil, fmt.Errorf("--remove-vip: %s is no VIP of it; it has %s", vip, join(vips))
+		}
+		vips = slices.Delete(vips, i, i+1)
+	}
+	for _, vip := range up.Add {
+		if slices.ContainsFunc(vips, func(v netip.Prefix) bool { return v.Addr() == vip.Addr() }) {
+			continue
+		}
+		vips = append(vips, vip)
+	}
+	if len(vips) == 0 {
+		return nil, errors.New("no VIP would be left; `systemd-netns disable` moves the service to the host's network")
+	}
+	return vips, nil
+}
+
+// configuredVIPs are those that a namespace's own network, or its environment
+// file for a shared one, sets.
+func configuredVIPs(n settings.Namespace) ([]netip.Prefix, error) {
+	own, err := files.Read(networks.OwnFile(n.Name))
+	if err != nil {
+		return nil, err
+	}
+	if own.Found {
+		o, err := networks.ParseOwn(n.Name, own.Content)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", own.Path, err)
+		}
+		return o.VIPs(), nil
+	}
+	var caps struct {
+		IPs []netip.Prefix `json:"ips"`
+	}
+	if text := n.CapArgs; text != "" {
+		if err := json.Unmarshal([]byte(text), &caps); err != nil {
+			return nil, fmt.Errorf("CAP_ARGS in %s: %w; write it as {\"ips\":[\"192.0.2.20/24\"]}", settings.EnvFile(n.Name), err)
+		}
+	}
+	if len(caps.IPs) == 0 {
+		_, file, err := networks.Find(n.ConfDir, n.Network)
+		if err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("its VIPs are those of a network that an administrator wrote; edit %s, then: systemctl reload %s", file, n.Shim())
+	}
+	return caps.IPs, nil
+}
+
+func join(vips []netip.Prefix) string {
+	words := make([]string, len(vips))
+	for i, vip := range vips {
+		words[i] = vip.String()
+	}
+	return strings.Join(words, " ")
+}

@@ -1,0 +1,71 @@
+// Package enter runs functions and programs in a network namespace.
+package enter
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Do runs a function on a thread that is in the network namespace at a path.
+// Sockets that it opens stay there.
+func Do(path string, f func() error) error {
+	done := make(chan error)
+	go func() {
+		// Never unlocked: the thread ends with the goroutine.
+		runtime.LockOSThread()
+		if err := join(path); err != nil {
+			done <- err
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+func join(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open network namespace %s: %w", path, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("join network namespace %s: %w", path, err)
+	}
+	return nil
+}
+
+// Exec replaces this process by a program in the network namespace at a path,
+// which sees that namespace's /sys and, if there is such a file, its resolv.conf.
+// It returns only if that fails.
+func Exec(path, resolvConf string, argv []string) error {
+	program, err := exec.LookPath(argv[0])
+	if err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	if err := join(path); err != nil {
+		return err
+	}
+	// As ip-netns(8) does: mounts of its own, which go with the process.
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("unshare mounts: %w", err)
+	}
+	if err := unix.Mount("", "/", "none", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("keep mounts from the host: %w", err)
+	}
+	_ = unix.Unmount("/sys", unix.MNT_DETACH)
+	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
+		return fmt.Errorf("mount /sys: %w", err)
+	}
+	if _, err := os.Stat(resolvConf); err == nil {
+		if err := unix.Mount(resolvConf, "/etc/resolv.conf", "none", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind %s over /etc/resolv.conf: %w", resolvConf, err)
+		}
+	}
+	return fmt.Errorf("%s: %w", program, syscall.Exec(program, argv, os.Environ()))
+}
