@@ -33,8 +33,11 @@ const freeSpace = 2 << 30
 // disk of its kernel.
 func makeImage(root string) (image, error) {
 	found, err := filepath.Glob(root + "/boot/vmlinuz-*")
-	if err != nil || len(found) != 1 {
-		return image{}, fmt.Errorf("kernels in %s: %v, %v; want one", root, found, err)
+	if err != nil {
+		return image{}, fmt.Errorf("kernels in %s: %w", root, err)
+	}
+	if len(found) != 1 {
+		return image{}, fmt.Errorf("kernels in %s: %v; want one", root, found)
 	}
 	version := strings.TrimPrefix(filepath.Base(found[0]), "vmlinuz-")
 	im := image{disk: root + ".ext4", kernel: kernel{image: found[0]}}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -120,7 +121,7 @@ func (q *qemu) args() []string {
 	if q.kvm {
 		accel = []string{"-accel", "kvm", "-cpu", "host"}
 	}
-	args := append(accel,
+	args := slices.Concat(accel, []string{
 		"-machine", "q35,sata=off", "-smp", "2", "-m", fmt.Sprint(q.memory), "-nodefaults", "-no-user-config", "-display", "none",
 		"-kernel", q.kernel.image, "-initrd", q.kernel.initrd,
 		"-append", kernelArgs,
@@ -132,7 +133,7 @@ func (q *qemu) args() []string {
 		"-chardev", "socket,id=agent,server=on,wait=off,path="+q.agentSocket(),
 		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent,name=agent",
 		"-qmp", "unix:"+q.qmpSocket()+",server=on,wait=off",
-	)
+	})
 	if !q.m.everRan {
 		args = append(args, "-drive", "file="+q.files+",if=none,id=files,format=raw,readonly=on", "-device", "virtio-blk-pci,drive=files")
 	}
@@ -213,8 +214,8 @@ func (q *qemu) exec(ctx context.Context, c Command) error {
 	if err != nil {
 		return fmt.Errorf("ask the machine's agent: %w", err)
 	}
-	defer session.Close()
-	defer context.AfterFunc(ctx, func() { session.Close() })()
+	defer func() { _ = session.Close() }()
+	defer context.AfterFunc(ctx, func() { _ = session.Close() })()
 	session.Stdin, session.Stdout, session.Stderr = c.Stdin, c.Stdout, c.Stderr
 	args, err := json.Marshal(c.Args)
 	if err != nil {

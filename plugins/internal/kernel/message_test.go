@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -69,7 +70,7 @@ func TestAddressMessage(t *testing.T) {
 	} {
 		t.Run(tt.prefix, func(t *testing.T) {
 			message := addressRequest(unix.RTM_NEWADDR, create, 0x01020304, netip.MustParsePrefix(tt.prefix)).Serialize()
-			if want := append(tt.header, u32(0x01020304)...); !bytes.Equal(message[unix.SizeofNlMsghdr:][:unix.SizeofIfAddrmsg], want) {
+			if want := slices.Concat(tt.header, u32(0x01020304)); !bytes.Equal(message[unix.SizeofNlMsghdr:][:unix.SizeofIfAddrmsg], want) {
 				t.Errorf("struct ifaddrmsg is % x, want % x", message[unix.SizeofNlMsghdr:][:unix.SizeofIfAddrmsg], want)
 			}
 			wantAttributes(t, attributes(t, message, unix.SizeofIfAddrmsg), tt.attrs)

@@ -86,7 +86,7 @@ func openPort() (*os.File, error) {
 
 // session runs one command, and kills it when the session is closed before.
 func session(channel ssh.Channel, requests <-chan *ssh.Request) {
-	defer channel.Close()
+	defer func() { _ = channel.Close() }()
 	var cmd *exec.Cmd
 	ended := make(chan struct{})
 	for request := range requests {
@@ -106,7 +106,7 @@ func session(channel ssh.Channel, requests <-chan *ssh.Request) {
 		go func() {
 			report(channel, cmd.Wait())
 			close(ended)
-			channel.Close()
+			_ = channel.Close()
 		}()
 	}
 	select {
