@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os/exec"
+
 	"strings"
 	"sync"
 	"testing"
 
+	"macvlan-vip/tests/machine"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -17,9 +18,9 @@ import (
 func (l *lab) status(t *testing.T, command string) (int, string) {
 	t.Helper()
 	out, err := l.m.Run(strings.Fields(command)...)
-	var exit *exec.ExitError
+	var exit *machine.ExitError
 	if errors.As(err, &exit) {
-		return exit.ExitCode(), out
+		return exit.Status, out
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -461,6 +462,8 @@ func TestCheck(t *testing.T) {
 	l.run(t, "systemctl start one")
 	l.run(t, program+"enable one --vip 172.16.26.4/22 --vip fd26::4/64")
 	l.wantStatus(t, 0, program+"check one")
+	// The keeper would repair what is to be found.
+	l.run(t, "systemctl mask --now systemd-netns-watch.service")
 	wrong := func(t *testing.T, service, check string, words ...string) finding {
 		t.Helper()
 		f := l.finding(t, service, check)
@@ -541,6 +544,7 @@ func TestCheck(t *testing.T) {
 	})
 	t.Run("a service that does not run", func(t *testing.T) {
 		l.run(t, "systemctl stop one")
+		_, _ = l.try("systemctl reset-failed one")
 		wrong(t, "one", "service", "systemctl start one.service")
 	})
 }
