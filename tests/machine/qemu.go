@@ -126,13 +126,13 @@ func (q *qemu) args() []string {
 		"-kernel", q.kernel.image, "-initrd", q.kernel.initrd,
 		"-append", kernelArgs,
 		"-no-reboot",
-		"-serial", "file:"+q.m.console,
+		"-serial", "file:" + q.m.console,
 		// Whoever is killed has written what the machine has flushed.
-		"-drive", "file="+q.disk+",if=none,id=root,format=qcow2,cache=unsafe", "-device", "virtio-blk-pci,drive=root",
+		"-drive", "file=" + q.disk + ",if=none,id=root,format=qcow2,cache=unsafe", "-device", "virtio-blk-pci,drive=root",
 		"-device", "virtio-rng-pci",
-		"-chardev", "socket,id=agent,server=on,wait=off,path="+q.agentSocket(),
+		"-chardev", "socket,id=agent,server=on,wait=off,path=" + q.agentSocket(),
 		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent,name=agent",
-		"-qmp", "unix:"+q.qmpSocket()+",server=on,wait=off",
+		"-qmp", "unix:" + q.qmpSocket() + ",server=on,wait=off",
 	})
 	if !q.m.everRan {
 		args = append(args, "-drive", "file="+q.files+",if=none,id=files,format=raw,readonly=on", "-device", "virtio-blk-pci,drive=files")
