@@ -8,7 +8,7 @@ missing = $(shell for p in $(DEBS); do dpkg-query -W -f '$${Status}' $$p 2>/dev/
 # network namespaces and the machines' roots that it made go with it.
 ALONE := unshare --mount sh -ec 'mkdir -p /run/netns /run/cni; mount -t tmpfs netns /run/netns; mount -t tmpfs -o mode=755 cni /run/cni; exec "$$@"' sh
 
-GOTEST := $(ALONE) $(GO) test -count=1 -p 1 -timeout 15m
+GOTEST := $(ALONE) $(GO) test -count=1 -p 1 -timeout 40m
 
 .PHONY: test-deps test test-systemd test-main-job test-vm test-kernel race soak chaos cover fuzz demo lint lint-deps
 test-deps:
