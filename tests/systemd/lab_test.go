@@ -38,10 +38,16 @@ type lab struct {
 // newLab makes a machine that is not booted yet.
 func newLab(t testing.TB, opts ...machine.Option) *lab {
 	t.Helper()
+	return newLabAt(t, []string{hostAddr + "/22", hostAddr6 + "/64"}, opts...)
+}
+
+// newLabAt is newLab with the addresses that eth0 gets before systemd runs.
+func newLabAt(t testing.TB, addresses []string, opts ...machine.Option) *lab {
+	t.Helper()
 	l := &lab{t: t, peer: testnet.New(t)}
 	l.peer.IP("link set lo up")
 	l.m = machine.NewFor(t, []string{"-o", "short-precise", "-n", "600", "-u", "systemd-netns*", "-u", "haproxy*", "-u", "app*", "-u", "web*", "-u", "init.scope"},
-		append([]machine.Option{lan(l.peer)}, opts...)...)
+		append([]machine.Option{lan(l.peer, addresses)}, opts...)...)
 	for _, addr := range []string{peerAddr + "/22", peerAddr6 + "/64"} {
 		l.peer.AddAddress("port", addr)
 	}
@@ -49,9 +55,9 @@ func newLab(t testing.TB, opts ...machine.Option) *lab {
 	return l
 }
 
-// lan connects the machine's eth0 to the peer, with the host's addresses.
-func lan(peer *testnet.Namespace) machine.Option {
-	return machine.Connect(machine.NIC{LAN: peer.Path(), Port: "port", Addresses: []string{hostAddr + "/22", hostAddr6 + "/64"}})
+// lan connects the machine's eth0 to the peer, with addresses of the host's.
+func lan(peer *testnet.Namespace, addresses []string) machine.Option {
+	return machine.Connect(machine.NIC{LAN: peer.Path(), Port: "port", Addresses: addresses})
 }
 
 // stations are those that reach VIPs: the host, which is the machine itself,

@@ -179,11 +179,10 @@ func (l *lab) validationOfPrivate(t *testing.T) {
 // does not know, leaves the VIPs alone when it restarts, even where it is told
 // to configure every link.
 func TestNetworkd(t *testing.T) {
-	l := newLab(t).withHaproxy()
+	// eth0's addresses are networkd's to set.
+	l := newLabAt(t, nil).withHaproxy()
 	l.write("etc/systemd/network/80-all.network", "[Match]\nType=ether\n[Network]\nAddress="+hostAddr+"/22\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n")
 	l.run0(t, "systemctl --root=%s enable systemd-networkd.service")
-	// The machine's to set.
-	l.m.IP("-4 address flush dev eth0")
 	l.boot()
 	l.wantState(t, "haproxy", "active")
 	l.serves(t, vip1, vip2)
