@@ -89,6 +89,7 @@ lint: lint-deps build ## Run the linters of code, scripts, manual pages and unit
 	mandoc -T lint -W warning $(MAN)
 	rm -rf $(LINTROOT) && $(MAKE) -s install DESTDIR=$(LINTROOT) >/dev/null
 	install -D "$$(command -v systemctl)" $(LINTROOT)/usr/bin/systemctl
+	install -D /lib/systemd/systemd-socket-proxyd $(LINTROOT)/lib/systemd/systemd-socket-proxyd
 	for unit in $(notdir $(wildcard systemd/*@.service systemd/*@.timer)); do \
 		systemd-analyze verify --root=$(abspath $(LINTROOT)) --man=no --recursive-errors=no $${unit%@*}@name.$${unit##*.} || exit 1; done
 
