@@ -173,10 +173,13 @@ func (n *Namespace) Snapshot() string {
 // makes by itself for IPv6 depends on when duplicate address detection ends.
 const SnapshotScript = `
 for query in "-o link show" "-o address show scope global" "-4 route show table all" "-6 route show table all proto static" \
-	"-6 route show table all proto 118" "-4 rule show" "-6 rule show" "neigh show nud permanent"; do
+	"-6 route show table all proto 118" "-4 rule show" "-6 rule show"; do
 	echo "# ip $query"
 	ip $query
-done`
+done
+# Their order is that of a hash table.
+echo "# ip neigh show nud permanent"
+ip neigh show nud permanent | sort`
 
 // operState is what the kernel's link watch changes up to a second after a
 // link is up; whether it is up and has a carrier is in the link's flags.

@@ -227,11 +227,15 @@ func onBothSides[T plan.Item](all []T, do func(plan.Side, []T) error) error {
 func Remove(k *kernel.Kernel, d plan.Desired) error {
 	var errs []error
 	for _, side := range []plan.Side{plan.Host, plan.Service} {
+		// A subnet's first address last: when it goes, the kernel makes the next one
+		// primary, and the subnet's route anew.
+		addresses := slices.Clone(plan.OnSide(side, d.Addresses))
+		slices.Reverse(addresses)
 		errs = append(errs,
 			k.RemoveRules(side, plan.OnSide(side, d.Rules)),
 			k.RemoveRoutes(side, plan.OnSide(side, d.Routes)),
 			k.RemoveNeighbours(side, plan.OnSide(side, d.Neighbours)),
-			k.RemoveAddresses(side, plan.OnSide(side, d.Addresses)))
+			k.RemoveAddresses(side, addresses))
 	}
 	for _, l := range slices.Backward(d.Links) {
 		if !l.Shared {
