@@ -159,7 +159,7 @@ func (l *lab) journalIsPlain(t *testing.T) {
 func (l *lab) remedies(t *testing.T) {
 	l.run(t, "systemctl stop haproxy")
 	for name, c := range map[string]struct{ conflist, want string }{
-		"no network":       {`{"cniVersion": "1.1.0", "name": "other", "plugins": [{"type": "macvlan-vip"}]}`, `network "haproxy": no such network in /etc/cni/net.d; copy an example of /usr/local/share/macvlan-vip/conf there`},
+		"no network":       {`{"cniVersion": "1.1.0", "name": "other", "plugins": [{"type": "macvlan-vip"}]}`, "network \"haproxy\": no such network in /etc/cni/net.d; give VIPs with --vip, as `systemd-netns enable SERVICE --vip 192.0.2.10/24`; or copy an example of /usr/local/share/macvlan-vip/conf there"},
 		"no JSON":          {`{`, "/etc/cni/net.d/haproxy.conflist: unexpected end of JSON input; correct its JSON"},
 		"no such plugin":   {`{"cniVersion": "1.1.0", "name": "haproxy", "plugins": [{"type": "nothing"}]}`, `failed to find plugin "nothing" in path [/usr/local/lib/macvlan-vip /opt/cni/bin]; install that plugin`},
 		"no such master":   {`{"cniVersion": "1.1.0", "name": "haproxy", "plugins": [{"type": "macvlan-vip", "master": "eth7"}]}`, `master: "eth7": `},
