@@ -3,9 +3,9 @@
 # step is a process. What its two units and its start-up script do is in add, but
 # for the namespace itself. del has its two routes, and the link alone where the
 # article removes the namespace. LAST=1 also removes mv-int, which the article
-# leaves. EARLY=1 gives mv0 its addresses before it comes up, without which
-# arp_notify tells nobody anything.
-verb=$1 netns=$2 master=$3
+# leaves; HOSTLINK is another name for it. EARLY=1 gives mv0 its addresses before
+# it comes up, without which arp_notify tells nobody anything.
+verb=$1 netns=$2 master=$3 host=${HOSTLINK:-mv-int}
 shift 3
 
 addresses() {
@@ -16,10 +16,10 @@ addresses() {
 
 add() {
 	ip netns exec "$netns" ip link set lo up
-	ip link add mv-int link "$master" type macvlan mode bridge 2>/dev/null
-	ip link set mv-int up
+	ip link add "$host" link "$master" type macvlan mode bridge 2>/dev/null
+	ip link set "$host" up
 	sysctl -qw net.ipv4.ip_forward=1
-	ip link add mv0 link mv-int type macvlan mode bridge
+	ip link add mv0 link "$host" type macvlan mode bridge
 	ip link set mv0 netns "$netns" name mv0
 	if [ -z "${EARLY:-}" ]; then
 		ip netns exec "$netns" ip link set lo up
@@ -32,16 +32,16 @@ add() {
 	addresses "$@"
 	[ -z "${EARLY:-}" ] || ip netns exec "$netns" ip link set dev mv0 up
 	for vip; do
-		ip route add "${vip%/*}/32" dev mv-int metric 100 table local
+		ip route add "${vip%/*}/32" dev "$host" metric 100 table local
 	done
 }
 
 del() {
 	for vip; do
-		ip route del "${vip%/*}/32" dev mv-int metric 100 table local
+		ip route del "${vip%/*}/32" dev "$host" metric 100 table local
 	done
 	ip netns exec "$netns" ip link delete mv0
-	[ -z "${LAST:-}" ] || ip link delete mv-int
+	[ -z "${LAST:-}" ] || ip link delete "$host"
 }
 
 "$verb" "$@"

@@ -45,6 +45,10 @@ type site struct {
 	shared bool
 }
 
+// articlesLink is the article's mv-int on a host with other services: by that of
+// the plugins, which answers no ARP, its way would reach nothing.
+const articlesLink = "mv-article"
+
 func newSite(t testing.TB, vips []string, shared bool) *site {
 	t.Helper()
 	s := &site{t: t, dir: t.TempDir(), vips: vips, shared: shared}
@@ -55,6 +59,7 @@ func newSite(t testing.TB, vips []string, shared bool) *site {
 	s.service.IP("link set lo up")
 	s.service.IP("link set lo down")
 	if shared {
+		s.host.IP("link add " + articlesLink + " link eth0 up type macvlan mode bridge")
 		s.occupy(testnet.New(t), "holder", "10.99.254.1/16")
 	}
 	return s

@@ -93,7 +93,9 @@ func script(name, file, content string, more func(*site) []string) way {
 		return func(s *site) call {
 			argv := append([]string{"sh", filepath.Join(s.dir, file), verb, filepath.Base(s.service.Path())}, more(s)...)
 			env := os.Environ()
-			if !s.shared {
+			if s.shared {
+				env = append(env, "HOSTLINK="+articlesLink)
+			} else {
 				env = append(env, "LAST=1")
 			}
 			return call{argv: argv, env: env}
@@ -142,14 +144,14 @@ func (s *site) writeBatches() {
 	netns := filepath.Base(s.service.Path())
 	var links, inService, inHost, undo strings.Builder
 	if !s.shared {
-		fmt.Fprintf(&links, "link add mv-int link eth0 address %s type macvlan mode bridge\n", host.Address)
+		fmt.Fprintf(&links, "link add mv-int link eth0 address %s arp off type macvlan mode bridge\n", host.Address)
 		fmt.Fprintf(&links, "link set mv-int alias %q\n", host.Alias)
 		fmt.Fprintf(&inHost, "link set mv-int up\n")
-		s.write("sysctls.host", sysctls("ipv4/conf/mv-int/arp_ignore=1", "ipv6/conf/mv-int/accept_ra=0",
+		s.write("sysctls.host", sysctls("ipv4/conf/mv-int/arp_ignore=1", "ipv4/conf/mv-int/medium_id=-1", "ipv4/conf/mv-int/rp_filter=1", "ipv6/conf/mv-int/accept_ra=0",
 			"ipv6/conf/mv-int/autoconf=0", "ipv6/conf/mv-int/use_tempaddr=0", "ipv6/conf/mv-int/accept_dad=0"))
 	}
 	fmt.Fprintf(&links, "link add mv0 link eth0 netns %s address %s type macvlan mode bridge\n", netns, service.Address)
-	s.write("sysctls.service", sysctls("ipv4/conf/mv0/arp_notify=1", "ipv4/conf/mv0/arp_announce=2", "ipv4/conf/mv0/forwarding=1",
+	s.write("sysctls.service", sysctls("ipv4/conf/mv0/arp_notify=1", "ipv4/conf/mv0/arp_announce=2", "ipv4/conf/mv0/arp_ignore=1", "ipv4/conf/mv0/promote_secondaries=1", "ipv4/conf/mv0/forwarding=1",
 		"ipv6/conf/mv0/ndisc_notify=1", "ipv6/conf/mv0/accept_ra=0", "ipv6/conf/mv0/autoconf=0",
 		"ipv6/conf/mv0/use_tempaddr=0", "ipv6/conf/mv0/keep_addr_on_down=1"))
 	fmt.Fprintf(&inService, "link set mv0 alias %q\nlink set lo up\nlink set mv0 up\n", service.Alias)
