@@ -1,6 +1,7 @@
 package lan
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -209,6 +210,13 @@ func TestLinkLocalVIPs(t *testing.T) {
 		if err := w.host.Ping(vip, "-I", fmt.Sprintf("mv-int%d", i)); err != nil {
 			t.Error(err)
 		}
+		// Without an address of its own link it would ask from none.
+		eventually(t, func() error {
+			if w.peers[i].IP("-6 -o address show dev eth0 scope link -tentative") == "" {
+				return errors.New("the peer has no link-local address yet")
+			}
+			return nil
+		})
 		if err := w.peers[i].Ping(vip, "-I", "eth0"); err != nil {
 			t.Error(err)
 		}
