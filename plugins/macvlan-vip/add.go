@@ -329,7 +329,7 @@ func (a *attachment) firstAddresses() (*current.Result, error) {
 	if err := a.asks().del(); err != nil {
 		return nil, err
 	}
-	return a.asks().add()
+	return a.asks().addOnce()
 }
 
 // allocate gets the VIPs from the IPAM plugin, or from the record where the

@@ -99,6 +99,9 @@ func (d remover) removeUnrecorded(key journal.Key, netns string) error {
 		return err
 	}
 	defer k.Close()
+	if k.Service == nil {
+		k.FindService(key.IfName, plan.ServiceAlias(key.Network, key.ContainerID))
+	}
 	err = errors.Join(removeByAlias(k, key), d.leaveAll(k, key))
 	// Without the IPAM plugin no ADD can have got an address.
 	if hasIPAM(d.ipam, d.path) {

@@ -88,7 +88,19 @@ func (d remover) asksAgain(rec *journal.Record) (asked, error) {
 	return q, err
 }
 
+// add asks host-local a second time where leases that name nobody were in the way.
 func (q asked) add() (*current.Result, error) {
+	result, err := q.addOnce()
+	if err == nil || q.kind != "host-local" {
+		return result, err
+	}
+	if dropped, dropErr := dropBrokenLeases(q.stdin); dropErr != nil || !dropped {
+		return result, err
+	}
+	return q.addOnce()
+}
+
+func (q asked) addOnce() (*current.Result, error) {
 	raw, err := bounded(addTimeout, q.kind, "give addresses", func(ctx context.Context) (types.Result, error) {
 		plugin, env, err := q.run("ADD")
 		if err != nil {

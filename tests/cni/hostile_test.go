@@ -3,6 +3,7 @@ package cni
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -108,38 +109,129 @@ func (p *pair) spoil(t *testing.T, plugin, trick string) {
 }
 
 // TestRecordsThatAreNotOurs: no verb does anything by a record that somebody
-// else could have written, or that cannot be read. DEL goes by what the kernel
-// and the claims show, and leaves nothing; GC and CHECK say which file it is.
+// else could have written, or that cannot be read. DEL and GC say which file it
+// is, go by what the kernel and the claims show, and leave nothing.
 func TestRecordsThatAreNotOurs(t *testing.T) {
 	l := newLab(t, "192.0.2.1/24", "2001:db8::1/64")
 	before := l.state()
 	other := &pair{attachment: l.attachment("other"), hairpin: conf("1.1.0", "hairpin-route", "lan", ""),
 		link: conf("1.1.0", "macvlan-vip", "lan", strings.ReplaceAll(staticV4, "192.0.2.10", "192.0.2.20"))}
 	for trick := range tricks {
-		t.Run(trick, func(t *testing.T) {
-			p := l.up(t, "c1", "1.1.0", dualStack)
-			for _, plugin := range plugins {
-				p.spoil(t, plugin, trick)
-				gc := with(t, with(t, p.config(plugin), "prevResult", nil), "cni.dev/valid-attachments", []types.GCAttachment{})
-				o := p.run(plugin, "GC", gc)
-				refused(t, o, types.ErrIOFailure)
-				if file, _ := p.record(plugin); !strings.Contains(o.err().Msg, file) || !strings.Contains(o.err().Details, "remove it") {
-					t.Errorf("GC does not say which file, and what to do: %s", o.stdout)
+		for _, verb := range []string{"DEL", "GC"} {
+			t.Run(verb+" "+trick, func(t *testing.T) {
+				p := l.up(t, "c1", "1.1.0", dualStack)
+				for _, plugin := range plugins {
+					p.spoil(t, plugin, trick)
 				}
-			}
-			// It is in nobody else's way.
-			added := other.must("macvlan-vip", "ADD", other.link)
-			other.must("hairpin-route", "ADD", with(t, other.hairpin, "prevResult", json.RawMessage(added.stdout)))
-			other.down()
-			p.down()
-			if out := p.service.IP("link show"); strings.Contains(out, "mv0") {
-				t.Errorf("left in the netns:\n%s", out)
-			}
-			os.Remove(filepath.Join(l.journals()[0], "attachments", "away"))
-			os.Remove(filepath.Join(l.journals()[1], "attachments", "away"))
-			l.mustBe(before, "after DEL")
-		})
+				// It is in nobody else's way.
+				added := other.must("macvlan-vip", "ADD", other.link)
+				other.must("hairpin-route", "ADD", with(t, other.hairpin, "prevResult", json.RawMessage(added.stdout)))
+				other.down()
+				for _, plugin := range []string{"hairpin-route", "macvlan-vip"} {
+					file, _ := p.record(plugin)
+					config := p.config(plugin)
+					if verb == "GC" {
+						config = with(t, with(t, config, "prevResult", nil), "cni.dev/valid-attachments", []types.GCAttachment{})
+					}
+					if o := p.must(plugin, verb, config); !strings.Contains(o.stderr, file) {
+						t.Errorf("%s does not say which file: %s", verb, o)
+					}
+				}
+				if out := p.service.IP("link show"); strings.Contains(out, "mv0") {
+					t.Errorf("left in the netns:\n%s", out)
+				}
+				os.Remove(filepath.Join(l.journals()[0], "attachments", "away"))
+				os.Remove(filepath.Join(l.journals()[1], "attachments", "away"))
+				l.mustBe(before, "after "+verb)
+			})
+		}
 	}
+}
+
+// TestBadEntries: what is in the place of a claim or of the entry of a user of
+// mv-int is no claim and no entry. It is in nobody else's way, ADD puts it right,
+// and DEL and GC take it away.
+func TestBadEntries(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24", "2001:db8::1/64")
+	before := l.state()
+	garbage := map[string]func(path string) error{
+		"a file":            func(path string) error { return os.WriteFile(path, []byte("\x00\xff"), 0o600) },
+		"a folder":          func(path string) error { return os.Mkdir(path, 0o755) },
+		"a pipe":            func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"a link to nowhere": func(path string) error { return os.Symlink("no:body", path) },
+		"nothing":           func(string) error { return nil },
+	}
+	for _, entries := range []string{"claims", "users"} {
+		for name, put := range garbage {
+			for _, verb := range []string{"ADD", "DEL", "GC"} {
+				t.Run(entries+" "+name+" "+verb, func(t *testing.T) {
+					p := l.up(t, "c1", "1.1.0", dualStack)
+					for _, dir := range l.journals() {
+						found, _ := filepath.Glob(filepath.Join(dir, entries, "*/*"))
+						for _, path := range found {
+							if err := errors.Join(os.Remove(path), put(path)); err != nil {
+								t.Fatal(err)
+							}
+						}
+					}
+					other := l.up(t, "other", "1.1.0", strings.ReplaceAll(strings.ReplaceAll(dualStack, "192.0.2.10", "192.0.2.20"), "::10", "::20"))
+					for _, plugin := range plugins {
+						other.must(plugin, "CHECK", other.config(plugin))
+					}
+					other.down()
+					p.afterGarbage(t, verb, entries)
+					l.mustBe(before, "after "+verb)
+				})
+			}
+		}
+	}
+}
+
+// afterGarbage runs a verb of an attachment whose claims or users are garbage.
+func (p *pair) afterGarbage(t *testing.T, verb, entries string) {
+	t.Helper()
+	if o := p.run("macvlan-vip", "CHECK", p.link); entries == "claims" && (o.ok() || !strings.Contains(o.stdout, "192.0.2.10")) {
+		t.Errorf("CHECK does not miss the claims: %s", o)
+	}
+	switch verb {
+	case "ADD":
+		p.must("macvlan-vip", "ADD", with(t, p.link, "prevResult", nil))
+		p.must("hairpin-route", "ADD", p.hairpin)
+		for _, plugin := range plugins {
+			p.must(plugin, "CHECK", p.config(plugin))
+		}
+		fallthrough
+	case "DEL":
+		p.down()
+	case "GC":
+		for _, plugin := range []string{"hairpin-route", "macvlan-vip"} {
+			p.must(plugin, "GC", with(t, with(t, p.config(plugin), "prevResult", nil), "cni.dev/valid-attachments", []types.GCAttachment{}))
+		}
+	}
+	if out := p.service.IP("link show"); strings.Contains(out, "mv0") {
+		t.Errorf("left in the netns:\n%s", out)
+	}
+}
+
+// TestGCOfOneHost: another host's attachment has the same names, and its
+// namespace is in sight. GC by a record that cannot be read does not touch it.
+func TestGCOfOneHost(t *testing.T) {
+	l, other := newLab(t, "192.0.2.1/24", "2001:db8::1/64"), newLab(t, "192.0.2.1/24", "2001:db8::1/64")
+	p, theirs := l.up(t, "c1", "1.1.0", dualStack), other.up(t, "c1", "1.1.0", dualStack)
+	service := theirs.service.Snapshot()
+	for _, plugin := range plugins {
+		p.spoil(t, plugin, "empty")
+	}
+	for _, plugin := range []string{"hairpin-route", "macvlan-vip"} {
+		p.must(plugin, "GC", with(t, with(t, p.config(plugin), "prevResult", nil), "cni.dev/valid-attachments", []types.GCAttachment{}))
+	}
+	if out := p.service.IP("link show"); strings.Contains(out, "mv0") {
+		t.Errorf("left in the netns:\n%s", out)
+	}
+	if diff := lines(service, theirs.service.Snapshot()); diff != "" {
+		t.Errorf("the other's namespace is another: %s", diff)
+	}
+	theirs.down()
 }
 
 // dualStack is a VIP of each family.

@@ -1,6 +1,8 @@
 package cni
 
 import (
+	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -140,6 +142,50 @@ func TestPowerCut(t *testing.T) {
 			if left := cached(t, n.path); left != "" {
 				t.Errorf("left in the cache: %s", left)
 			}
+		})
+	}
+}
+
+// TestLeaseCutOff: a power cut has emptied host-local's lease, or filled it with
+// zeros. It names nobody, so host-local would give the address to nobody again.
+func TestLeaseCutOff(t *testing.T) {
+	for name, content := range map[string]string{"empty": "", "zeros": strings.Repeat("\x00", 40)} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, "192.0.2.1/24")
+			before := l.state()
+			only := func(host string) string {
+				return fmt.Sprintf(`"master": "eth0", "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "192.0.2.0/24", "rangeStart": "192.0.2.%[2]s", "rangeEnd": "192.0.2.%[2]s"}]]}`, l.leases, host)
+			}
+			dir := filepath.Join(l.leases, "lan")
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for _, file := range []string{"192.0.2.7", "192.0.2.8", "last_reserved_ip.0"} {
+				if err := os.WriteFile(filepath.Join(dir, file), []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// One that names somebody is not touched.
+			theirs := filepath.Join(dir, "192.0.2.9")
+			if err := os.WriteFile(theirs, []byte("other\r\neth0"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			p := l.up(t, "c1", "1.1.0", only("7"))
+			if err := l.host.Ping(netip.MustParseAddr("192.0.2.7")); err != nil {
+				t.Error(err)
+			}
+			// The same when a running service is given such an address.
+			p.link = with(t, conf("1.1.0", "macvlan-vip", "lan", only("8")), "prevResult", nil)
+			p.must("macvlan-vip", "ADD", p.link)
+			p.link = conf("1.1.0", "macvlan-vip", "lan", only("9"))
+			if o := p.run("macvlan-vip", "ADD", p.link); o.ok() {
+				t.Errorf("it took somebody's lease: %s", o)
+			}
+			p.down()
+			if err := os.Remove(theirs); err != nil {
+				t.Error(err)
+			}
+			l.mustBe(before, "after DEL")
 		})
 	}
 }

@@ -214,6 +214,7 @@ func TestPowerCut(t *testing.T) {
 		{"and cnitool's memory is empty", func() {
 			l.eachFile("var/lib/cni/results", func(name string) { l.write(name, "") })
 		}},
+		{"and host-local's lease is empty", func() { l.write("var/lib/cni/networks/app/"+vip1, "") }},
 		{"and both are", func() {
 			l.write("var/lib/systemd-netns/app", "")
 			l.eachFile("var/lib/cni/results", func(name string) { l.write(name, "") })

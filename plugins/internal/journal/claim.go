@@ -63,6 +63,10 @@ func (s *Store) takeOver(scope string, addr netip.Addr, key Key) (Key, error) {
 	if rec, err := s.Load(owner); rec != nil || err != nil {
 		return owner, err
 	}
+	if isFolder(s.claim(scope, addr)) {
+		// Nothing else cannot be replaced.
+		_ = os.Remove(s.claim(scope, addr))
+	}
 	// Replaced in one step: one that is gone for a moment is there for
 	// somebody else to make, who does not ask for the lock.
 	path := s.claim(scope, addr)
@@ -79,30 +83,68 @@ func (s *Store) takeOver(scope string, addr netip.Addr, key Key) (Key, error) {
 
 // Owner tells who owns an address; the zero Key where nobody does.
 func (s *Store) Owner(scope string, addr netip.Addr) (Key, error) {
+	owner, _, err := s.look(scope, addr)
+	return owner, err
+}
+
+// look reads a claim. What is in the place of one and names no attachment is
+// none, and broken.
+func (s *Store) look(scope string, addr netip.Addr) (owner Key, broken bool, err error) {
 	if _, err := s.folder(claims(scope)); err != nil {
-		return Key{}, ignoreMissing(err)
+		return Key{}, false, ignoreMissing(err)
 	}
 	target, err := os.Readlink(s.claim(scope, addr))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EINVAL) {
-		return Key{}, nil
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return Key{}, false, nil
+	case errors.Is(err, syscall.EINVAL):
+		return Key{}, true, nil
+	case err != nil:
+		return Key{}, false, fmt.Errorf("owner of %s: %w", addr, err)
 	}
-	if err != nil {
-		return Key{}, fmt.Errorf("owner of %s: %w", addr, err)
-	}
-	key, _ := parseKey(target)
-	return key, nil
+	key, ok := parseKey(target)
+	return key, !ok, nil
+}
+
+func isFolder(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.IsDir()
 }
 
 // Unclaim gives up an address, if the attachment owns it.
 func (s *Store) Unclaim(scope string, addr netip.Addr, key Key) error {
-	owner, err := s.Owner(scope, addr)
-	if err != nil || owner != key {
+	owner, broken, err := s.look(scope, addr)
+	switch {
+	case err != nil:
 		return err
+	case broken:
+		return s.sweep(scope, addr)
+	case owner != key:
+		return nil
 	}
+	return s.removeClaim(scope, addr)
+}
+
+func (s *Store) removeClaim(scope string, addr netip.Addr) error {
 	if err := os.Remove(s.claim(scope, addr)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("give up %s: %w", addr, err)
+		return cnierr.New(types.ErrIOFailure, "find out who made it, and remove it", "give up %s: %v", addr, err)
 	}
 	return nil
+}
+
+// sweep removes what is in the place of a claim, under the lock of those who
+// replace it by one.
+func (s *Store) sweep(scope string, addr netip.Addr) error {
+	lock, err := s.Lock("claims")
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	defer func() { _ = s.Forget(lock) }()
+	if _, broken, err := s.look(scope, addr); err != nil || !broken {
+		return err
+	}
+	return s.removeClaim(scope, addr)
 }
 
 // ClaimAll claims again what a record claims, as far as nobody else owns it.
@@ -166,7 +208,8 @@ func (s *Store) Foreign(rec *Record) (map[netip.Addr]bool, error) {
 
 // Claimed finds what an attachment claims, for the time when its record is
 // lost: a record with nothing but the claims for each scope. It looks at every
-// claim there is.
+// claim there is, and removes what is in the place of one: that could be this
+// attachment's, and is as good as nothing to whose else it was.
 func (s *Store) Claimed(key Key) (recs []*Record, err error) {
 	scopes, err := s.names("claims")
 	if err != nil {
@@ -177,9 +220,19 @@ func (s *Store) Claimed(key Key) (recs []*Record, err error) {
 		rec := &Record{Key: key, ClaimScope: scope}
 		addrs, err := s.names(claims(scope))
 		for _, text := range addrs {
-			if target, err := os.Readlink(filepath.Join(s.dir, claims(scope), text)); err == nil && target == key.String() {
+			addr, parseErr := netip.ParseAddr(text)
+			if parseErr != nil {
+				continue
+			}
+			owner, broken, lookErr := s.look(scope, addr)
+			if broken {
+				// What cannot be removed is whoever's the address is to name.
+				_ = s.sweep(scope, addr)
+			}
+			if owner == key {
 				rec.Claims = append(rec.Claims, text)
 			}
+			errs = append(errs, lookErr)
 		}
 		if len(rec.Claims) > 0 {
 			recs = append(recs, rec)

@@ -121,11 +121,15 @@ func (l *Lock) Unlock() { l.file.Close() }
 // users is the folder of those who use a host-side link.
 func users(hostInterface string) string { return filepath.Join("users", hostInterface) }
 
-// Join notes that an attachment uses a host-side link. The lock of that link
-// must be held.
+// Join notes that an attachment uses a host-side link, by a file that is empty:
+// whatever has its name will do. The lock of that link must be held.
 func (s *Store) Join(hostInterface string, key Key) error {
 	err := s.inFolder(users(hostInterface), func(dir string) error {
-		file, err := openFile(filepath.Join(dir, key.String()), os.O_WRONLY|os.O_CREATE)
+		path := filepath.Join(dir, key.String())
+		if _, err := os.Lstat(path); err == nil {
+			return nil
+		}
+		file, err := openFile(path, os.O_WRONLY|os.O_CREATE)
 		if err != nil {
 			return err
 		}
@@ -144,7 +148,7 @@ func (s *Store) Leave(hostInterface string, key Key) (unused bool, err error) {
 	if err != nil {
 		return errors.Is(err, fs.ErrNotExist), ignoreMissing(err)
 	}
-	if err := os.Remove(filepath.Join(dir, key.String())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.RemoveAll(filepath.Join(dir, key.String())); err != nil {
 		return false, fmt.Errorf("leave %s: %w", hostInterface, err)
 	}
 	left, err := s.names(users(hostInterface))

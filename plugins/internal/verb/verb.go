@@ -226,7 +226,8 @@ func Recall(plugin string, args *skel.CmdArgs) (conf *types.NetConf, store *jour
 
 // Collect runs a plugin's own DEL for every attachment of a network that the
 // runtime does not list as valid (CNI specification, "GC"). Without a list it
-// does nothing: cnitool's gc sends none, and none is not an empty one.
+// does nothing: cnitool's gc sends none, and none is not an empty one. del is
+// given no record where there is none that can be read.
 func Collect(stdin []byte, network string, store *journal.Store, del func(journal.Key, *journal.Record) error) error {
 	valid, known, err := config.ValidAttachments(stdin)
 	if err != nil || !known {
@@ -242,10 +243,13 @@ func Collect(stdin []byte, network string, store *journal.Store, del func(journa
 		if keep[key] {
 			continue
 		}
-		rec, err := store.Load(key)
+		rec, bad, err := store.Recall(key)
+		if bad != nil {
+			Logf("%v: removing what the kernel and the claims show instead", bad)
+		}
 		switch {
 		case err != nil:
-		case rec == nil:
+		case rec == nil && bad == nil:
 			err = store.Remove(key)
 		default:
 			err = del(key, rec)

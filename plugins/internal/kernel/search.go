@@ -1,0 +1,59 @@
+package kernel
+
+import (
+	"os"
+	"path/filepath"
+)
+
+// places are where network namespaces can be found: those with a name, and
+// those of processes.
+var places = []string{"/run/netns/*", "/proc/[0-9]*/ns/net"}
+
+// FindService looks for the service's namespace where nothing tells its path:
+// the one that has a link of a name and an alias, on a link of this host's. It
+// stays unknown where there is none.
+func (k *Kernel) FindService(name, alias string) {
+	seen := map[uint64]bool{inode(int(k.Host.netns.Fd())): true}
+	for _, place := range places {
+		paths, _ := filepath.Glob(place)
+		for _, path := range paths {
+			n := openUnseen(path, seen)
+			if n != nil && k.isOnHost(n, name, alias) {
+				k.Service = n
+				return
+			}
+			n.Close()
+		}
+	}
+}
+
+// isOnHost tells whether a namespace has the link. Another host on this machine,
+// a container with systemd, can have one of the same name and alias.
+func (k *Kernel) isOnHost(n *Namespace, name, alias string) bool {
+	l, err := n.link(name)
+	if err != nil || l.Attrs().Alias != alias || l.Attrs().NetNsID < 0 {
+		return false
+	}
+	id, err := n.handle.GetNetNsIdByFd(int(k.Host.netns.Fd()))
+	return err == nil && id == l.Attrs().NetNsID
+}
+
+// openUnseen opens the namespace at a path; nil where it was seen before, or
+// cannot be opened.
+func openUnseen(path string, seen map[uint64]bool) *Namespace {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	number := inode(int(file.Fd()))
+	file.Close()
+	if number == 0 || seen[number] {
+		return nil
+	}
+	seen[number] = true
+	n, err := OpenService(path)
+	if err != nil {
+		return nil
+	}
+	return n
+}
