@@ -35,8 +35,10 @@ test-main-job: test-deps build ## Run the main job on a virtual machine of Debia
 test-vm: test-deps build ## Run all tests on booted machines on virtual ones of Debian SUITE [bookworm]
 	MACHINE=qemu DEBIAN_SUITE=$(SUITE) $(GOTEST) -timeout 120m ./tests/machine $(MACHINES)
 
-test-kernel: test-deps ## Run the suites of the plugins on the kernel of Debian SUITE [bookworm]
-	DEBIAN_SUITE=$(SUITE) $(ALONE) $(GO) run ./tests/kernel
+RUN      ?= .
+PACKAGES ?= ./plugins/... ./tests/cni ./tests/lan
+test-kernel: test-deps ## Run the suites of the plugins on the kernel of Debian SUITE [bookworm]; of PACKAGES [all] what matches RUN [all]
+	DEBIAN_SUITE=$(SUITE) $(ALONE) $(GO) run ./tests/kernel -run '$(RUN)' $(PACKAGES)
 
 race: test-deps ## Run the plugins' own tests under the race detector, which needs a C compiler
 	CGO_ENABLED=1 $(GOTEST) -race ./plugins/...

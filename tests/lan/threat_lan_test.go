@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
 
 	"macvlan-vip/tests/testnet"
 )
@@ -35,7 +36,10 @@ func TestThreatForgedFrames(t *testing.T) {
 	th.peer.pings(t, routerAddr, routerAddr6)
 	th.load(th.host.Namespace, "Filter the uplink")
 	seen = th.host.capture()
-	th.forge()
+	// A packet socket's frames are of the protocol that its owner names.
+	for _, th.protocol = range []int{unix.ETH_P_ALL, unix.ETH_P_LOOP, unix.ETH_P_IP} {
+		th.forge()
+	}
 	th.wellBehaved()
 	if lies := forged(seen); len(lies) != 0 {
 		t.Errorf("forged frames left the host through its filter: %q", lies)

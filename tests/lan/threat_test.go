@@ -1,6 +1,7 @@
 package lan
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -47,6 +48,9 @@ type threat struct {
 	*testing.T
 	host, peer, router *station
 	web, other         *service
+	// protocol is what the taken-over service tells the kernel that its frames
+	// are [the truth].
+	protocol int
 }
 
 func newThreat(t *testing.T) *threat {
@@ -92,7 +96,7 @@ func (th *threat) send(layer ...gopacket.SerializableLayer) {
 
 func (th *threat) sendRaw(frame []byte) {
 	th.Helper()
-	wire := th.web.Service.Wire("mv0")
+	wire := th.web.Service.WireOf("mv0", cmp.Or(th.protocol, unix.ETH_P_ALL))
 	// A filter that drops it says that there is no room.
 	if _, err := wire.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]}); err != nil && !errors.Is(err, unix.ENOBUFS) {
 		th.Fatal(err)

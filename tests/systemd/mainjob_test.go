@@ -73,7 +73,7 @@ func (l *lab) validation(t *testing.T) {
 		t.Errorf("ip netns: %q", out)
 	}
 	out := l.run(t, "ip netns exec haproxy ip address show mv0")
-	for _, want := range []string{"inet 172.16.26.1/22 ", "inet 172.16.26.2/22 ", "state UP"} {
+	for _, want := range []string{"inet 172.16.26.1/22 ", "inet 172.16.26.2/22 ", ",UP,LOWER_UP>"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in:\n%s", want, out)
 		}
@@ -84,7 +84,7 @@ func (l *lab) validation(t *testing.T) {
 	if got := listeners(l.run(t, "ss -ntlH")); len(got) != 0 {
 		t.Errorf("something listens on the host: %q", got)
 	}
-	if out := l.run(t, "ip address show mv-int"); strings.Contains(out, "inet ") || !strings.Contains(out, "state UP") {
+	if out := l.run(t, "ip address show mv-int"); strings.Contains(out, "inet ") || !strings.Contains(out, ",UP,LOWER_UP>") {
 		t.Errorf("mv-int:\n%s", out)
 	}
 	l.run(t, "ping -c1 -W2 -I mv-int "+vip2)

@@ -182,8 +182,8 @@ echo "# ip neigh show nud permanent"
 ip neigh show nud permanent | sort`
 
 // operState is what the kernel's link watch changes up to a second after a
-// link is up; whether it is up and has a carrier is in the link's flags.
-var operState = regexp.MustCompile(` state (UNKNOWN|UP|DOWN|LOWERLAYERDOWN)\b`)
+// link is up; whether it is up and has a carrier is in its flags UP and LOWER_UP.
+var operState = regexp.MustCompile(` state (UNKNOWN|UP|DOWN|LOWERLAYERDOWN)\b|\bNO-CARRIER,`)
 
 // Steady takes out of what ip(8) prints what changes by itself.
 func Steady(out string) string { return operState.ReplaceAllString(out, "") }
