@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/google/go-cmp/cmp"
 
@@ -360,6 +361,33 @@ func TestMasterVRF(t *testing.T) {
 	reached()
 	if err := sv.chain.Del(sv.Attachment); err != nil {
 		t.Error(err)
+	}
+	if diff := cmp.Diff(before, host.Snapshot()); diff != "" {
+		t.Errorf("left behind: %s", diff)
+	}
+}
+
+// TestQueueLength: where the kernel does not take the length of the queue for
+// broadcasts, ADD says so rather than pass over it, and leaves nothing.
+func TestQueueLength(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	host, peer := l.station("10.0.0.1/16", "2001:db8::1/64"), l.station("10.0.0.5/16", "2001:db8::5/64")
+	before := host.Snapshot()
+	sv := host.service("c1", `"bcqueuelen": 50, `+quick, "10.0.0.10/16")
+	err := sv.add()
+	if testnet.Linux(t, 5, 11) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out := sv.Service.IP("-d link show mv0"); !strings.Contains(out, "bcqueuelen 50 ") {
+			t.Errorf("mv0 is\n%s", out)
+		}
+		sv.works(t, host.Namespace, peer)
+		return
+	}
+	if code(err) != types.ErrInvalidNetworkConfig || !strings.Contains(err.Error(), "bcqueuelen: 50") {
+		t.Errorf("ADD: %v", err)
 	}
 	if diff := cmp.Diff(before, host.Snapshot()); diff != "" {
 		t.Errorf("left behind: %s", diff)

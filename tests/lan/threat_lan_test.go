@@ -32,6 +32,12 @@ func TestThreatForgedFrames(t *testing.T) {
 		return nil
 	})
 
+	if !testnet.Linux(t, 5, 16) {
+		if err := th.host.TryNFT(th.rules("Filter the uplink")); err == nil {
+			t.Error("the kernel has the egress hook: the page says that it came with 5.16")
+		}
+		return
+	}
 	th.peer.IP("neigh flush dev eth0")
 	th.peer.pings(t, routerAddr, routerAddr6)
 	th.load(th.host.Namespace, "Filter the uplink")
@@ -326,6 +332,12 @@ func TestThreatSourceMode(t *testing.T) {
 		t.Errorf("the service sees %d of the peer's pings to the host", echoes(seen))
 	}
 	web.IP("link del spy")
+	if !testnet.Linux(t, 5, 13) {
+		if _, err := web.TryIP("link add link mv0 name spy type macvlan mode source nodst"); err == nil {
+			t.Error("the kernel has nodst: the page says that it came with 5.13")
+		}
+		return
+	}
 	web.IP("link add link mv0 name spy type macvlan mode source nodst")
 	web.IP("link set spy type macvlan macaddr add " + peer)
 	web.IP("link set spy up")
@@ -355,7 +367,11 @@ func TestThreatFlood(t *testing.T) {
 	th.wellBehaved()
 
 	// From the LAN, a flood does fill the queue. At its usual length an idle
-	// kernel empties it as fast as one sender fills it.
+	// kernel empties it as fast as one sender fills it, and older kernels have
+	// no other length.
+	if !testnet.Linux(t, 5, 11) {
+		return
+	}
 	th.host.IP("link set mv-int type macvlan bcqueuelen 1")
 	for _, sv := range []*service{th.web, th.other} {
 		sv.Service.IP("link set mv0 type macvlan bcqueuelen 1")

@@ -77,11 +77,17 @@ func newThreatLAN(t *testing.T) *threat {
 // load loads the rules that a section of the page has, with nft(8).
 func (th *threat) load(in *testnet.Namespace, section string) {
 	th.Helper()
+	in.NFT(th.rules(section))
+}
+
+// rules are those of a section of the page.
+func (th *threat) rules(section string) string {
+	th.Helper()
 	blocks, err := page.Blocks(threatModel, section, "nft")
 	if err != nil {
 		th.Fatal(err)
 	}
-	in.NFT(blocks[0])
+	return blocks[0]
 }
 
 // send sends a frame out of the taken-over service's link.

@@ -108,6 +108,21 @@ func (n *Namespace) awaitUp(link string) {
 	}
 }
 
+// Linux tells whether the kernel is at least of a version, for what older
+// ones have not.
+func Linux(t testing.TB, major, minor int) bool {
+	t.Helper()
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		t.Fatal(err)
+	}
+	var a, b int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &a, &b); err != nil {
+		t.Fatalf("the kernel's version: %v", err)
+	}
+	return a > major || a == major && b >= minor
+}
+
 func named(name string) netlink.LinkAttrs {
 	a := netlink.NewLinkAttrs()
 	a.Name = name

@@ -78,6 +78,9 @@ func (k *Kernel) finish(n *Namespace, l plan.Link) error {
 	if err != nil {
 		return fmt.Errorf("look at the new %s: %w", l, err)
 	}
+	if err := checkQueue(made, l); err != nil {
+		return err
+	}
 	vrf, err := n.vrf(l)
 	if err != nil {
 		return err
@@ -89,6 +92,14 @@ func (k *Kernel) finish(n *Namespace, l plan.Link) error {
 	made.Attrs().Alias = l.Alias
 	if l.NoARP {
 		made.Attrs().RawFlags |= unix.IFF_NOARP
+	}
+	return nil
+}
+
+// checkQueue refuses a length that the kernel has passed over in silence.
+func checkQueue(made netlink.Link, l plan.Link) error {
+	if m, ok := made.(*netlink.Macvlan); ok && l.BCQueueLen > 0 && m.BCQueueLen == 0 {
+		return cnierr.Config("bcqueuelen", l.BCQueueLen, "this kernel's queue has a fixed length; Linux 5.11 and later take one", "leave the key out")
 	}
 	return nil
 }
