@@ -38,7 +38,23 @@ func (a *attachment) verify() error {
 	if err != nil {
 		return err
 	}
-	return verb.DriftError(slices.Concat(drift, lost, a.toAsk()))
+	if err := verb.DriftError(slices.Concat(drift, lost, a.toAsk())); err != nil {
+		return err
+	}
+	return a.isReachable()
+}
+
+// isReachable is what the specification asks of CHECK last: to say so if nobody
+// reaches the container. ADD cannot put it right, so it is no drift.
+func (a *attachment) isReachable() error {
+	master := a.plan.Master
+	switch {
+	case master.Carrier:
+		return nil
+	case a.rec != nil && len(a.rec.Unasked) > 0:
+		return cnierr.Transient("plug in its cable, or look at the switch's port", "%s has no carrier, so nobody reaches the VIPs, and nobody could be asked whether %s is free", master.Name, join(a.rec.Unasked))
+	}
+	return cnierr.Transient("plug in its cable, or look at the switch's port", "%s has no carrier, so nobody reaches the VIPs", master.Name)
 }
 
 // toAsk says for which VIPs the LAN has to be asked, now that it can be.

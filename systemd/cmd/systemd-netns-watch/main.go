@@ -57,6 +57,7 @@ func run(args []string) int {
 		Reload:    reload,
 		Say:       func(level int, namespace, line string) { sdlog.New(namespace).Say(level, "%s", line) },
 		Conflicts: record.SetConflicts,
+		Doubt:     record.SetDoubt,
 		Status:    func(line string) { own.Note("%s", line) },
 	})
 	if err != nil {
@@ -67,9 +68,9 @@ func run(args []string) int {
 }
 
 // reload has systemd reload a unit. Its errors are in the unit's own journal.
-func reload(ctx context.Context, namespace, unit string) error {
+func reload(ctx context.Context, namespace, unit string, broken bool) error {
 	// Whoever is editing the network has not asked for it.
-	if err := record.AskForRepair(namespace); err != nil {
+	if err := record.AskForRepair(namespace, broken); err != nil {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, "systemctl", "reload", "--", unit)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"reflect"
 	"strings"
 	"time"
 
@@ -76,7 +77,12 @@ func (n *Netns) addAs(a record.Attachment) error {
 func (n *Netns) keep(a record.Attachment) error {
 	// One that is damaged was used for what it was good for by the undo before.
 	all, _ := record.Load(n.Name)
-	return record.Save(n.Name, record.Put(all, a))
+	with := record.Put(all, a)
+	if reflect.DeepEqual(all, with) {
+		// A repair has nothing new to tell those who watch the record.
+		return nil
+	}
+	return record.Save(n.Name, with)
 }
 
 // complete adds what cnitool knows after an ADD.
@@ -132,8 +138,14 @@ func (n *Netns) tell(result *current.Result) error {
 // showStatus sets the unit's line in `systemctl status`.
 func (n *Netns) showStatus(f facts.Facts) {
 	line := fmt.Sprintf("%s on %s, network %s", facts.Count(len(f.VIPs)), n.IfName, n.Network)
+	if f.MAC != "" && !f.Carrier {
+		line += fmt.Sprintf("; %s has no carrier, so nobody reaches them. The LAN is asked whether they are free when it has one", cmp.Or(f.Master, n.IfName))
+	}
 	for _, conflict := range record.Conflicts(n.Name) {
 		line += "; " + conflict
+	}
+	if doubt := record.Doubt(n.Name); doubt != "" {
+		line += "; " + doubt
 	}
 	n.Status("%s", line)
 }

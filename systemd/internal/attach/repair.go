@@ -26,12 +26,12 @@ func (n *Netns) repair() error {
 	if err != nil {
 		return err
 	}
-	repairOnly := record.RepairOnly(n.Name)
+	repairOnly, broken := record.RepairOnly(n.Name)
 	edit, now := n.edited(a)
 	if edit.Live && !repairOnly {
 		return n.update(a, edit, now)
 	}
-	return n.mend(a, edit)
+	return n.mend(a, edit, broken)
 }
 
 // update puts into effect that addresses were edited. The plugins keep what was
@@ -78,25 +78,38 @@ func (n *Netns) edited(a record.Attachment) (networks.Edit, *Netns) {
 	return networks.Edited(a, now.Namespace), now
 }
 
-// mend checks and repairs by the configuration that the attachment was made with.
-func (n *Netns) mend(a record.Attachment, edit networks.Edit) error {
+// mend checks and repairs by the configuration that the attachment was made with. If
+// something is known to be broken it is repaired at once: CHECK takes as long as ADD.
+func (n *Netns) mend(a record.Attachment, edit networks.Edit, broken bool) error {
 	then, forget, err := n.asMade(a)
 	if err != nil {
 		return err
 	}
 	defer forget()
-	_, err = then.cni("check")
-	if err == nil {
-		then.tellUntouched(edit, a)
-		// The host's DNS servers may be others now.
-		return n.giveDNS(cnitool.Result(a).DNS)
+	if !broken {
+		err := then.check()
+		if err == nil {
+			then.tellUntouched(edit, a)
+			// The host's DNS servers may be others now.
+			return n.giveDNS(cnitool.Result(a).DNS)
+		}
+		n.Say(sdlog.LevelWarning, "%v", err)
 	}
-	n.Say(sdlog.LevelWarning, "%v", err)
 	if err := then.addAs(a); err != nil {
 		return err
 	}
 	n.tellEdit(edit)
-	_, err = then.cni("check")
+	return then.check()
+}
+
+// check is CHECK, but for what no ADD can put right, such as a cable that is out. That
+// is said.
+func (n *Netns) check() error {
+	_, err := n.cni("check")
+	if err != nil && strings.Contains(err.Error(), cnitool.TryAgain) {
+		n.Say(sdlog.LevelWarning, "%v", err)
+		return nil
+	}
 	return err
 }
 
@@ -113,7 +126,8 @@ const repairPatience = 10 * time.Second
 
 // tellUntouched is for what needs no repair.
 func (n *Netns) tellUntouched(edit networks.Edit, a record.Attachment) {
-	if f, err := n.look(cnitool.Result(a)); err == nil {
+	f, err := n.look(cnitool.Result(a))
+	if err == nil {
 		n.showStatus(f)
 	}
 	others := record.Conflicts(n.Name)
@@ -121,7 +135,7 @@ func (n *Netns) tellUntouched(edit networks.Edit, a record.Attachment) {
 		n.Say(sdlog.LevelErr, "%s: find that station by its MAC, and take the address from it", conflict)
 	}
 	if edit.What == "" {
-		if len(others) == 0 {
+		if len(others) == 0 && f.Carrier {
 			n.Say(sdlog.LevelInfo, "all is as it should be")
 		}
 		return

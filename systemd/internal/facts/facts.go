@@ -22,7 +22,9 @@ const routeProtocol = 118
 type Facts struct {
 	// Link is the service's; MAC is empty where there is no such link.
 	Link, MAC, Master string
-	VIPs              []netip.Prefix
+	// Carrier is the link's, which is its master's.
+	Carrier bool
+	VIPs    []netip.Prefix
 	// Host is the host-side link's name, empty where there is none.
 	Host string
 	// Ways are the host's ways to VIPs: the VIPs of each source address.
@@ -74,6 +76,7 @@ func lookInside(hosts netlinksafe.Handle, path string, f *Facts) error {
 		return nil
 	}
 	f.MAC = link.Attrs().HardwareAddr.String()
+	f.Carrier = link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0
 	if below, err := hosts.LinkByIndex(link.Attrs().ParentIndex); err == nil {
 		f.Master = below.Attrs().Name
 	}

@@ -26,12 +26,40 @@ func Conflicts(name string) []string {
 // SetConflicts notes them; none removes the file. A namespace whose shim has gone
 // meanwhile has none.
 func SetConflicts(name string, lines []string) error {
-	path := conflictsPath(name)
-	var err error
 	if len(lines) == 0 {
+		return note(conflictsPath(name), "")
+	}
+	return note(conflictsPath(name), strings.Join(lines, "\n")+"\n")
+}
+
+// doubtPath is the file in which the keeper tells why the LAN may not have been asked
+// yet whether a namespace's VIPs are free.
+func doubtPath(name string) string { return filepath.Join("/run/systemd-netns", name, "doubt") }
+
+// Doubt tells that in a line, "" if there is no reason.
+func Doubt(name string) string {
+	data, err := os.ReadFile(doubtPath(name))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(data))
+}
+
+// SetDoubt notes it; "" removes the file.
+func SetDoubt(name, line string) error {
+	if line == "" {
+		return note(doubtPath(name), "")
+	}
+	return note(doubtPath(name), line+"\n")
+}
+
+// note writes a file, or removes it if there is nothing to be written.
+func note(path, text string) error {
+	var err error
+	if text == "" {
 		err = os.Remove(path)
 	} else {
-		err = os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o644)
+		err = os.WriteFile(path, []byte(text), 0o644)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -43,8 +71,23 @@ func SetConflicts(name string, lines []string) error {
 // put into effect.
 func repairPath(name string) string { return filepath.Join("/run/systemd-netns", name, "repair") }
 
-// AskForRepair has the next reload repair, and nothing else.
-func AskForRepair(name string) error { return os.WriteFile(repairPath(name), nil, 0o644) }
+// broken is in that file if something is known to be. systemd-netns-repair@.service
+// writes an empty one.
+const broken = "broken\n"
 
-// RepairOnly tells whether this reload is to repair, and nothing else.
-func RepairOnly(name string) bool { return os.Remove(repairPath(name)) == nil }
+// AskForRepair has the next reload repair, and nothing else. If something is known to
+// be broken, it need not look first.
+func AskForRepair(name string, isBroken bool) error {
+	text := ""
+	if isBroken {
+		text = broken
+	}
+	return os.WriteFile(repairPath(name), []byte(text), 0o644)
+}
+
+// RepairOnly tells whether this reload is to repair, and nothing else, and whether
+// something is known to be broken.
+func RepairOnly(name string) (only, isBroken bool) {
+	text, err := os.ReadFile(repairPath(name))
+	return err == nil && os.Remove(repairPath(name)) == nil, string(text) == broken
+}

@@ -126,6 +126,9 @@ func Of(ctx context.Context, sd *units.Systemd, name string) (*Status, []error, 
 	}
 	status.lines = a.facts.Made(a.Network)
 	status.lines = append(status.lines, record.Conflicts(in)...)
+	if doubt := record.Doubt(in); doubt != "" {
+		status.lines = append(status.lines, doubt)
+	}
 	if err := cnitool.Check(a.namespace, a.Attachment); err != nil {
 		status.Drift = strings.Split(err.Error(), "\n")
 	}

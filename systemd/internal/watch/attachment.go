@@ -3,6 +3,7 @@ package watch
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 
 	"macvlan-vip/systemd/internal/record"
@@ -38,6 +39,14 @@ func conflictPolicy(config []byte) string {
 		}
 	}
 	return ""
+}
+
+// sounds tells whether the same is to be listened for.
+func (a *attachment) sounds(like *attachment) bool {
+	if a == nil || like == nil {
+		return a == like
+	}
+	return a.inside.lower == like.inside.lower && a.conflict == like.conflict && maps.Equal(a.vips, like.vips)
 }
 
 // fromRecord gives what a record tells of an attachment, with the names of the

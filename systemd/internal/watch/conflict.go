@@ -24,38 +24,59 @@ const (
 	questionInterval = 100 * time.Millisecond
 )
 
-// conflict is that another station uses a VIP.
+// conflict is that another station uses a VIP, or is about to.
 type conflict struct {
 	namespace, mac string
 	addr           netip.Addr
+	// probing says that it asks whether it may, which the kernel answers.
+	probing        bool
 	last, defended time.Time
 }
 
 func (c *conflict) String() string {
+	if c.probing {
+		return fmt.Sprintf("VIP %s is being claimed by %s, too", c.addr, c.mac)
+	}
 	return fmt.Sprintf("VIP %s is used by %s, too", c.addr, c.mac)
 }
 
-// listenAnew opens the ears for the VIPs that there are now.
+// listenAnew has the ears listen for the VIPs that there are now.
 func (k *Keeper) listenAnew() {
-	for _, e := range k.ears {
-		e.close()
-	}
-	clear(k.ears)
 	on := map[int][]netip.Addr{}
 	for _, a := range k.state.attachments {
 		if a.conflict != conflictIgnore && k.state.links[a.inside.lower].index != 0 {
 			on[a.inside.lower] = slices.AppendSeq(on[a.inside.lower], maps.Keys(a.vips))
 		}
 	}
-	for master, addrs := range on {
-		e, err := listenOn(master, addrs, false)
-		if err != nil {
-			k.Say(levelWarning, "systemd-netns-watch", err.Error())
-			continue
+	for master, e := range k.ears {
+		if on[master] == nil {
+			e.close()
+			delete(k.ears, master)
+			k.endDoubt(master, "")
 		}
-		k.ears[master] = e
-		e.listen(k.uses)
 	}
+	for master, addrs := range on {
+		if err := k.listenFor(master, addrs); err != nil {
+			k.Say(levelWarning, "systemd-netns-watch", err.Error())
+		}
+	}
+}
+
+func (k *Keeper) listenFor(master int, addrs []netip.Addr) error {
+	if e := k.ears[master]; e != nil {
+		return e.tune(addrs)
+	}
+	e, err := listenOn(master, addrs, false)
+	if err != nil {
+		return err
+	}
+	k.ears[master] = e
+	e.listen(k.uses)
+	if k.state.links[master].carrier() {
+		// Since when is not known.
+		k.beginDoubt(master, time.Now())
+	}
+	return nil
 }
 
 // heard takes in that a station says an address is its own.
@@ -65,16 +86,25 @@ func (k *Keeper) heard(u use, now time.Time) {
 		return
 	}
 	c := k.conflicts[u.addr]
-	if c == nil || c.mac != u.mac {
-		c = &conflict{namespace: a.namespace, addr: u.addr, mac: u.mac}
+	if c == nil || c.mac != u.mac && !u.probing || c.probing && !u.probing {
+		c = &conflict{namespace: a.namespace, addr: u.addr, mac: u.mac, probing: u.probing}
 		k.conflicts[u.addr] = c
-		k.Say(levelErr, a.namespace, c.String()+": find that station by its MAC, and take the address from it")
+		level := levelErr
+		if u.probing {
+			level = levelWarning
+		}
+		k.Say(level, a.namespace, c.String()+": find that station by its MAC, and take the address from it")
 		k.tellConflicts(a)
 	}
 	c.last = now
-	if a.conflict == conflictDefend && now.Sub(c.defended) >= defendInterval {
+	// Who asks first has the kernel's answer.
+	if a.conflict == conflictDefend && !u.probing && now.Sub(c.defended) >= defendInterval {
 		c.defended = now
-		if err := k.announce(a, u.addr); err != nil {
+		frames, err := a.announcements(u.addr)
+		if err == nil {
+			err = send(u.master, frames...)
+		}
+		if err != nil {
 			k.Say(levelWarning, a.namespace, fmt.Sprintf("defend %s: %v", u.addr, err))
 			return
 		}
@@ -82,28 +112,26 @@ func (k *Keeper) heard(u use, now time.Time) {
 	}
 }
 
-// holder is the attachment that has a VIP, if it is not the one that was heard.
+// holder is the attachment that has a VIP, if who was heard is not of this host: a
+// switch may send back what that has sent.
 func (k *Keeper) holder(u use) *attachment {
-	for _, a := range k.state.attachments {
-		if a.vips[u.addr] && a.inside.lower == u.master && a.inside.mac != u.mac && a.conflict != conflictIgnore {
+	for _, a := range k.state.holders[u.addr] {
+		own := []string{a.inside.mac, k.state.links[u.master].mac, k.state.macs[a.hostLink]}
+		if a.inside.lower == u.master && a.conflict != conflictIgnore && !slices.Contains(own, u.mac) {
 			return a
 		}
 	}
 	return nil
 }
 
-// announce tells the LAN where VIPs are. The frames have the service's MAC, from
-// which switches learn the port; they leave through the master.
-func (k *Keeper) announce(a *attachment, addrs ...netip.Addr) error {
+// announcements tell the LAN where VIPs are. They have the service's MAC, from which
+// switches learn the port, and leave through the master.
+func (a *attachment) announcements(addrs ...netip.Addr) ([][]byte, error) {
 	mac, err := net.ParseMAC(a.inside.mac)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	frames, err := each(addrs, mac, announcement)
-	if err != nil {
-		return err
-	}
-	return send(a.inside.lower, frames...)
+	return each(addrs, mac, announcement)
 }
 
 func each(addrs []netip.Addr, mac net.HardwareAddr, make func(netip.Addr, net.HardwareAddr) ([]byte, error)) ([][]byte, error) {
@@ -134,7 +162,7 @@ func (k *Keeper) tellConflicts(a *attachment) {
 	if what == "" {
 		what = "no other station uses a VIP any more"
 	}
-	k.find(finding{namespace: a.namespace, what: what})
+	k.find(finding{namespace: a.namespace, what: what, note: true})
 	k.tellStatus()
 }
 
@@ -153,39 +181,24 @@ func (k *Keeper) forgetConflicts(now time.Time) {
 	}
 }
 
-// askAgain asks the LAN whether somebody else has the VIPs by now, and tells it
-// where they are. It takes some hundred milliseconds.
-func (k *Keeper) askAgain(a attachment) {
-	l := k.state.links[a.inside.lower]
-	go func() {
-		found, err := ask(l, slices.Collect(maps.Keys(a.vips)), decoys(a))
-		if err == nil {
-			err = k.announce(&a, slices.Collect(maps.Keys(a.vips))...)
-		}
-		if err != nil {
-			k.Say(levelWarning, a.namespace, fmt.Sprintf("ask the LAN about the VIPs: %v", err))
-		}
-		for _, u := range found {
-			k.uses <- u
-		}
-	}()
-}
-
-// decoys are addresses that nobody has, as far as chance goes, one of each VIP's
-// network: who answers for one of these answers for all.
-func decoys(a attachment) (all []netip.Addr) {
-	for _, p := range a.prefixes {
-		if p.IsSingleIP() {
+// decoys are addresses that nobody has, as far as chance goes, one of each network
+// that is VIPs': who answers for one of these answers for all.
+func decoys(networks []netip.Prefix, vips []netip.Addr) (all []netip.Addr) {
+	seen := map[netip.Prefix]bool{}
+	for _, p := range networks {
+		p = p.Masked()
+		if p.IsSingleIP() || seen[p] {
 			continue
 		}
-		b := p.Masked().Addr().AsSlice()
+		seen[p] = true
+		b := p.Addr().AsSlice()
 		for bit := p.Bits(); bit < p.Addr().BitLen(); bit++ {
 			if rand.IntN(2) == 1 {
 				b[bit/8] |= 0x80 >> (bit % 8)
 			}
 		}
 		addr, _ := netip.AddrFromSlice(b)
-		if !a.vips[addr] && addr != p.Masked().Addr() {
+		if !slices.Contains(vips, addr) && addr != p.Addr() {
 			all = append(all, addr)
 		}
 	}

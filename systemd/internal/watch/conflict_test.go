@@ -19,13 +19,15 @@ var stranger = net.HardwareAddr{2, 0, 0, 0, 0, 0x66}
 // sends has the LAN's link send frames.
 func (l *lab) sends(frames ...[]byte) {
 	l.t.Helper()
-	l.lan.Do(func() error {
-		port, err := net.InterfaceByName("port")
-		if err != nil {
-			return err
-		}
-		return send(port.Index, frames...)
-	})
+	l.lan.Do(func() error { return sendOn("port", frames...) })
+}
+
+func sendOn(link string, frames ...[]byte) error {
+	l, err := net.InterfaceByName(link)
+	if err != nil {
+		return err
+	}
+	return send(l.Index, frames...)
 }
 
 func must(frame []byte, err error) []byte {
@@ -42,8 +44,6 @@ func (l *lab) claims(addr netip.Addr) { l.sends(must(announcement(addr, stranger
 // TestConflict: a station that begins to use a VIP is named within a second, once.
 func TestConflict(t *testing.T) {
 	l := newLab(t, "one", "two")
-	// Its ears are open a moment after its start.
-	time.Sleep(10 * debounce)
 	v6 := netip.MustParseAddr("2001:db8::21")
 	for _, c := range []struct {
 		addr netip.Addr
@@ -58,7 +58,7 @@ func TestConflict(t *testing.T) {
 			t.Errorf("it took %s", took)
 		}
 		l.await("a claim", from, fmt.Sprintf("conflicts of %s: [%q]", c.of, said))
-		l.await("a claim", from, said+": repairing")
+		l.await("a claim", from, said+": checking")
 		l.await("a claim", from, "reload "+c.of)
 		from = len(l.said(0))
 		l.claims(c.addr)
@@ -66,18 +66,50 @@ func TestConflict(t *testing.T) {
 	}
 }
 
+// TestDAD: a station that asks whether it may have an IPv6 VIP (RFC 4862, section
+// 5.4.3) is named, and once more if it takes it all the same.
+func TestDAD(t *testing.T) {
+	l := newLab(t, "one")
+	v6 := netip.MustParseAddr("2001:db8::20")
+	station := testnet.New(t)
+	l.lan.IP("link add station link port netns " + filepath.Base(station.Path()) + " type macvlan mode vepa")
+	station.IP("link set lo up")
+	station.IP("link set station up")
+	who := mac(station, "station")
+	from := len(l.said(0))
+	start := time.Now()
+	station.IP("address add " + v6.String() + "/64 dev station")
+	said := fmt.Sprintf("VIP %s is being claimed by %s, too", v6, who)
+	l.await("a probe", from, "one: "+said+": find that station by its MAC")
+	if took := time.Since(start); took > 2*time.Second {
+		// The kernel waits a second at most before its first probe.
+		t.Errorf("it took %s", took)
+	}
+	l.await("a probe", from, fmt.Sprintf("conflicts of one: [%q]", said))
+	testnet.Eventually(t, "the station keeps off", func() error {
+		if out := station.IP("address show dev station"); !strings.Contains(out, "dadfailed") {
+			return fmt.Errorf("%s", out)
+		}
+		return nil
+	})
+	from = len(l.said(0))
+	l.sends(must(announcement(v6, parseMAC(t, who))))
+	l.await("an announcement", from, fmt.Sprintf("one: VIP %s is used by %s, too", v6, who))
+}
+
 // TestNoConflict: what looks like a conflict and is none.
 func TestNoConflict(t *testing.T) {
 	l := newLab(t, "one")
-	time.Sleep(10 * debounce)
 	from := len(l.said(0))
-	own, err := net.ParseMAC(strings.TrimSpace(mac(l.services["one"])))
-	if err != nil {
-		t.Fatal(err)
-	}
+	own := parseMAC(t, mac(l.services["one"], "mv0"))
+	v6 := netip.MustParseAddr("2001:db8::20")
 	l.sends(
 		// A switch that tracks devices, and who probes for the address.
-		must(question(vip(0), stranger)), must(question(netip.MustParseAddr("2001:db8::20"), stranger)),
+		must(question(vip(0), stranger)), toOne(must(question(v6, stranger))),
+		// The host's own probes, which a switch sends back.
+		must(question(v6, own)), must(question(v6, parseMAC(t, mac(l.host, "eth0")))), must(question(v6, parseMAC(t, mac(l.host, "mv-int")))),
+		// Who looks for the VIP, and has an address of its own.
+		asks(must(question(v6, stranger)), netip.MustParseAddr("2001:db8::77")),
 		// Another address.
 		must(announcement(netip.MustParseAddr("192.0.2.77"), stranger)),
 		// The service's own, which a switch reflects.
@@ -87,14 +119,29 @@ func TestNoConflict(t *testing.T) {
 	)
 	time.Sleep(500 * time.Millisecond)
 	for _, line := range l.said(from) {
-		if strings.Contains(line, "is used by") {
+		if strings.Contains(line, "is used by") || strings.Contains(line, "is being claimed") {
 			t.Error(line)
 		}
 	}
 }
 
-func mac(n *testnet.Namespace) string {
-	fields := strings.Fields(n.IP("-o link show mv0"))
+func parseMAC(t *testing.T, text string) net.HardwareAddr {
+	t.Helper()
+	addr, err := net.ParseMAC(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return addr
+}
+
+// asks gives a neighbour solicitation a sender.
+func asks(frame []byte, from netip.Addr) []byte {
+	copy(frame[ndpSource:], from.AsSlice())
+	return frame
+}
+
+func mac(n *testnet.Namespace, link string) string {
+	fields := strings.Fields(n.IP("-o link show " + link))
 	for i, f := range fields {
 		if f == "link/ether" {
 			return fields[i+1]
@@ -112,8 +159,7 @@ func toOne(frame []byte) []byte {
 // MAC, and not again for ten seconds.
 func TestDefend(t *testing.T) {
 	l := newLabWith(t, conflictDefend, "one")
-	time.Sleep(10 * debounce)
-	want := mac(l.services["one"])
+	want := mac(l.services["one"], "mv0")
 	lan := l.lan.Capture("port")
 	for range 3 {
 		l.claims(vip(0))
@@ -141,7 +187,6 @@ func TestDefend(t *testing.T) {
 // TestIgnore: with addressConflict "ignore" nobody listens.
 func TestIgnore(t *testing.T) {
 	l := newLabWith(t, conflictIgnore, "one")
-	time.Sleep(10 * debounce)
 	from := len(l.said(0))
 	l.claims(vip(0))
 	l.quiet("a claim", from)

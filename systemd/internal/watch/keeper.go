@@ -20,13 +20,17 @@ import (
 type Config struct {
 	// Records is the folder of the records, Names that of the namespaces' names.
 	Records, Names string
-	// Reload checks and repairs a namespace, by reloading its unit.
-	Reload func(ctx context.Context, namespace, unit string) error
+	// Reload repairs a namespace, by reloading its unit. broken says that something
+	// of it is known to be, which need not be found out first.
+	Reload func(ctx context.Context, namespace, unit string, broken bool) error
 	// Say writes a line for the journal, about a namespace, at a level of
 	// syslog(3).
 	Say func(level int, namespace, line string)
 	// Conflicts is told which VIPs of a namespace others use, none at the end.
 	Conflicts func(namespace string, lines []string) error
+	// Doubt is told why the LAN may not have been asked about VIPs of a namespace, ""
+	// at the end.
+	Doubt func(namespace, line string) error
 	// Status is told what there is to be told of all.
 	Status func(line string)
 }
@@ -45,7 +49,7 @@ const atOnce = 4
 type Keeper struct {
 	Config
 	state    *state
-	schedule schedule
+	schedule *schedule
 	socket   *socket
 	folders  *folders
 	// records and names are the folders' numbers.
@@ -59,20 +63,22 @@ type Keeper struct {
 	deaf      time.Time
 	uses      chan use
 	conflicts map[netip.Addr]*conflict
+	// doubts are by their master's index.
+	doubts map[int]*doubt
+	signs  chan sign
 }
 
 type outcome struct {
 	namespace string
 	err       error
-	// asked says that the LAN is to be asked about the VIPs again.
-	asked bool
 }
 
 // Run watches until ctx ends. Namespaces that there are are repaired first: what
 // happened while nobody watched is not known.
 func Run(ctx context.Context, c Config) error {
-	k := &Keeper{Config: c, state: newState(), schedule: schedule{}, repaired: make(chan outcome),
-		ears: map[int]*ear{}, uses: make(chan use, 64), conflicts: map[netip.Addr]*conflict{}}
+	k := &Keeper{Config: c, state: newState(), schedule: newSchedule(), repaired: make(chan outcome),
+		ears: map[int]*ear{}, uses: make(chan use, 64), conflicts: map[netip.Addr]*conflict{},
+		doubts: map[int]*doubt{}, signs: make(chan sign, 16)}
 	if err := k.open(); err != nil {
 		return err
 	}
@@ -102,16 +108,24 @@ func Run(ctx context.Context, c Config) error {
 			k.ended(done)
 		case u := <-k.uses:
 			k.heard(u, time.Now())
-		case <-timer.C:
-			k.forgetConflicts(time.Now())
-			if !k.deaf.IsZero() && !time.Now().Before(k.deaf) {
-				k.deaf = time.Time{}
-				k.listenAnew()
-			}
+		case s := <-k.signs:
+			k.sign(s, time.Now())
+		case now := <-timer.C:
+			k.tick(now)
 		}
 		timer.Stop()
 		k.startDue(ctx)
 	}
+}
+
+// tick does what is due.
+func (k *Keeper) tick(now time.Time) {
+	k.forgetConflicts(now)
+	if !k.deaf.IsZero() && !now.Before(k.deaf) {
+		k.deaf = time.Time{}
+		k.listenAnew()
+	}
+	k.pursueDoubts(now)
 }
 
 func (k *Keeper) open() (err error) {
@@ -174,7 +188,7 @@ func (k *Keeper) begin() error {
 	for _, file := range files {
 		k.learn(filepath.Base(file))
 	}
-	k.repairAll("systemd-netns-watch has started")
+	k.findAll(finding{what: "systemd-netns-watch has started", note: true})
 	k.tellStatus()
 	return nil
 }
@@ -200,9 +214,10 @@ func (k *Keeper) lookAtHost() error {
 	return nil
 }
 
-func (k *Keeper) repairAll(why string) {
-	for _, a := range k.state.list() {
-		k.find(finding{namespace: a.namespace, what: why})
+// findAll is find for all namespaces.
+func (k *Keeper) findAll(f finding) {
+	for f.namespace = range k.state.attachments {
+		k.find(f)
 	}
 }
 
@@ -212,11 +227,21 @@ func (k *Keeper) take(b batch) {
 		if err := k.lookAtHost(); err != nil {
 			k.Say(levelErr, "systemd-netns-watch", err.Error())
 		}
-		k.repairAll("more changed at once than could be followed")
+		k.findAll(finding{what: "more changed at once than could be followed", note: true})
 	}
 	for _, e := range b.events {
+		was := k.state.links[e.link.index].carrier()
 		for _, f := range k.state.apply(e) {
 			k.find(f)
+		}
+		if e.nsid != hosts || e.kind != unix.RTM_NEWLINK || k.ears[e.link.index] == nil {
+			continue
+		}
+		switch is := e.link.carrier(); {
+		case !was && is:
+			k.beginDoubt(e.link.index, time.Now())
+		case was && !is:
+			k.endDoubt(e.link.index, "")
 		}
 	}
 }
@@ -254,19 +279,38 @@ func (k *Keeper) learn(name string) {
 	if err != nil {
 		k.Say(levelWarning, name, fmt.Sprintf("not watched: %v", err))
 	}
-	known := k.state.attachments[name] != nil
-	if k.deaf.IsZero() {
+	was := k.state.attachments[name]
+	if k.deaf.IsZero() && !was.sounds(a) {
 		// Many services start together.
 		k.deaf = time.Now().Add(debounce)
 	}
 	if a == nil {
-		delete(k.state.attachments, name)
+		k.state.drop(name)
 		k.schedule.forget(name)
 	} else {
-		k.state.attachments[name] = a
+		k.state.put(a)
 	}
-	if known != (a != nil) {
+	if (was == nil) != (a == nil) {
 		k.tellStatus()
+	}
+	if was == nil && a != nil {
+		k.welcome(a)
+	}
+}
+
+// welcome is for an attachment that is new. What a keeper before this one has told of
+// it holds no more.
+func (k *Keeper) welcome(a *attachment) {
+	if err := k.Conflicts(a.namespace, nil); err != nil {
+		k.Say(levelWarning, a.namespace, err.Error())
+	}
+	line := ""
+	if d := k.doubts[a.inside.lower]; d != nil && d.told && a.conflict != conflictIgnore {
+		line = d.String()
+	}
+	k.tellDoubt(a, line, line)
+	if a.inside.index == 0 {
+		k.find(finding{namespace: a.namespace, what: a.inside.name + " is missing"})
 	}
 }
 
@@ -285,15 +329,24 @@ func (k *Keeper) read(name string) (*attachment, error) {
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(k.Names, name)
-	if a.nsid, err = number(path); err != nil {
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
-			// A record that was left, of a namespace that is gone.
-			return nil, nil
-		}
+	was := k.state.attachments[name]
+	a.nsid, err = number(filepath.Join(k.Names, name))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
+		// A namespace that has lost its name or, if it is new here, a record that was
+		// left of one that is gone.
+		return was, nil
+	}
+	if err != nil {
 		return nil, err
 	}
-	if a.inside, err = linkInside(a.nsid, all[i].IfName); err != nil {
+	a.inside, err = linkInside(a.nsid, all[i].IfName)
+	switch {
+	case errors.Is(err, unix.ENODEV) && was != nil:
+		// Somebody has deleted it, and it is not repaired yet.
+		a.inside = was.inside
+	case errors.Is(err, unix.ENODEV):
+		a.inside = link{name: all[i].IfName}
+	case err != nil:
 		return nil, err
 	}
 	if k.names, err = k.folders.add(k.Names); err != nil {
@@ -306,7 +359,13 @@ func (k *Keeper) read(name string) (*attachment, error) {
 // place finds the links of the host's that an attachment needs, of which host
 // are candidates.
 func (k *Keeper) place(a *attachment, host []string) {
-	a.master = k.state.links[a.inside.lower].name
+	if was := k.state.attachments[a.namespace]; was != nil {
+		// What is gone is to come back under its name.
+		a.master, a.hostLink = was.master, was.hostLink
+	}
+	if l, ok := k.state.links[a.inside.lower]; ok {
+		a.master = l.name
+	}
 	for _, l := range k.state.links {
 		if slices.Contains(host, l.name) && l.lower == a.inside.lower {
 			a.hostLink = l.name
@@ -323,6 +382,11 @@ func (k *Keeper) untilNext() time.Duration {
 	}
 	if !k.deaf.IsZero() {
 		wait = min(wait, max(0, time.Until(k.deaf)))
+	}
+	for _, d := range k.doubts {
+		if !d.next.IsZero() {
+			wait = min(wait, max(0, time.Until(d.next)))
+		}
 	}
 	if next := k.schedule.next(); !next.IsZero() && k.running < atOnce {
 		wait = min(wait, max(0, time.Until(next)))
@@ -343,13 +407,17 @@ func (k *Keeper) startDue(ctx context.Context) {
 			k.schedule.done(name, time.Now())
 			continue
 		}
-		k.Say(levelNotice, name, join(found)+": repairing")
+		broken := slices.ContainsFunc(found, func(f finding) bool { return !f.note })
+		doing := ": repairing"
+		if !broken {
+			doing = ": checking"
+		}
+		k.Say(levelNotice, name, join(found)+doing)
 		k.running++
 		go func() {
-			err := k.Reload(ctx, name, a.unit)
-			asked := slices.ContainsFunc(found, func(f finding) bool { return f.asked })
+			err := k.Reload(ctx, name, a.unit, broken)
 			select {
-			case k.repaired <- outcome{name, err, asked}:
+			case k.repaired <- outcome{name, err}:
 			case <-ctx.Done():
 			}
 		}()
@@ -367,25 +435,42 @@ func join(found []finding) string {
 // ended notes that a repair has ended.
 func (k *Keeper) ended(done outcome) {
 	k.running--
+	k.refresh(done.namespace)
 	if done.err != nil && k.state.attachments[done.namespace] != nil {
 		k.Say(levelErr, done.namespace, fmt.Sprintf("could not be repaired: %v", done.err))
-	}
-	if a := k.state.attachments[done.namespace]; done.asked && a != nil && a.conflict != conflictIgnore {
-		k.askAgain(*a)
 	}
 	pause, times := k.schedule.done(done.namespace, time.Now())
 	if done.err != nil && k.state.attachments[done.namespace] != nil {
 		k.find(finding{namespace: done.namespace, what: "the repair failed"})
 	}
-	if t := k.schedule[done.namespace]; t != nil && len(t.found) > 0 {
+	if t := k.schedule.turns[done.namespace]; t != nil && len(t.found) > 0 {
 		k.tellPause(done.namespace, t.found[len(t.found)-1], pause, times)
 	}
+}
+
+// refresh is for links that a repair has made anew, or given another MTU.
+func (k *Keeper) refresh(namespace string) {
+	a := k.state.attachments[namespace]
+	if a == nil {
+		return
+	}
+	is, err := linkInside(a.nsid, a.inside.name)
+	if err != nil || is.index != a.inside.index || is.lower != a.inside.lower {
+		k.learn(namespace)
+		return
+	}
+	a.inside.mtu = is.mtu
 }
 
 func (k *Keeper) tellStatus() {
 	line := fmt.Sprintf("%d namespaces are watched", len(k.state.attachments))
 	for _, c := range k.conflicts {
 		line += "; " + c.namespace + ": " + c.String()
+	}
+	for _, d := range k.doubts {
+		if d.told {
+			line += "; " + d.String()
+		}
 	}
 	k.Status(line)
 }

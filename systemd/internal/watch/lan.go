@@ -15,11 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// use is a frame by which a station says that an address is its own.
+// use is a frame by which a station says that an address is its own, or, probing,
+// that it would be.
 type use struct {
-	master int
-	addr   netip.Addr
-	mac    string
+	master  int
+	addr    netip.Addr
+	mac     string
+	probing bool
 }
 
 // ear listens on a master for stations that use VIPs. There, and not in the
@@ -40,28 +42,39 @@ const (
 	ipv6Header = 40
 	// arpSender is where a frame of ARP has the sender's IPv4 address.
 	arpSender = ethHeader + 14
-	// ndpTarget is where a neighbour advertisement has its target.
-	ndpTarget = ethHeader + ipv6Header + 8
+	// ndpSource and ndpTarget are where neighbour solicitations and advertisements
+	// have their sender's address and their target.
+	ndpSource                   = ethHeader + 8
+	ndpTarget                   = ethHeader + ipv6Header + 8
+	solicitation, advertisement = 135, 136
 )
 
-// listenOn opens the sockets for the families that addrs have. Answers to one's own
-// questions, which come to one station alone, are heard if all is true.
+// families are what an ear has a socket for each of.
+var families = []struct {
+	protocol uint16
+	is4      bool
+	filter   func([]netip.Addr) []bpf.Instruction
+}{{unix.ETH_P_ARP, true, arpFilter}, {unix.ETH_P_IPV6, false, ndpFilter}}
+
+// filters are those of an ear's sockets. Answers to one's own questions, which come
+// to one station alone, pass if all is true.
+func filters(addrs []netip.Addr, all bool) (programs [][]bpf.Instruction) {
+	for _, family := range families {
+		of := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a.Is4() != family.is4 })
+		first := toMany
+		if all {
+			first = toUs
+		}
+		programs = append(programs, slices.Concat(first, family.filter(of)))
+	}
+	return programs
+}
+
+// listenOn opens the sockets.
 func listenOn(master int, addrs []netip.Addr, all bool) (*ear, error) {
 	e := &ear{master: master}
-	for _, family := range []struct {
-		protocol uint16
-		is4      bool
-		filter   func([]netip.Addr) []bpf.Instruction
-	}{{unix.ETH_P_ARP, true, arpFilter}, {unix.ETH_P_IPV6, false, ndpFilter}} {
-		of := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a.Is4() != family.is4 })
-		if len(of) == 0 {
-			continue
-		}
-		filter := family.filter(of)
-		if !all {
-			filter = slices.Concat(toMany, filter)
-		}
-		fd, err := packetSocket(master, family.protocol, filter)
+	for i, filter := range filters(addrs, all) {
+		fd, err := packetSocket(master, families[i].protocol, filter)
 		if err != nil {
 			e.close()
 			return nil, fmt.Errorf("listen for other holders of VIPs on link %d: %w", master, err)
@@ -69,6 +82,21 @@ func listenOn(master int, addrs []netip.Addr, all bool) (*ear, error) {
 		e.files = append(e.files, os.NewFile(uintptr(fd), "packet"))
 	}
 	return e, nil
+}
+
+// tune has an ear listen for other addresses, without a gap.
+func (e *ear) tune(addrs []netip.Addr) error {
+	for i, filter := range filters(addrs, false) {
+		conn, err := e.files[i].SyscallConn()
+		if err == nil {
+			var inner error
+			err = errors.Join(conn.Control(func(fd uintptr) { inner = setFilter(int(fd), filter) }), inner)
+		}
+		if err != nil {
+			return fmt.Errorf("listen for other holders of VIPs on link %d: %w", e.master, err)
+		}
+	}
+	return nil
 }
 
 func (e *ear) close() {
@@ -82,6 +110,14 @@ func (e *ear) close() {
 var toMany = []bpf.Instruction{
 	bpf.LoadAbsolute{Off: 0, Size: 1},
 	bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 1, SkipTrue: 1},
+	bpf.RetConstant{Val: 0},
+}
+
+// toUs stops what is for another station, and arrives because the link is
+// promiscuous.
+var toUs = []bpf.Instruction{
+	bpf.LoadExtension{Num: bpf.ExtType},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.PACKET_OTHERHOST, SkipTrue: 1},
 	bpf.RetConstant{Val: 0},
 }
 
@@ -113,21 +149,12 @@ func (e *ear) listen(to chan<- use) {
 // packetSocket opens one that is bound to a link and a protocol, and so does not
 // see what its own host sends.
 func packetSocket(link int, protocol uint16, filter []bpf.Instruction) (int, error) {
-	raw, err := bpf.Assemble(filter)
-	if err != nil {
-		return 0, err
-	}
-	prog := make([]unix.SockFilter, len(raw))
-	for i, in := range raw {
-		prog[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
-	}
 	// Of no protocol until it has its filter.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return 0, err
 	}
-	err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]})
-	if err == nil {
+	if err = setFilter(fd, filter); err == nil {
 		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: protocol>>8 | protocol<<8, Ifindex: link})
 	}
 	if err != nil {
@@ -135,6 +162,20 @@ func packetSocket(link int, protocol uint16, filter []bpf.Instruction) (int, err
 		return 0, err
 	}
 	return fd, nil
+}
+
+// setFilter gives a socket a filter (socket(7), SO_ATTACH_FILTER), in place of its
+// own.
+func setFilter(fd int, filter []bpf.Instruction) error {
+	raw, err := bpf.Assemble(filter)
+	if err != nil {
+		return err
+	}
+	prog := make([]unix.SockFilter, len(raw))
+	for i, in := range raw {
+		prog[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
+	}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]})
 }
 
 // arpFilter passes what has one of the addresses as its sender's (RFC 5227,
@@ -148,24 +189,32 @@ func arpFilter(addrs []netip.Addr) []bpf.Instruction {
 	return append([]bpf.Instruction{bpf.LoadAbsolute{Off: arpSender, Size: 4}}, oneOf(words)...)
 }
 
-// ndpFilter passes neighbour advertisements whose target ends as one of the
-// addresses does.
+// ndpFilter passes neighbour advertisements, and solicitations from the unspecified
+// address, whose target ends as one of the addresses does.
 func ndpFilter(addrs []netip.Addr) []bpf.Instruction {
 	words := make([]uint32, len(addrs))
 	for i, a := range addrs {
 		b := a.As16()
 		words[i] = binary.BigEndian.Uint32(b[12:])
 	}
-	const next, kind, advertisement = ethHeader + 6, ethHeader + ipv6Header, 136
-	return append([]bpf.Instruction{
+	const next, kind = ethHeader + 6, ethHeader + ipv6Header
+	program := []bpf.Instruction{
 		bpf.LoadAbsolute{Off: next, Size: 1},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.IPPROTO_ICMPV6, SkipTrue: 1},
 		bpf.RetConstant{Val: 0},
 		bpf.LoadAbsolute{Off: kind, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: advertisement, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: advertisement, SkipTrue: 14},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: solicitation, SkipTrue: 1},
 		bpf.RetConstant{Val: 0},
-		bpf.LoadAbsolute{Off: ndpTarget + 12, Size: 4},
-	}, oneOf(words)...)
+	}
+	for off := uint32(ndpSource); off < ndpSource+16; off += 4 {
+		program = append(program,
+			bpf.LoadAbsolute{Off: off, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1},
+			bpf.RetConstant{Val: 0},
+		)
+	}
+	return append(append(program, bpf.LoadAbsolute{Off: ndpTarget + 12, Size: 4}), oneOf(words)...)
 }
 
 // oneOf passes a packet if what was loaded is one of the words; if they are too
@@ -203,6 +252,7 @@ func decodeUse(master int, frame []byte) (use, bool) {
 			return use{}, false
 		}
 		u.addr = netip.AddrFrom16([16]byte(frame[ndpTarget : ndpTarget+16]))
+		u.probing = frame[ethHeader+ipv6Header] == solicitation
 		return u, true
 	}
 	return use{}, false

@@ -8,7 +8,7 @@ import (
 const (
 	// debounce is how long more events are waited for: one command of a person
 	// makes many.
-	debounce = 50 * time.Millisecond
+	debounce = 20 * time.Millisecond
 	// free is how many repairs in a row are made at once; whoever goes on to
 	// break what is repaired is given way to, for longer each time.
 	free = 3
@@ -47,15 +47,23 @@ func (h *habit) pause() time.Duration {
 }
 
 // schedule says when namespaces are to be repaired.
-type schedule map[string]*turn
+type schedule struct {
+	turns map[string]*turn
+	// waiting are those of the turns that have a time.
+	waiting map[string]*turn
+}
+
+func newSchedule() *schedule {
+	return &schedule{turns: map[string]*turn{}, waiting: map[string]*turn{}}
+}
 
 // add takes a finding in. pause is how long the repair waits, if that is longer
 // than usual, and was not so already, times how often it was done in a row.
-func (s schedule) add(f finding, now time.Time) (pause time.Duration, times int) {
-	t := s[f.namespace]
+func (s *schedule) add(f finding, now time.Time) (pause time.Duration, times int) {
+	t := s.turns[f.namespace]
 	if t == nil {
 		t = &turn{habits: map[string]*habit{}}
-		s[f.namespace] = t
+		s.turns[f.namespace] = t
 	}
 	if slices.ContainsFunc(t.found, func(o finding) bool { return o.what == f.what }) {
 		return 0, 0
@@ -65,6 +73,7 @@ func (s schedule) add(f finding, now time.Time) (pause time.Duration, times int)
 	if t.running {
 		return 0, 0
 	}
+	s.waiting[f.namespace] = t
 	return t.plan(now)
 }
 
@@ -100,13 +109,13 @@ func (t *turn) plan(now time.Time) (pause time.Duration, times int) {
 }
 
 // start gives the namespaces whose time has come, at most n, with the reasons.
-func (s schedule) start(now time.Time, n int) map[string][]finding {
+func (s *schedule) start(now time.Time, n int) map[string][]finding {
 	due := map[string][]finding{}
-	for name, t := range s {
+	for name, t := range s.waiting {
 		if len(due) == n {
 			break
 		}
-		if t.at.IsZero() || t.at.After(now) || t.running {
+		if t.at.After(now) {
 			continue
 		}
 		for _, f := range t.found {
@@ -118,14 +127,15 @@ func (s schedule) start(now time.Time, n int) map[string][]finding {
 		}
 		due[name], t.found = t.found, nil
 		t.at, t.running = time.Time{}, true
+		delete(s.waiting, name)
 	}
 	return due
 }
 
 // done notes that a repair has ended, and plans another one for what happened
 // meanwhile.
-func (s schedule) done(name string, now time.Time) (pause time.Duration, times int) {
-	t := s[name]
+func (s *schedule) done(name string, now time.Time) (pause time.Duration, times int) {
+	t := s.turns[name]
 	if t == nil {
 		return 0, 0
 	}
@@ -133,14 +143,15 @@ func (s schedule) done(name string, now time.Time) (pause time.Duration, times i
 	if len(t.found) == 0 {
 		return 0, 0
 	}
+	s.waiting[name] = t
 	return t.plan(now)
 }
 
 // next is when start has something to give; zero for never.
-func (s schedule) next() time.Time {
+func (s *schedule) next() time.Time {
 	var first time.Time
-	for _, t := range s {
-		if !t.at.IsZero() && !t.running && (first.IsZero() || t.at.Before(first)) {
+	for _, t := range s.waiting {
+		if first.IsZero() || t.at.Before(first) {
 			first = t.at
 		}
 	}
@@ -148,4 +159,7 @@ func (s schedule) next() time.Time {
 }
 
 // forget drops a namespace that is gone.
-func (s schedule) forget(name string) { delete(s, name) }
+func (s *schedule) forget(name string) {
+	delete(s.turns, name)
+	delete(s.waiting, name)
+}

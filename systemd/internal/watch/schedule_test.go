@@ -2,6 +2,7 @@ package watch
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -10,7 +11,7 @@ import (
 // again and again after pauses that grow, and what has been calm is forgotten.
 func TestSchedule(t *testing.T) {
 	now := time.Unix(0, 0)
-	s := schedule{}
+	s := newSchedule()
 	repair := func(what string) time.Duration {
 		s.add(finding{namespace: "web", what: what}, now)
 		wait := s.next().Sub(now)
@@ -42,7 +43,7 @@ func TestSchedule(t *testing.T) {
 // TestScheduleWhileRunning: what happens during a repair makes one more.
 func TestScheduleWhileRunning(t *testing.T) {
 	now := time.Unix(0, 0)
-	s := schedule{}
+	s := newSchedule()
 	s.add(finding{namespace: "web", what: "a"}, now)
 	now = now.Add(debounce)
 	s.start(now, 4)
@@ -65,7 +66,7 @@ func TestScheduleWhileRunning(t *testing.T) {
 // TestScheduleIsBounded: no more than asked for at once.
 func TestScheduleIsBounded(t *testing.T) {
 	now := time.Unix(0, 0)
-	s := schedule{}
+	s := newSchedule()
 	for _, name := range []string{"a", "b", "c"} {
 		s.add(finding{namespace: name, what: "x"}, now)
 	}
@@ -93,17 +94,21 @@ func TestConflictPolicy(t *testing.T) {
 
 // TestDecoys: one of each network that has room for it, and never a VIP.
 func TestDecoys(t *testing.T) {
-	a := attachment{vips: map[netip.Addr]bool{}}
-	for _, p := range []string{"192.0.2.1/24", "2001:db8::1/64", "198.51.100.1/32"} {
+	var networks []netip.Prefix
+	var vips []netip.Addr
+	for _, p := range []string{"192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64", "198.51.100.1/32"} {
 		prefix := netip.MustParsePrefix(p)
-		a.prefixes = append(a.prefixes, prefix)
-		a.vips[prefix.Addr()] = true
+		networks, vips = append(networks, prefix), append(vips, prefix.Addr())
 	}
 	for range 100 {
-		for _, d := range decoys(a) {
-			if a.vips[d] || !a.prefixes[0].Contains(d) && !a.prefixes[1].Contains(d) {
+		all := decoys(networks, vips)
+		for _, d := range all {
+			if slices.Contains(vips, d) || !networks[0].Contains(d) && !networks[2].Contains(d) {
 				t.Errorf("decoy %s", d)
 			}
+		}
+		if len(all) > 2 {
+			t.Errorf("decoys %s", all)
 		}
 	}
 }

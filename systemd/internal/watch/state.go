@@ -34,8 +34,9 @@ type finding struct {
 	// that process.
 	port uint32
 	who  string
-	// asked says that the LAN is to be asked, and told, again.
-	asked bool
+	// note says that nothing is broken: there is something to be shown, or to be
+	// looked at.
+	note bool
 }
 
 func (f finding) String() string {
@@ -56,23 +57,53 @@ type state struct {
 	links map[int]link
 	// addrs are the host's own that services have a way back to.
 	addrs map[address]bool
-	// attachments are by their namespace's name.
+	// attachments are by their namespace's name. The others find those that an
+	// event is about, however many there are: by the namespace's number, and by VIP.
 	attachments map[string]*attachment
+	inside      map[int]*attachment
+	holders     map[netip.Addr][]*attachment
 	// macs are what the host-side links had when they were seen first.
 	macs map[string]string
 }
 
 func newState() *state {
-	return &state{links: map[int]link{}, addrs: map[address]bool{}, attachments: map[string]*attachment{}, macs: map[string]string{}}
+	return &state{
+		links: map[int]link{}, addrs: map[address]bool{}, macs: map[string]string{},
+		attachments: map[string]*attachment{}, inside: map[int]*attachment{}, holders: map[netip.Addr][]*attachment{},
+	}
+}
+
+// put takes an attachment in, in place of the one of that namespace.
+func (s *state) put(a *attachment) {
+	s.drop(a.namespace)
+	s.attachments[a.namespace], s.inside[a.nsid] = a, a
+	for vip := range a.vips {
+		s.holders[vip] = append(s.holders[vip], a)
+	}
+}
+
+func (s *state) drop(namespace string) {
+	a := s.attachments[namespace]
+	if a == nil {
+		return
+	}
+	delete(s.attachments, namespace)
+	if s.inside[a.nsid] == a {
+		delete(s.inside, a.nsid)
+	}
+	for vip := range a.vips {
+		s.holders[vip] = slices.DeleteFunc(s.holders[vip], func(o *attachment) bool { return o == a })
+		if len(s.holders[vip]) == 0 {
+			delete(s.holders, vip)
+		}
+	}
 }
 
 // apply takes an event in, and says what it may have spoilt.
 func (s *state) apply(e event) []finding {
 	if e.nsid != hosts {
-		for _, a := range s.attachments {
-			if a.nsid == e.nsid {
-				return a.applyInside(e, s)
-			}
+		if a := s.inside[e.nsid]; a != nil {
+			return a.applyInside(e, s)
 		}
 		return nil
 	}
@@ -110,7 +141,11 @@ func (s *state) all(e event, what string, concerns func(*attachment) bool) []fin
 }
 
 func (s *state) ofVIP(e event, what string) []finding {
-	return s.all(e, fmt.Sprintf(what, e.addr), func(a *attachment) bool { return a.vips[e.addr] })
+	var found []finding
+	for _, a := range s.holders[e.addr] {
+		found = append(found, finding{namespace: a.namespace, what: fmt.Sprintf(what, e.addr), port: e.port})
+	}
+	return found
 }
 
 // linkIs tells of a link of the host's that is new, or changed.
@@ -125,10 +160,9 @@ func (s *state) linkIs(e event) []finding {
 	if what := s.hostSide(was, is, known); what != "" {
 		found = s.all(e, what, func(a *attachment) bool { return a.hostLink != "" && (a.hostLink == was.name || a.hostLink == is.name) })
 	}
-	if what := asMaster(was, is, known); what != "" {
-		asked := known && !was.carrier() && is.carrier()
+	if what, note := asMaster(was, is, known); what != "" {
 		for _, f := range s.all(e, what, func(a *attachment) bool { return a.master == is.name }) {
-			f.asked = asked
+			f.note = note
 			found = append(found, f)
 		}
 	}
@@ -151,19 +185,22 @@ func (s *state) hostSide(was, is link, known bool) string {
 	return ""
 }
 
-// asMaster says what has changed of a link that attachments may lie on.
-func asMaster(was, is link, known bool) string {
+// asMaster says what has changed of a link that attachments may lie on. A note is
+// what cannot be repaired.
+func asMaster(was, is link, known bool) (what string, note bool) {
 	switch {
 	case !known || was.name != is.name:
-		return is.name + " is back"
+		return is.name + " is back", false
 	case !was.carrier() && is.carrier():
-		return is.name + " has a carrier again"
+		return is.name + " has a carrier again", false
+	case was.carrier() && !is.carrier():
+		return is.name + " has lost its carrier", true
 	case was.mtu != is.mtu:
-		return fmt.Sprintf("the MTU of %s was changed to %d", is.name, is.mtu)
+		return fmt.Sprintf("the MTU of %s was changed to %d", is.name, is.mtu), false
 	case was.mac != is.mac:
-		return fmt.Sprintf("the MAC of %s was changed", is.name)
+		return fmt.Sprintf("the MAC of %s was changed", is.name), false
 	}
-	return ""
+	return "", false
 }
 
 func (s *state) linkGone(e event) []finding {
@@ -176,7 +213,7 @@ func (s *state) linkGone(e event) []finding {
 func (s *state) hostAddress(e event) []finding {
 	key := address{e.index, e.addr}
 	l := s.links[e.index]
-	ours := slices.ContainsFunc(s.list(), func(a *attachment) bool { return a.hostLink == l.name && l.name != "" })
+	_, ours := s.macs[l.name]
 	usable := e.kind == unix.RTM_NEWADDR && e.usable && l.neighbourly() && !ours
 	if usable == s.addrs[key] {
 		return nil
