@@ -19,7 +19,7 @@ import (
 var (
 	full   = flag.Bool("full", false, "measure, and write the results; without it only a look is taken that all contenders do what they should")
 	rounds = flag.Int("rounds", 30, "how often each contender is measured")
-	only   = flag.String("only", "", "measure some parts alone, and leave the results as they are: service, vips, memory, data, failover, crowd")
+	only   = flag.String("only", "", "measure some parts alone, and leave the results as they are: service, vips, memory, data, failover, keeper, crowd")
 	traces = flag.Bool("trace", false, "show where the time of one ADD goes")
 	draw   = flag.Bool("draw", false, "draw the last run's results again")
 )
@@ -35,7 +35,8 @@ func TestMain(m *testing.M) {
 	os.Exit(testnet.Plugins(m,
 		"macvlan-vip/plugins/macvlan-vip", "macvlan-vip/plugins/hairpin-route",
 		upstream+"ipam/static", upstream+"main/macvlan", upstream+"meta/tuning",
-		"github.com/containernetworking/cni/cnitool"))
+		"github.com/containernetworking/cni/cnitool",
+		"macvlan-vip/systemd/cmd/systemd-netns-helper", "macvlan-vip/systemd/cmd/systemd-netns-watch"))
 }
 
 // TestContenders: every way makes a service reachable, and takes it down; and
@@ -61,6 +62,16 @@ func TestContenders(t *testing.T) {
 	}
 }
 
+// TestKept: all that is done to the keeper's services is repaired.
+func TestKept(t *testing.T) {
+	t.Parallel()
+	for _, c := range kept(t, 1, []int{1, 2}) {
+		if len(c.Series) == 0 {
+			t.Errorf("%s: no figures", c.Title)
+		}
+	}
+}
+
 // parts are what a run consists of, in order; the crowd, which leaves the kernel
 // much to clear away, is last.
 var parts = []struct {
@@ -74,6 +85,7 @@ var parts = []struct {
 	{"memory", memory},
 	{"data", dataPath},
 	{"failover", failover},
+	{"keeper", keeper},
 	{"crowd", manyServices},
 }
 

@@ -49,7 +49,13 @@ func (s *site) disperse() {
 // plugin runs a verb of a plugin on the crowd's network and gives its result.
 func (s *site) plugin(plugin, verb, id string, service *testnet.Namespace, conf map[string]any) []byte {
 	s.t.Helper()
-	conf["cniVersion"], conf["name"] = "1.1.0", "crowd"
+	return s.pluginOf("crowd", plugin, verb, id, service, conf)
+}
+
+// pluginOf is plugin for any network.
+func (s *site) pluginOf(network, plugin, verb, id string, service *testnet.Namespace, conf map[string]any) []byte {
+	s.t.Helper()
+	conf["cniVersion"], conf["name"] = "1.1.0", network
 	stdin, err := json.Marshal(conf)
 	if err != nil {
 		s.t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/types"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/mdlayher/ndp"
@@ -231,11 +232,12 @@ func TestNoCarrier(t *testing.T) {
 			l.carrier(t, host, false)
 			seen := host.capture()
 			sv.mustAdd(t)
-			if err := sv.check(); err != nil {
-				t.Errorf("CHECK without a carrier: %v", err)
+			err := sv.check()
+			if code(err) != types.ErrTryAgainLater || !strings.Contains(err.Error(), "has no carrier, so nobody reaches the VIPs, and nobody could be asked whether "+sv.vips[0].String()) {
+				t.Errorf("CHECK without a carrier, code %d: %v", code(err), err)
 			}
 			l.carrier(t, host, true)
-			err := sv.check()
+			err = sv.check()
 			for _, vip := range sv.vips {
 				if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("VIP %s: nobody was asked", vip)) {
 					t.Errorf("CHECK does not speak of %s: %v", vip, err)
@@ -269,6 +271,15 @@ func TestNoCarrier(t *testing.T) {
 				})
 			}
 			peer.pings(t, sv.vips...)
+			// Lost later on.
+			l.carrier(t, host, false)
+			if err := sv.check(); code(err) != types.ErrTryAgainLater || !strings.Contains(err.Error(), "has no carrier, so nobody reaches the VIPs") || strings.Contains(err.Error(), "could be asked") {
+				t.Errorf("CHECK after the loss of the carrier, code %d: %v", code(err), err)
+			}
+			l.carrier(t, host, true)
+			if err := sv.check(); err != nil {
+				t.Errorf("CHECK with a carrier again: %v", err)
+			}
 		})
 	}
 }

@@ -22,7 +22,7 @@ const routeProtocol = 118
 type Facts struct {
 	// Link is the service's; MAC is empty where there is no such link.
 	Link, MAC, Master string
-	// Carrier is the link's, which is its master's.
+	// Carrier is the master's, or the link's if the master is not on the host.
 	Carrier bool
 	VIPs    []netip.Prefix
 	// Host is the host-side link's name, empty where there is none.
@@ -79,6 +79,7 @@ func lookInside(hosts netlinksafe.Handle, path string, f *Facts) error {
 	f.Carrier = link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0
 	if below, err := hosts.LinkByIndex(link.Attrs().ParentIndex); err == nil {
 		f.Master = below.Attrs().Name
+		f.Carrier = below.Attrs().RawFlags&unix.IFF_LOWER_UP != 0
 	}
 	addrs, err := inside.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {

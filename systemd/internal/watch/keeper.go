@@ -404,7 +404,7 @@ func (k *Keeper) startDue(ctx context.Context) {
 		}
 		if !k.state.ready(a) {
 			k.Say(levelWarning, name, fmt.Sprintf("%s: the master %s is gone; repaired when it is back", join(found), a.master))
-			k.schedule.done(name, time.Now())
+			k.schedule.done(name, false, time.Now())
 			continue
 		}
 		broken := slices.ContainsFunc(found, func(f finding) bool { return !f.note })
@@ -439,7 +439,7 @@ func (k *Keeper) ended(done outcome) {
 	if done.err != nil && k.state.attachments[done.namespace] != nil {
 		k.Say(levelErr, done.namespace, fmt.Sprintf("could not be repaired: %v", done.err))
 	}
-	pause, times := k.schedule.done(done.namespace, time.Now())
+	pause, times := k.schedule.done(done.namespace, done.err == nil, time.Now())
 	if done.err != nil && k.state.attachments[done.namespace] != nil {
 		k.find(finding{namespace: done.namespace, what: "the repair failed"})
 	}

@@ -133,8 +133,9 @@ func (s *schedule) start(now time.Time, n int) map[string][]finding {
 }
 
 // done notes that a repair has ended, and plans another one for what happened
-// meanwhile.
-func (s *schedule) done(name string, now time.Time) (pause time.Duration, times int) {
+// meanwhile. If the repair has succeeded, most of that was its own doing, so the next
+// one looks first.
+func (s *schedule) done(name string, ok bool, now time.Time) (pause time.Duration, times int) {
 	t := s.turns[name]
 	if t == nil {
 		return 0, 0
@@ -142,6 +143,9 @@ func (s *schedule) done(name string, now time.Time) (pause time.Duration, times 
 	t.running = false
 	if len(t.found) == 0 {
 		return 0, 0
+	}
+	for i := range t.found {
+		t.found[i].note = t.found[i].note || ok
 	}
 	s.waiting[name] = t
 	return t.plan(now)

@@ -19,7 +19,7 @@ func TestSchedule(t *testing.T) {
 		if due := s.start(now, 4); len(due["web"]) != 1 || due["web"][0].what != what {
 			t.Fatalf("due after %s: %v", wait, due)
 		}
-		s.done("web", now)
+		s.done("web", true, now)
 		return wait
 	}
 	for i, want := range []time.Duration{debounce, debounce, debounce, time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second} {
@@ -52,12 +52,12 @@ func TestScheduleWhileRunning(t *testing.T) {
 	if next := s.next(); !next.IsZero() {
 		t.Errorf("two at once: %s", next)
 	}
-	s.done("web", now)
+	s.done("web", true, now)
 	now = now.Add(debounce)
-	if due := s.start(now, 4); len(due["web"]) != 1 {
+	if due := s.start(now, 4); len(due["web"]) != 1 || !due["web"][0].note {
 		t.Errorf("due: %v", due)
 	}
-	s.done("web", now)
+	s.done("web", true, now)
 	if next := s.next(); !next.IsZero() {
 		t.Errorf("one more without a reason: %s", next)
 	}

@@ -55,8 +55,10 @@ type address struct {
 type state struct {
 	// links are all of the host's.
 	links map[int]link
-	// addrs are the host's own that services have a way back to.
+	// addrs are the host's own that services have a way back to, lost are those that
+	// it had. A repair removes the ways to these.
 	addrs map[address]bool
+	lost  map[netip.Addr]bool
 	// attachments are by their namespace's name. The others find those that an
 	// event is about, however many there are: by the namespace's number, and by VIP.
 	attachments map[string]*attachment
@@ -68,7 +70,7 @@ type state struct {
 
 func newState() *state {
 	return &state{
-		links: map[int]link{}, addrs: map[address]bool{}, macs: map[string]string{},
+		links: map[int]link{}, addrs: map[address]bool{}, lost: map[netip.Addr]bool{}, macs: map[string]string{},
 		attachments: map[string]*attachment{}, inside: map[int]*attachment{}, holders: map[netip.Addr][]*attachment{},
 	}
 }
@@ -221,8 +223,10 @@ func (s *state) hostAddress(e event) []finding {
 	what := fmt.Sprintf("the host has got the address %s", e.addr)
 	if usable {
 		s.addrs[key] = true
+		delete(s.lost, e.addr)
 	} else {
 		delete(s.addrs, key)
+		s.lost[e.addr] = !s.hasAddress(e.addr)
 		what = fmt.Sprintf("the host has lost the address %s", e.addr)
 	}
 	return s.all(e, what, func(a *attachment) bool {
@@ -283,6 +287,9 @@ func (a *attachment) applyInside(e event, s *state) []finding {
 			what = fmt.Sprintf("VIP %s was removed from %s", e.addr, a.inside.name)
 		}
 	case unix.RTM_DELROUTE:
+		if s.lost[e.addr] {
+			return nil
+		}
 		what = "a route of the service was removed"
 		if e.addr.IsValid() {
 			what = fmt.Sprintf("the service's route to %s was removed", e.addr)
