@@ -2,40 +2,60 @@ package cni
 
 import (
 	"crypto/sha512"
-	"encoding/json"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"macvlan-vip/tests/testnet"
 )
 
 // world is the model of a host that a history happens to: what each service
-// was asked for, and what of that must hold now.
+// was asked for, and what of that must hold now. The host has two uplinks, and
+// three networks on them, one of which has its addresses from host-local.
 type world struct {
 	*lab
 	r        *rapid.T
-	network  string
+	networks []*network
 	services []*svc
 	// last is the service that any gave last.
 	last *svc
-	// carrier tells whether the uplink has one, hostHas which addresses the
-	// host has got beside its own.
-	carrier bool
+	// lans are the stations at the other ends of the uplinks eth0 and eth1, and
+	// carrier tells which of these have one.
+	lans    []*testnet.Namespace
+	carrier []bool
+	// hostHas tells which addresses the host has got beside its own.
 	hostHas map[string]bool
 	// before is the host's state without services.
 	before string
 	// story is what has happened, for a history that fails.
 	story []string
+}
+
+// network is one that services are added to.
+type network struct {
+	name string
+	// uplink is the number of its master.
+	uplink    int
+	hostLocal bool
+}
+
+// space is a network namespace, of one service or of two.
+type space struct {
+	name, path, id string
+	// there tells whether it exists, and before is its state without services.
+	there  bool
+	before string
 }
 
 // set holds the last parts of VIPs.
@@ -50,59 +70,76 @@ func (s set) add(parts []int) {
 // wish is a configuration.
 type wish struct {
 	parts []int
-	mtu   int
+	// family is 4 or 6, or 0 for both.
+	family, mtu int
 	// broken ones are refused by the plugin.
 	broken bool
 }
 
-func (w wish) keys() string {
-	mtu := w.mtu
-	if w.broken {
-		mtu = 9000
-	}
-	return fmt.Sprintf(`"mtu": %d, %s`, mtu, static(w.parts...))
-}
-
-// svc is a service.
+// svc is a service, as one network sees it.
 type svc struct {
-	name, path, id, folder string
-	// netns tells whether its namespace is there.
-	netns bool
+	name, folder, ifName string
+	network              *network
+	space                *space
 	// wants is what the network's file says, has what the last add that
 	// succeeded was given, while the service is up.
 	wants, has wish
 	up         bool
 	// certain tells that no process was killed and no record spoiled since the
-	// last add or del that succeeded; maybe are the VIPs that it may hold.
-	certain   bool
-	maybe     set
-	cacheLost bool
+	// last add or del that succeeded; maybe are the VIPs that it may hold, leased
+	// those that host-local may keep for it through a boot.
+	certain       bool
+	maybe, leased set
 }
 
 func newWorld(t *testing.T, r *rapid.T) *world {
-	w := &world{lab: &lab{t: t, path: os.Getenv("PATH"), leases: t.TempDir()}, r: r, carrier: true, hostHas: map[string]bool{}}
+	w := &world{lab: &lab{t: t, path: os.Getenv("PATH"), leases: t.TempDir()}, r: r, carrier: []bool{true, true}, hostHas: map[string]bool{}}
 	w.host, w.lan = testnet.NewHost(t, "10.99.0.1/16", "2001:db8::1/64")
-	w.lan.AddAddress("port", "10.99.0.2/16")
-	w.lan.AddAddress("port", "2001:db8::2/64")
+	w.lans = []*testnet.Namespace{w.lan, testnet.New(t)}
+	testnet.Cable(t, w.host, "eth1", w.lans[1], "port")
+	w.host.AddAddress("eth1", "10.98.0.1/16")
+	w.host.AddAddress("eth1", "2001:db8:1::1/64")
+	for i, lan := range w.lans {
+		lan.AddAddress("port", fmt.Sprintf("10.%d.0.2/16", 99-i))
+		lan.AddAddress("port", lanAddress6(i))
+	}
 	// What is somebody else's, next to ours.
 	for _, foreign := range []string{
 		"link add other0 link eth0 type macvlan mode bridge", "route add 203.0.113.0/24 dev eth0 proto static",
 		"route add 203.0.113.9 dev eth0 table local metric 100 proto static", "neigh add 203.0.113.9 lladdr 02:00:00:00:00:77 dev eth0 nud permanent",
+		"rule add from 203.0.113.9 lookup main pref 11000",
 	} {
 		w.host.IP(foreign)
 	}
-	w.network = fmt.Sprintf("lab-%d", w.cookie())
+	cookie := w.cookie()
+	for i, name := range []string{"a", "b", "c"} {
+		w.networks = append(w.networks, &network{name: fmt.Sprintf("lab-%s-%d", name, cookie), uplink: i % 2, hostLocal: name == "c"})
+	}
+	var spaces []*space
 	for i := range 3 {
-		name := fmt.Sprintf("history-%d-%d", w.cookie(), i)
-		s := &svc{name: name, path: "/run/netns/" + name, folder: t.TempDir(), certain: true, maybe: set{}, wants: wish{parts: []int{10 + i}, mtu: 1500}}
-		sum := sha512.Sum512([]byte(s.path))
-		s.id = fmt.Sprintf("cnitool-%x", sum[:10])
+		name := fmt.Sprintf("history-%d-%d", cookie, i)
+		p := &space{name: name, path: "/run/netns/" + name}
+		sum := sha512.Sum512([]byte(p.path))
+		p.id = fmt.Sprintf("cnitool-%x", sum[:10])
+		spaces = append(spaces, p)
+	}
+	for i, s := range []*svc{
+		{network: w.networks[0], space: spaces[0], ifName: "eth0"},
+		{network: w.networks[0], space: spaces[1], ifName: "eth0"},
+		{network: w.networks[1], space: spaces[0], ifName: "eth1"},
+		{network: w.networks[2], space: spaces[1], ifName: "eth1"},
+		{network: w.networks[2], space: spaces[2], ifName: "eth0"},
+	} {
+		s.name, s.folder, s.certain, s.maybe, s.leased = fmt.Sprintf("s%d", i), t.TempDir(), true, set{}, set{}
+		s.wants = wish{parts: []int{10 + i}, mtu: 1500}
 		w.services = append(w.services, s)
 		w.write(s)
 	}
 	w.before = w.whole()
 	return w
 }
+
+func lanAddress6(uplink int) string { return []string{"2001:db8::2/64", "2001:db8:1::2/64"}[uplink] }
 
 // whole is the host's state.
 func (w *world) whole() string { return unordered(w.state()) }
@@ -112,61 +149,116 @@ func (w *world) note(format string, args ...any) {
 	w.r.Logf(format, args...)
 }
 
+// fail ends the history.
+func (w *world) fail(format string, args ...any) {
+	w.r.Fatalf("%s\n%s", fmt.Sprintf(format, args...), strings.Join(w.story, "\n"))
+}
+
 // end clears up, whatever came of the history.
 func (w *world) end() {
 	for _, s := range w.services {
-		_ = exec.Command("ip", "netns", "delete", s.name).Run()
+		_ = exec.Command("ip", "netns", "delete", s.space.name).Run()
 	}
 	for _, dir := range w.journals() {
 		_ = os.RemoveAll(dir)
 	}
 	w.host.Remove()
-	w.lan.Remove()
+	for _, lan := range w.lans {
+		lan.Remove()
+	}
 }
 
 func (w *world) any() *svc {
-	w.last = w.services[rapid.IntRange(0, len(w.services)-1).Draw(w.r, "service")]
+	w.last = rapid.SampledFrom(w.services).Draw(w.r, "service")
 	return w.last
 }
 
-// write writes the network's file of a service.
+// prefixes are those of a VIP.
+func (n *network) prefixes(part, family int) (all []netip.Prefix) {
+	if family != 6 {
+		all = append(all, netip.MustParsePrefix(fmt.Sprintf("10.%d.1.%d/16", 99-n.uplink, part)))
+	}
+	if family != 4 {
+		all = append(all, netip.MustParsePrefix(fmt.Sprintf("2001:db8:%d::1:%d/64", n.uplink, part)))
+	}
+	return all
+}
+
+// vips are the addresses that a service has.
+func (s *svc) vips() (all []netip.Addr) {
+	for _, part := range s.has.parts {
+		for _, p := range s.network.prefixes(part, s.has.family) {
+			all = append(all, p.Addr())
+		}
+	}
+	return all
+}
+
+// ipam is the section that asks for a service's VIPs.
+func (w *world) ipam(s *svc) string {
+	var items []string
+	for _, part := range s.wants.parts {
+		for _, p := range s.network.prefixes(part, s.wants.family) {
+			if s.network.hostLocal {
+				// A range of one address.
+				items = append(items, fmt.Sprintf(`[{"subnet": %q, "rangeStart": %q, "rangeEnd": %[2]q}]`, p.Masked(), p.Addr()))
+			} else {
+				items = append(items, fmt.Sprintf(`{"address": %q}`, p))
+			}
+		}
+	}
+	list := strings.Join(items, ", ")
+	if s.network.hostLocal {
+		return fmt.Sprintf(`{"type": "host-local", "dataDir": %q, "ranges": [%s]}`, w.leases, list)
+	}
+	return fmt.Sprintf(`{"type": "static", "addresses": [%s]}`, list)
+}
+
+// write writes the network's file of a service, also where something was done
+// to it.
 func (w *world) write(s *svc) {
+	mtu := s.wants.mtu
+	if s.wants.broken {
+		mtu = 9000
+	}
 	conflist := fmt.Sprintf(`{"cniVersion": "1.1.0", "name": %q, "plugins": [
-		{"type": "macvlan-vip", "master": "eth0", "probe": {"count": 1, "waitMs": 20}, "announce": {"count": 1}, %s},
-		{"type": "hairpin-route"}]}`, w.network, s.wants.keys())
+		{"type": "macvlan-vip", "master": "eth%d", "mtu": %d, "probe": {"count": 1, "waitMs": 20}, "announce": {"count": 1}, "ipam": %s},
+		{"type": "hairpin-route"}]}`, s.network.name, s.network.uplink, mtu, w.ipam(s))
 	if err := os.WriteFile(filepath.Join(s.folder, "lab.conflist"), []byte(conflist), 0o600); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-// mend writes the file of a service that something was done to again.
-func (w *world) mend(s *svc) { w.write(s) }
-
-// ready makes the service's namespace, if it is not there.
+// ready makes the service's namespace, if it is not there. Something in it is
+// somebody else's.
 func (w *world) ready(s *svc) {
-	if s.netns {
+	p := s.space
+	if p.there {
 		return
 	}
-	if out, err := exec.Command("ip", "netns", "add", s.name).CombinedOutput(); err != nil {
-		w.t.Fatalf("ip netns add: %v: %s", err, out)
+	script := `ip netns add $1 && ip -n $1 link set lo up && ip -n $1 address add 198.18.0.1/32 dev lo && ip -n $1 rule add from 198.18.0.1 lookup main pref 11000`
+	if out, err := exec.Command("sh", "-ec", script, "sh", p.name).CombinedOutput(); err != nil {
+		w.t.Fatalf("make a netns: %v: %s", err, out)
 	}
-	s.netns = true
+	p.there, p.before = true, w.inside(p)
+}
+
+// inside is the state of a namespace.
+func (w *world) inside(p *space) string {
+	out, err := exec.Command("ip", "netns", "exec", p.name, "sh", "-ec", testnet.SnapshotScript).Output()
+	if err != nil {
+		w.t.Fatalf("look into %s: %v", p.name, err)
+	}
+	return testnet.Steady(string(out))
+}
+
+// env is cnitool's environment.
+func (w *world) env(s *svc) []string {
+	return []string{"NETCONFPATH=" + s.folder, "CNI_PATH=" + w.path, "PATH=" + w.path, "CNI_IFNAME=" + s.ifName}
 }
 
 func (w *world) tool(s *svc, verb string) outcome {
-	return w.cnitool(verb, s.folder, w.network, s.path)
-}
-
-// edit gives a service other addresses, or another MTU, or what is refused.
-func (w *world) edit(r *rapid.T) {
-	s := w.any()
-	s.wants = wish{
-		parts:  rapid.SliceOfNDistinct(rapid.IntRange(10, 17), 1, 3, rapid.ID[int]).Draw(r, "VIPs"),
-		mtu:    rapid.SampledFrom([]int{1500, 1500, 1500, 1400}).Draw(r, "MTU"),
-		broken: rapid.SampledFrom([]bool{false, false, false, true}).Draw(r, "broken"),
-	}
-	w.note("edit %s: %+v", s.name, s.wants)
-	w.write(s)
+	return w.exec(w.env(s), "", lookPath("cnitool"), verb, s.network.name, s.space.path)
 }
 
 // mayFail says what could keep an add from success, if anything.
@@ -176,7 +268,7 @@ func (w *world) mayFail(s *svc) string {
 	}
 	for _, o := range w.services {
 		for _, n := range s.wants.parts {
-			if o != s && o.maybe[n] {
+			if o != s && o.network.uplink == s.network.uplink && (o.maybe[n] || o.network == s.network && o.leased[n]) {
 				return fmt.Sprintf("%s may hold VIP %d", o.name, n)
 			}
 		}
@@ -189,22 +281,22 @@ func (w *world) mayFail(s *svc) string {
 
 // add adds a service, adds it again, or gives it other addresses.
 func (w *world) add(s *svc) {
-	w.mend(s)
+	w.write(s)
 	w.ready(s)
 	reason := w.mayFail(s)
 	o := w.tool(s, "add")
 	w.note("add of %s %+v: %v", s.name, s.wants, o.ok())
-	s.maybe.add(s.wants.parts)
+	w.tried(s)
 	if o.ok() {
 		w.isUp(s)
 		return
 	}
 	if reason == "" {
-		w.r.Fatalf("add of %s: %s", s.name, o)
+		w.fail("add of %s: %s", s.name, o)
 	}
 	if !s.up {
 		if s.certain {
-			s.maybe = set{}
+			s.maybe, s.leased = set{}, set{}
 		}
 		return
 	}
@@ -212,58 +304,37 @@ func (w *world) add(s *svc) {
 	s.wants = s.has
 	w.write(s)
 	if o := w.tool(s, "add"); !o.ok() && w.mayFail(s) == "" {
-		w.r.Fatalf("add of %s as it was, after one that failed: %s", s.name, o)
+		w.fail("add of %s as it was, after one that failed: %s", s.name, o)
 	} else if o.ok() {
 		w.isUp(s)
 	}
 }
 
-func (w *world) isUp(s *svc) {
-	s.up, s.certain, s.has, s.maybe, s.cacheLost = true, true, s.wants, set{}, false
+// tried notes what an add may have given, or left.
+func (w *world) tried(s *svc) {
 	s.maybe.add(s.wants.parts)
+	if s.network.hostLocal {
+		s.leased.add(s.wants.parts)
+	}
 }
 
-func (w *world) isDown(s *svc) { s.up, s.certain, s.maybe, s.cacheLost = false, true, set{}, false }
+func (w *world) isUp(s *svc) {
+	s.up, s.certain, s.has, s.maybe, s.leased = true, true, s.wants, set{}, set{}
+	w.tried(s)
+}
+
+func (w *world) isDown(s *svc) { s.up, s.certain, s.maybe, s.leased = false, true, set{}, set{} }
 
 // del deletes a service; nothing may keep it from that.
 func (w *world) del(s *svc) {
-	w.mend(s)
+	w.write(s)
 	o := w.tool(s, "del")
 	w.note("del of %s: %v", s.name, o.ok())
 	if !o.ok() {
-		w.r.Fatalf("del of %s: %s", s.name, o)
+		w.fail("del of %s: %s", s.name, o)
 	}
 	w.isDown(s)
 	w.silent(s)
-}
-
-func (w *world) deleteNetns(s *svc) {
-	if !s.netns {
-		w.r.Skip("no netns")
-	}
-	w.note("netns of %s deleted", s.name)
-	if out, err := exec.Command("ip", "netns", "delete", s.name).CombinedOutput(); err != nil {
-		w.t.Fatalf("ip netns delete: %v: %s", err, out)
-	}
-	s.netns, s.up, s.certain = false, false, false
-}
-
-// gc collects what is not up, of both plugins.
-func (w *world) gc(*rapid.T) {
-	valid := []types.GCAttachment{}
-	for _, s := range w.services {
-		if s.up {
-			valid = append(valid, types.GCAttachment{ContainerID: s.id, IfName: "eth0"})
-		}
-	}
-	for _, plugin := range []string{"hairpin-route", "macvlan-vip"} {
-		c := with(w.t, conf("1.1.0", plugin, w.network, `"master": "eth0"`), "cni.dev/valid-attachments", valid)
-		o := w.exec([]string{"CNI_COMMAND=GC", "CNI_PATH=" + w.path}, c, plugin)
-		w.note("gc of %s with %d valid: %v", plugin, len(valid), o.ok())
-		if !o.ok() && !strings.Contains(o.stdout, "remove it") {
-			w.r.Fatalf("gc: %s", o)
-		}
-	}
 }
 
 // check is what must hold after every event.
@@ -272,101 +343,118 @@ func (w *world) check(*rapid.T) {
 	for _, s := range w.services {
 		for _, vip := range w.holds(s) {
 			if other, taken := holders[vip]; taken {
-				w.r.Fatalf("%s is on the links of %s and %s\n%s", vip, other, s.name, strings.Join(w.story, "\n"))
+				w.fail("%s is on the links of %s and %s", vip, other, s.name)
 			}
 			holders[vip] = s.name
 		}
 	}
+	allDown := true
 	for _, s := range w.services {
+		allDown = allDown && !s.up && s.certain
 		if !s.up || !s.certain {
 			continue
 		}
 		if err := w.reached(s); err != nil {
 			if o := w.tool(s, "check"); o.ok() {
-				w.r.Fatalf("%s: %v, and CHECK finds nothing\n%s", s.name, err, strings.Join(w.story, "\n"))
+				w.fail("%s: %v, and CHECK finds nothing", s.name, err)
 			}
 		}
+	}
+	if left := files(w.t, w.journals()...); allDown && left != "" {
+		w.fail("no service is there, and these files are: %s", left)
 	}
 }
 
 // holds are the VIPs on the link of a service.
 func (w *world) holds(s *svc) (held []netip.Addr) {
-	if !s.netns {
+	if !s.space.there {
 		return nil
 	}
-	out, err := exec.Command("ip", "-n", s.name, "-j", "address", "show", "dev", "eth0", "up", "scope", "global").Output()
-	if err != nil {
-		return nil
-	}
-	var links []struct {
-		Info []struct {
-			Local netip.Addr `json:"local"`
-		} `json:"addr_info"`
-	}
-	if err := json.Unmarshal(out, &links); err != nil {
-		w.t.Fatalf("%v: %s", err, out)
-	}
-	for _, l := range links {
-		for _, a := range l.Info {
-			if a.Local.IsValid() {
-				held = append(held, a.Local)
+	err := ns.WithNetNSPath(s.space.path, func(ns.NetNS) error {
+		link, err := netlink.LinkByName(s.ifName)
+		if err != nil || link.Attrs().RawFlags&unix.IFF_UP == 0 {
+			// It holds nothing without a link that is up.
+			return nil
+		}
+		addrs, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+		for _, a := range addrs {
+			if addr, ok := netip.AddrFromSlice(a.IP); ok && !addr.IsLinkLocalUnicast() {
+				held = append(held, addr.Unmap())
 			}
 		}
+		return err
+	})
+	if err != nil {
+		w.t.Fatalf("look into %s: %v", s.space.name, err)
 	}
 	return held
 }
 
-// reached pings the VIPs of a service that is up, from the host and the LAN.
+// reached asks the VIPs of a service that is up, from the host and the LAN.
 // Without a carrier the kernel takes packets to a VIP from neither.
 func (w *world) reached(s *svc) error {
-	if !w.carrier {
+	if !w.carrier[s.network.uplink] {
 		return nil
 	}
-	for _, vip := range vips(s.has.parts...) {
-		for _, n := range []*testnet.Namespace{w.host, w.lan} {
-			if err := n.Ping(vip, "-W1"); err != nil {
-				return err
-			}
+	for name, n := range map[string]*testnet.Namespace{"host": w.host, "LAN": w.lans[s.network.uplink]} {
+		if silent := n.Silent(time.Second, s.vips()...); len(silent) > 0 {
+			return fmt.Errorf("no answer to the %s from %v", name, silent)
 		}
 	}
 	return nil
 }
 
+// cache is what libcni keeps of a service.
+func (w *world) cache(s *svc) string {
+	return filepath.Join("/var/lib/cni/results", s.network.name+"-"+s.space.id+"-"+s.ifName)
+}
+
 // silent fails where a service that was deleted still has something.
 func (w *world) silent(s *svc) {
 	if held := w.holds(s); len(held) > 0 {
-		w.r.Fatalf("after del %s still has %v\n%s", s.name, held, strings.Join(w.story, "\n"))
+		w.fail("after del %s still has %v", s.name, held)
 	}
-	if left := cached(w.t, s.path); left != "" {
-		w.r.Fatalf("after del of %s: left in the cache: %s", s.name, left)
+	if _, err := os.Stat(w.cache(s)); err == nil {
+		w.fail("after del of %s: left in the cache: %s", s.name, w.cache(s))
+	}
+	used := func(o *svc) bool { return o.space == s.space && (o.up || !o.certain) }
+	if !s.space.there || slices.ContainsFunc(w.services, used) {
+		return
+	}
+	if diff := lines(s.space.before, w.inside(s.space)); diff != "" {
+		w.fail("left in the namespace of %s: %s", s.name, diff)
 	}
 }
 
 // finish has every service that can be healed added once more, which heals it,
 // and deletes all; then the host is as it was.
 func (w *world) finish() {
-	w.carrier = true
-	w.setCarrier()
+	w.note("the end")
+	for i := range w.carrier {
+		w.carrier[i] = true
+		w.setCarrier(i)
+	}
 	for _, s := range w.services {
-		if reason := w.mayFail(s); !s.netns || reason != "" {
+		if reason := w.mayFail(s); !s.space.there || reason != "" {
 			continue
 		}
 		w.add(s)
 		w.soon("reached after one add", func() error { return w.reached(s) })
 		if o := w.tool(s, "check"); !o.ok() {
-			w.r.Fatalf("CHECK of %s after one add: %s\n%s", s.name, o, strings.Join(w.story, "\n"))
+			w.fail("CHECK of %s after one add: %s", s.name, o)
 		}
 	}
 	for _, s := range w.services {
 		w.del(s)
 	}
-	for addr := range maps.Keys(w.hostHas) {
-		if w.hostHas[addr] {
+	for addr, has := range w.hostHas {
+		if has {
 			w.host.IP("address del dev eth0 " + addr)
 		}
 	}
+	w.dropLeasesOfNobody()
 	if diff := lines(w.before, w.whole()); diff != "" {
-		w.r.Fatalf("left behind: %s\n%s", diff, strings.Join(w.story, "\n"))
+		w.fail("left behind: %s", diff)
 	}
 }
 
@@ -378,5 +466,5 @@ func (w *world) soon(what string, do func() error) {
 			return
 		}
 	}
-	w.r.Fatalf("not %s: %v\n%s", what, err, strings.Join(w.story, "\n"))
+	w.fail("not %s: %v", what, err)
 }

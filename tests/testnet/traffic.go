@@ -113,14 +113,7 @@ func (n *Namespace) Sysctl(key, value string) {
 // NFT loads nftables rules into the namespace.
 func (n *Namespace) NFT(rules string) {
 	n.t.Helper()
-	if err := n.TryNFT(rules); err != nil {
-		n.t.Fatal(err)
-	}
-}
-
-// TryNFT is NFT for rules that the kernel may refuse.
-func (n *Namespace) TryNFT(rules string) error {
-	return n.NetNS.Do(func(ns.NetNS) error {
+	n.Do(func() error {
 		nft := exec.Command("nft", "-f", "-")
 		nft.Stdin = strings.NewReader(rules)
 		if out, err := nft.CombinedOutput(); err != nil {
