@@ -137,7 +137,7 @@ func TestChange(t *testing.T) {
 			a := &tool{lab: l, netns: testnet.New(t)}
 			a.folder, a.network = l.chain(static(tt.was...))
 			a.add()
-			link := a.netns.IP("-o link show eth0")
+			link := testnet.Steady(a.netns.IP("-o link show eth0"))
 			kept, news := slices.Clone(tt.was), slices.Clone(tt.is)
 			kept = slices.DeleteFunc(kept, func(n int) bool { return !slices.Contains(tt.is, n) })
 			news = slices.DeleteFunc(news, func(n int) bool { return slices.Contains(tt.was, n) })
@@ -160,7 +160,7 @@ func TestChange(t *testing.T) {
 			}
 			fromHost()
 			fromLAN()
-			if now := a.netns.IP("-o link show eth0"); now != link {
+			if now := testnet.Steady(a.netns.IP("-o link show eth0")); now != link {
 				t.Errorf("the link is another: %s", cmp.Diff(link, now))
 			}
 			if len(result.IPs) != 2*len(tt.is) {

@@ -58,6 +58,9 @@ func TestUpstreamsConfigurations(t *testing.T) {
 		"a route in a table":  {keys: `"ipam": {"type": "static", "addresses": [{"address": "192.0.2.10/24", "gateway": "192.0.2.254"}], "routes": [{"dst": "0.0.0.0/0", "table": 1234, "priority": 5}]}`},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if name == "bcqueuelen" && !testnet.Linux(t, 5, 11) {
+				t.Skip("upstream's ignores it on this kernel, ours refuses it: tests/lan")
+			}
 			if tt.version == "" {
 				tt.version = "1.1.0"
 			}

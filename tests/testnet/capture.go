@@ -36,12 +36,19 @@ type Frame struct {
 }
 
 // Wire is a link as a socket for whole frames, until its test ends.
-func (n *Namespace) Wire(link string) (conn *packet.Conn) {
+func (n *Namespace) Wire(link string) *packet.Conn {
+	n.t.Helper()
+	return n.WireOf(link, unix.ETH_P_ALL)
+}
+
+// WireOf is a Wire for the frames of one protocol: what is sent is of it, as
+// far as the kernel knows.
+func (n *Namespace) WireOf(link string, protocol int) (conn *packet.Conn) {
 	n.t.Helper()
 	n.Do(func() error {
 		ifi, err := net.InterfaceByName(link)
 		if err == nil {
-			conn, err = packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, nil)
+			conn, err = packet.Listen(ifi, packet.Raw, protocol, nil)
 		}
 		return err
 	})

@@ -108,6 +108,21 @@ func (n *Namespace) awaitUp(link string) {
 	}
 }
 
+// Linux tells whether the kernel is at least of a version, for what older
+// ones have not.
+func Linux(t testing.TB, major, minor int) bool {
+	t.Helper()
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		t.Fatal(err)
+	}
+	var a, b int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &a, &b); err != nil {
+		t.Fatalf("the kernel's version: %v", err)
+	}
+	return a > major || a == major && b >= minor
+}
+
 func named(name string) netlink.LinkAttrs {
 	a := netlink.NewLinkAttrs()
 	a.Name = name
@@ -182,8 +197,8 @@ echo "# ip neigh show nud permanent"
 ip neigh show nud permanent | sort`
 
 // operState is what the kernel's link watch changes up to a second after a
-// link is up; whether it is up and has a carrier is in the link's flags.
-var operState = regexp.MustCompile(` state (UNKNOWN|UP|DOWN|LOWERLAYERDOWN)\b`)
+// link is up; whether it is up and has a carrier is in its flags UP and LOWER_UP.
+var operState = regexp.MustCompile(` state (UNKNOWN|UP|DOWN|LOWERLAYERDOWN)\b|\bNO-CARRIER,`)
 
 // Steady takes out of what ip(8) prints what changes by itself.
 func Steady(out string) string { return operState.ReplaceAllString(out, "") }

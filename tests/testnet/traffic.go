@@ -113,7 +113,14 @@ func (n *Namespace) Sysctl(key, value string) {
 // NFT loads nftables rules into the namespace.
 func (n *Namespace) NFT(rules string) {
 	n.t.Helper()
-	n.Do(func() error {
+	if err := n.TryNFT(rules); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// TryNFT is NFT for rules that the kernel may refuse.
+func (n *Namespace) TryNFT(rules string) error {
+	return n.NetNS.Do(func(ns.NetNS) error {
 		nft := exec.Command("nft", "-f", "-")
 		nft.Stdin = strings.NewReader(rules)
 		if out, err := nft.CombinedOutput(); err != nil {
