@@ -268,7 +268,8 @@ func (a *attachment) judge(conflicts []announce.Conflict) error {
 		lines[i] = "VIP " + c.String()
 		passing = passing && c.Probing
 	}
-	found, remedy := strings.Join(lines, "; "), "find that station by its MAC, or use another VIP; addressConflict says what to do otherwise"
+	// The holder may be a predecessor that takes longer to stop.
+	found, remedy := strings.Join(lines, "; "), "find that station by its MAC, or use another VIP; addressConflict says what to do otherwise; if it is about to leave, "+cnierr.TryAgain
 	if proxy, decoy := a.findProxy(conflicts); proxy != nil {
 		found += fmt.Sprintf("; %s answers for %s, too, which nobody has: it answers for every address", proxy, decoy)
 		remedy = "turn proxy ARP (for IPv6, the NDP proxy) off on that device; addressConflict says what to do otherwise"

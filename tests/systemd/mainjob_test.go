@@ -65,6 +65,21 @@ func TestMainJob(t *testing.T) {
 	t.Run("a shim that fails keeps the service off the host", func(t *testing.T) { l.shimFails(t, before) })
 	t.Run("errors say the remedy", l.remedies)
 	t.Run("a master that comes up late", func(t *testing.T) { l.masterLate(t) })
+	t.Run("a predecessor that is long in leaving", func(t *testing.T) { l.predecessor(t) })
+}
+
+// predecessor: another station has a VIP for longer than a claim asks for it.
+func (l *lab) predecessor(t *testing.T) {
+	l.run(t, "systemctl stop haproxy")
+	l.peer.IP("address add " + vip1 + "/32 dev port")
+	time.AfterFunc(4*time.Second, func() { l.peer.IP("address del " + vip1 + "/32 dev port") })
+	start := time.Now()
+	l.run(t, "systemctl start haproxy")
+	if took := time.Since(start); took < 4*time.Second {
+		t.Errorf("it was there after %s already", took)
+	}
+	l.says(t, "VIP "+vip1+" is in use by ")
+	l.serves(t, vip1, vip2)
 }
 
 // validation is the article's section of that name.

@@ -37,9 +37,11 @@ type event struct {
 // link is a link's state, as far as somebody could spoil it.
 type link struct {
 	index, lower int
-	name, mac    string
-	mtu          int
-	flags        uint32
+	// far says that the link below is in another namespace.
+	far       bool
+	name, mac string
+	mtu       int
+	flags     uint32
 }
 
 func (l link) up() bool { return l.flags&unix.IFF_UP != 0 }
@@ -91,6 +93,8 @@ func decodeLink(e event, m syscall.NetlinkMessage) (event, bool) {
 			e.link.mtu = int(binary.NativeEndian.Uint32(value))
 		case kind == unix.IFLA_LINK && len(value) == 4:
 			e.link.lower = int(binary.NativeEndian.Uint32(value))
+		case kind == unix.IFLA_LINK_NETNSID:
+			e.link.far = true
 		}
 	})
 }

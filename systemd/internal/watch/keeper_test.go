@@ -285,6 +285,31 @@ func (l *lab) quietFor(event string, from int, concerned []string) {
 	}
 }
 
+// TestLinkInside: the number of a link below counts in the host's namespace, or is
+// none of the host's.
+func TestLinkInside(t *testing.T) {
+	host, service := testnet.New(t), testnet.New(t)
+	testnet.Cable(t, host, "eth0", service, "net1")
+	host.IP("link add mv0 link eth0 netns " + filepath.Base(service.Path()) + " type macvlan mode bridge")
+	service.IP("link add mv1 link net1 type macvlan mode bridge")
+	eth0, err := strconv.Atoi(strings.SplitN(host.IP("-o link show eth0"), ":", 2)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	host.Do(func() error {
+		nsid, err := number(service.Path())
+		if err != nil {
+			return err
+		}
+		for name, want := range map[string]int{"mv0": eth0, "mv1": 0} {
+			if l, err := linkInside(nsid, name); err != nil || l.lower != want {
+				t.Errorf("%s is on link %d, want %d: %v", name, l.lower, want, err)
+			}
+		}
+		return nil
+	})
+}
+
 // TestMaster: without its master an attachment waits, and is repaired when one
 // of that name is there and has a carrier.
 func TestMaster(t *testing.T) {

@@ -74,6 +74,11 @@ func linkInside(nsid int, name string) (link, error) {
 	if !ok {
 		return link{}, fmt.Errorf("look at %s in namespace %d: the kernel's answer cannot be read", name, nsid)
 	}
+	if !e.link.far {
+		// Its master is in the service's namespace (macvlan-vip's linkInContainer),
+		// and that number would be another link's in the host's.
+		e.link.lower = 0
+	}
 	return e.link, nil
 }
 
