@@ -172,7 +172,7 @@ func TestMasterVLAN(t *testing.T) {
 	same.chain = testnet.NewChain(t, fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "alone", "plugins": [
 		{"type": "macvlan-vip", "master": "eth0.26", %s, "ipam": {"type": "static", "addresses": [{"address": "10.0.0.10/16"}]}}]}`, quick))
 	same.mustAdd(t)
-	peer.IP("route add 10.0.0.10/32 dev eth0.26")
+	peer.IP("route add 10.0.0.10/32 dev eth0.26 src 10.0.0.5")
 	if err := peer.Ping(netip.MustParseAddr("10.0.0.10")); err != nil {
 		t.Errorf("the VIP that is on both: %v", err)
 	}
