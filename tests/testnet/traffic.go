@@ -63,8 +63,18 @@ func serveUDP(conn net.PacketConn) {
 // Ask asks an Echo from inside the namespace and tells which source address
 // it saw. network is tcp or udp.
 func (n *Namespace) Ask(network string, dst netip.Addr, port int) (seen netip.Addr, err error) {
+	return n.ask(&net.Dialer{Timeout: answerTimeout}, network, dst, port)
+}
+
+// AskFrom is Ask by TCP from an address of the namespace's.
+func (n *Namespace) AskFrom(src, dst netip.Addr, port int) (seen netip.Addr, err error) {
+	from := net.TCPAddrFromAddrPort(netip.AddrPortFrom(src, 0))
+	return n.ask(&net.Dialer{Timeout: answerTimeout, LocalAddr: from}, "tcp", dst, port)
+}
+
+func (n *Namespace) ask(dialer *net.Dialer, network string, dst netip.Addr, port int) (seen netip.Addr, err error) {
 	err = n.NetNS.Do(func(ns.NetNS) error {
-		conn, err := net.DialTimeout(network, netip.AddrPortFrom(dst, uint16(port)).String(), answerTimeout)
+		conn, err := dialer.Dial(network, netip.AddrPortFrom(dst, uint16(port)).String())
 		if err != nil {
 			return err
 		}
