@@ -29,7 +29,7 @@ func cmdDel(args *skel.CmdArgs) error {
 func remove(store *journal.Store, key journal.Key, rec *journal.Record, netns string) error {
 	if rec == nil {
 		var err error
-		if rec, err = lost(store, key); err != nil {
+		if rec, err = lost(store, key, netns); err != nil {
 			return err
 		}
 	}
@@ -43,14 +43,28 @@ func remove(store *journal.Store, key journal.Key, rec *journal.Record, netns st
 	return store.Remove(key)
 }
 
-// lost finds what an attachment without a record has left on the host.
-func lost(store *journal.Store, key journal.Key) (*journal.Record, error) {
-	host, err := kernel.OpenHost()
+// lost finds what an attachment without a record has left on the host, and takes
+// the rules in its namespace away, if that is found.
+func lost(store *journal.Store, key journal.Key, netns string) (*journal.Record, error) {
+	k, err := verb.OpenRecorded(&journal.Record{Key: key, Netns: netns}, "")
 	if err != nil {
 		return nil, err
 	}
-	defer host.Close()
-	return find(store, &kernel.Kernel{Host: host}, key)
+	defer k.Close()
+	alias := plan.ServiceAlias(key.Network, key.ContainerID)
+	if k.Service == nil {
+		k.FindService(key.IfName, alias)
+	}
+	if k.Service != nil {
+		rules, err := k.Service.RulesOf(key.IfName, alias)
+		if err == nil {
+			err = k.RemoveRules(plan.Service, rules)
+		}
+		if err != nil {
+			verb.Logf("%s: the rules of a lost record: %v", name, err)
+		}
+	}
+	return find(store, k, key)
 }
 
 // find makes a record out of an attachment's claims, and of the ways to them.

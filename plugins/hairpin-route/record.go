@@ -18,7 +18,16 @@ func (a *attachment) before() (*journal.Record, error) {
 		return rec, err
 	}
 	verb.Logf("%s: %v: writing a new one", name, bad)
-	return find(a.store, a.k, a.key)
+	found, err := find(a.store, a.k, a.key)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := a.k.Service.RulesOf(a.args.IfName, plan.ServiceAlias(a.key.Network, a.key.ContainerID))
+	if err != nil || len(rules) == 0 {
+		return found, err
+	}
+	id, err := a.k.Service.Identity()
+	return &journal.Record{Key: a.key, NetnsID: id, Desired: plan.Desired{Rules: rules}, Before: found}, err
 }
 
 // record writes what is about to be made, and what an earlier ADD made, which

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -366,4 +367,54 @@ func TestFoldersThatAreNotOurs(t *testing.T) {
 		}
 		p.down()
 	}
+}
+
+// TestRulesWithoutTheirRecord: of two attachments in one namespace, one's record
+// is lost. What keeps its answers on its link goes with it, and the other's stays.
+func TestRulesWithoutTheirRecord(t *testing.T) {
+	for _, verb := range []string{"DEL", "GC"} {
+		t.Run(verb, func(t *testing.T) {
+			l := newLab(t, "192.0.2.1/24", "2001:db8::1/64")
+			before := l.state()
+			p := l.up(t, "c1", "1.1.0", dualStack)
+			alone := p.service.IP("-4 rule show") + p.service.IP("-6 rule show")
+			second := l.beside(t, p, "mv1", "20")
+			for _, a := range []*pair{second, p} {
+				a.spoil(t, "hairpin-route", "empty")
+				for _, plugin := range []string{"hairpin-route", "macvlan-vip"} {
+					config := a.config(plugin)
+					if verb == "GC" {
+						valid := []types.GCAttachment{}
+						if a == second {
+							valid = append(valid, types.GCAttachment{ContainerID: p.id, IfName: p.ifName})
+						}
+						config = with(t, with(t, config, "prevResult", nil), "cni.dev/valid-attachments", valid)
+					}
+					a.must(plugin, verb, config)
+				}
+				if a == second {
+					if err := l.host.Ping(netip.MustParseAddr("192.0.2.10")); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			if diff := lines(alone, p.service.IP("-4 rule show")+p.service.IP("-6 rule show")); diff != "" {
+				t.Errorf("the namespace's rules: %s", diff)
+			}
+			l.mustBe(before, "after "+verb)
+		})
+	}
+}
+
+// beside adds another attachment to the namespace of one that is up.
+func (l *lab) beside(t *testing.T, p *pair, ifName, part string) *pair {
+	t.Helper()
+	a := *p.attachment
+	a.ifName = ifName
+	second := &pair{attachment: &a, hairpin: conf("1.1.0", "hairpin-route", "lan", ""),
+		link: conf("1.1.0", "macvlan-vip", "lan", strings.ReplaceAll(strings.ReplaceAll(dualStack, "192.0.2.10", "192.0.2."+part), "::10", "::"+part))}
+	added := json.RawMessage(second.must("macvlan-vip", "ADD", second.link).stdout)
+	second.link, second.hairpin = with(t, second.link, "prevResult", added), with(t, second.hairpin, "prevResult", added)
+	second.must("hairpin-route", "ADD", second.hairpin)
+	return second
 }

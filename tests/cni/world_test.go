@@ -426,8 +426,8 @@ func (w *world) silent(s *svc) {
 	}
 }
 
-// finish has every service that can be healed added once more, which heals it,
-// and deletes all; then the host is as it was.
+// finish has services that can be healed added once more, which heals them, and
+// deletes all, healed or not; then the host is as it was.
 func (w *world) finish() {
 	w.note("the end")
 	for i := range w.carrier {
@@ -435,7 +435,7 @@ func (w *world) finish() {
 		w.setCarrier(i)
 	}
 	for _, s := range w.services {
-		if reason := w.mayFail(s); !s.space.there || reason != "" {
+		if reason := w.mayFail(s); !s.space.there || reason != "" || rapid.Bool().Draw(w.r, "leave "+s.name) {
 			continue
 		}
 		w.add(s)

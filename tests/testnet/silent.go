@@ -47,7 +47,7 @@ func (n *Namespace) Silent(within time.Duration, addrs ...netip.Addr) (silent []
 			_, _ = conn.WriteTo(echo, &net.IPAddr{IP: a.AsSlice()})
 		}
 		silent = append(silent, unanswered(conn, waiting, family.reply, uint16(id), deadline)...)
-		conn.Close()
+		_ = conn.Close()
 	}
 	return silent
 }

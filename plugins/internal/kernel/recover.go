@@ -62,3 +62,29 @@ func (n *Namespace) routesTo(wanted map[netip.Addr]bool, routes []netlink.Route,
 	}
 	return ours
 }
+
+// RulesOf finds the rules that keep the answers of an attachment's link on it,
+// which the link's alias tells from another's, and those of links that are gone.
+// It is for the time when no record tells of them.
+func (n *Namespace) RulesOf(name, alias string) (found []plan.Rule, err error) {
+	all, err := n.rules()
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	links, err := n.handle.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("%s: list links: %w", n.side, err)
+	}
+	others := map[int]bool{}
+	for _, l := range links {
+		if l.Attrs().Name != name || l.Attrs().Alias != alias {
+			others[l.Attrs().Index] = true
+		}
+	}
+	for _, r := range all {
+		if !others[plan.LinkOfTable(r.Table)] {
+			found = append(found, r)
+		}
+	}
+	return found, nil
+}

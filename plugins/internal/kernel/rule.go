@@ -93,20 +93,13 @@ func (k *Kernel) CheckRules(side plan.Side, all []plan.Rule) (drift []string, er
 	if err != nil {
 		return nil, err
 	}
-	have := map[plan.Rule]bool{}
-	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		rules, err := n.handle.RuleListFiltered(family, &netlink.Rule{}, 0)
-		if err != nil {
-			return nil, fmt.Errorf("%s: list rules: %w", n.side, err)
-		}
-		for _, r := range rules {
-			if r.Protocol != plan.Protocol || r.Src == nil {
-				continue
-			}
-			if from, ok := config.PrefixOf(*r.Src); ok {
-				have[plan.Rule{Side: side, From: from, Table: r.Table, Priority: r.Priority}] = true
-			}
-		}
+	there, err := n.rules()
+	if err != nil {
+		return nil, err
+	}
+	have := make(map[plan.Rule]bool, len(there))
+	for _, r := range there {
+		have[r] = true
 	}
 	for _, r := range all {
 		if !have[r] {
@@ -114,4 +107,23 @@ func (k *Kernel) CheckRules(side plan.Side, all []plan.Rule) (drift []string, er
 		}
 	}
 	return drift, nil
+}
+
+// rules are those of ours.
+func (n *Namespace) rules() (ours []plan.Rule, err error) {
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		all, err := n.handle.RuleListFiltered(family, &netlink.Rule{}, 0)
+		if err != nil {
+			return nil, fmt.Errorf("%s: list rules: %w", n.side, err)
+		}
+		for _, r := range all {
+			if r.Protocol != plan.Protocol || r.Src == nil {
+				continue
+			}
+			if from, ok := config.PrefixOf(*r.Src); ok {
+				ours = append(ours, plan.Rule{Side: n.side, From: from, Table: r.Table, Priority: r.Priority})
+			}
+		}
+	}
+	return ours, nil
 }

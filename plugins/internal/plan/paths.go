@@ -14,6 +14,9 @@ const (
 	ruleBase = Protocol * 100
 )
 
+// LinkOfTable is the index of the link whose own routing table has a number.
+func LinkOfTable(table int) int { return table - tableBase }
+
 // Paths is what there is to know of one link of a namespace to plan that the
 // answers of its addresses leave by it, though the namespace has other links.
 type Paths struct {
