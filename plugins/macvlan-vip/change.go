@@ -27,7 +27,7 @@ func (a *attachment) exchange() (*current.Result, error) {
 	if err := a.releaseOld(); err != nil {
 		return nil, err
 	}
-	if q.kind != "host-local" || config.AsksFor(q.stdin, q.env.PluginArgsStr) {
+	if q.Type != "host-local" || config.AsksFor(q.Stdin, q.args) {
 		return q.add()
 	}
 	// It would give the next addresses of its ranges.
@@ -50,7 +50,7 @@ func (a *attachment) releaseOld() error {
 		if err != nil {
 			return err
 		}
-		if q.kind == stateless || q.kind == last.kind && string(q.stdin) == string(last.stdin) {
+		if q.Type == stateless || q.Type == last.Type && string(q.Stdin) == string(last.Stdin) {
 			continue
 		}
 		if err := q.del(); err != nil {
@@ -70,7 +70,7 @@ func (a *attachment) reclaimLease() error {
 	}
 	first := a.before.First()
 	q, err := a.remover().asksAgain(first)
-	if err != nil || q.kind == stateless {
+	if err != nil || q.Type == stateless {
 		return errors.Join(given, err)
 	}
 	was, err := recordedIPAM(first)
@@ -78,12 +78,12 @@ func (a *attachment) reclaimLease() error {
 		return errors.Join(given, err)
 	}
 	ask := q.add
-	if q.kind == "host-local" {
+	if q.Type == "host-local" {
 		ask = func() (*current.Result, error) { return q.requesting(was.IPs) }
 	}
 	is, err := ask()
 	if err == nil && !sameAddresses(was, is) {
-		err = fmt.Errorf("ipam: %q: gave other addresses back than those in use, %v: restart the service", q.kind, is.IPs)
+		err = fmt.Errorf("ipam: %q: gave other addresses back than those in use, %v: restart the service", q.Type, is.IPs)
 	}
 	return errors.Join(given, err)
 }
@@ -110,7 +110,7 @@ func (a *attachment) given(digest string) ([]*current.IPConfig, error) {
 
 // requesting is add for certain addresses.
 func (q asked) requesting(ips []*current.IPConfig) (result *current.Result, err error) {
-	if q.stdin, err = config.Requesting(q.stdin, ips); err != nil {
+	if q.Stdin, err = config.Requesting(q.Stdin, ips); err != nil {
 		return nil, err
 	}
 	return q.add()

@@ -9,6 +9,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 
 	"macvlan-vip/plugins/internal/config"
+	"macvlan-vip/plugins/internal/delegate"
 	"macvlan-vip/plugins/internal/journal"
 	"macvlan-vip/plugins/internal/kernel"
 	"macvlan-vip/plugins/internal/plan"
@@ -84,7 +85,7 @@ func (d remover) ipamOf(rec *journal.Record) string {
 // release gives the addresses back to the IPAM plugin that they came from.
 func (d remover) release(rec *journal.Record) error {
 	q, err := d.asksAgain(rec)
-	if err != nil || q.kind == "" {
+	if err != nil || q.Type == "" {
 		return err
 	}
 	return q.del()
@@ -104,7 +105,7 @@ func (d remover) removeUnrecorded(key journal.Key, netns string) error {
 	}
 	err = errors.Join(removeByAlias(k, key), d.leaveAll(k, key))
 	// Without the IPAM plugin no ADD can have got an address.
-	if hasIPAM(d.ipam, d.path) {
+	if _, err := delegate.Find(d.ipam, d.path); err == nil {
 		err = errors.Join(err, d.releaseUnrecorded(rec))
 	}
 	if err != nil {

@@ -5,21 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"macvlan-vip/plugins/internal/cnierr"
 	"macvlan-vip/plugins/internal/config"
+	"macvlan-vip/plugins/internal/delegate"
 	"macvlan-vip/plugins/internal/journal"
 )
-
-// The IPAM plugin is run by libcni's invoke rather than by plugins/pkg/ipam,
-// which does no more than call it, but brings along what doubles the time that
-// the process takes to start.
 
 // ipamError says which plugin failed, keeps its code, and tells where the
 // plugin is looked for when it is not there.
@@ -37,15 +32,10 @@ func ipamError(kind, doing string, err error) error {
 		}
 		return &cnierr.Error{Code: code, Text: fmt.Sprintf("ipam: %q: %s", kind, doing), Cause: err, Remedy: "look at the keys under ipam"}
 	}
-	if !hasIPAM(kind, os.Getenv("CNI_PATH")) {
+	if errors.Is(err, delegate.ErrNotFound) {
 		return cnierr.Config("ipam.type", kind, "no such plugin in CNI_PATH "+os.Getenv("CNI_PATH"), "install it, or use static, host-local or dhcp")
 	}
 	return fmt.Errorf("ipam: %q: %s: %w", kind, doing, err)
-}
-
-func hasIPAM(kind, path string) bool {
-	_, err := invoke.FindInPath(kind, filepath.SplitList(path))
-	return err == nil
 }
 
 // An IPAM plugin that hangs must not keep a DEL from the rest, nor an ADD past
@@ -57,126 +47,101 @@ const (
 
 // asked is an IPAM plugin, and what it is asked with.
 type asked struct {
-	kind  string
-	stdin []byte
-	// env is its environment but for the verb.
-	env invoke.Args
+	delegate.Call
+	// args are the CNI_ARGS that Env has.
+	args string
+}
+
+func ask(kind string, stdin []byte, key journal.Key, netns, args, path string) asked {
+	return asked{delegate.Call{Type: kind, Stdin: stdin, Path: path, Env: []string{
+		"CNI_CONTAINERID=" + key.ContainerID, "CNI_NETNS=" + netns, "CNI_IFNAME=" + key.IfName,
+		"CNI_ARGS=" + args, "CNI_PATH=" + path,
+	}}, args}
 }
 
 // asks is the IPAM plugin of this ADD's configuration.
 func (a *attachment) asks() asked {
-	return asked{a.conf.IPAM.Type, a.args.StdinData, invoke.Args{
-		ContainerID: a.args.ContainerID, NetNS: a.args.Netns, IfName: a.args.IfName, PluginArgsStr: a.args.Args, Path: a.args.Path,
-	}}
+	return ask(a.conf.IPAM.Type, a.args.StdinData, a.key, a.args.Netns, a.args.Args, a.args.Path)
 }
 
 // asksAgain is the IPAM plugin of a record, by what it was asked with at ADD,
 // whatever the configuration and the environment are now. Records of earlier
 // versions have no more than its section of the configuration.
 func (d remover) asksAgain(rec *journal.Record) (asked, error) {
-	q := asked{d.ipamOf(rec), d.stdin, invoke.Args{
-		ContainerID: rec.ContainerID, NetNS: rec.Netns, IfName: rec.IfName, PluginArgsStr: d.args, Path: d.path,
-	}}
-	if rec.Input != nil {
-		q.stdin, q.env.PluginArgsStr = rec.Input, rec.Args
-		return q, nil
-	}
+	stdin, args := d.stdin, d.args
 	var err error
-	if rec.IPAMType != "" {
-		q.stdin, err = config.WithIPAM(d.stdin, rec.IPAMConfig)
+	switch {
+	case rec.Input != nil:
+		stdin, args = rec.Input, rec.Args
+	case rec.IPAMType != "":
+		stdin, err = config.WithIPAM(d.stdin, rec.IPAMConfig)
 	}
-	return q, err
+	return ask(d.ipamOf(rec), stdin, rec.Key, rec.Netns, args, d.path), err
 }
 
 // add asks host-local a second time where leases that name nobody were in the way.
 func (q asked) add() (*current.Result, error) {
 	result, err := q.addOnce()
-	if err == nil || q.kind != "host-local" {
+	if err == nil || q.Type != "host-local" {
 		return result, err
 	}
-	if dropped, dropErr := dropBrokenLeases(q.stdin); dropErr != nil || !dropped {
+	if dropped, dropErr := dropBrokenLeases(q.Stdin); dropErr != nil || !dropped {
 		return result, err
 	}
 	return q.addOnce()
 }
 
 func (q asked) addOnce() (*current.Result, error) {
-	raw, err := bounded(addTimeout, q.kind, "give addresses", func(ctx context.Context) (types.Result, error) {
-		plugin, env, err := q.run("ADD")
-		if err != nil {
-			return nil, err
-		}
-		return invoke.ExecPluginWithResult(ctx, plugin, q.stdin, env, nil)
+	var raw types.Result
+	err := bounded(addTimeout, q.Type, "give addresses", func(ctx context.Context) (err error) {
+		raw, err = q.Result(ctx, "ADD")
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	result, err := config.CurrentResult(raw)
 	if err != nil {
-		return nil, cnierr.New(types.ErrDecodingFailure, "use an IPAM plugin that prints a valid result", "ipam: %q: its result: %v", q.kind, err)
+		return nil, cnierr.New(types.ErrDecodingFailure, "use an IPAM plugin that prints a valid result", "ipam: %q: its result: %v", q.Type, err)
 	}
 	return result, nil
 }
 
+// del hands addresses back. A plugin that keeps nothing need not be there for it.
 func (q asked) del() error {
-	_, err := bounded(delTimeout, q.kind, "take addresses back", func(ctx context.Context) (none struct{}, err error) {
-		plugin, env, err := q.run("DEL")
-		if err != nil {
-			if q.kind == stateless {
-				err = nil
-			}
-			return none, err
+	return bounded(delTimeout, q.Type, "take addresses back", func(ctx context.Context) error {
+		err := q.Do(ctx, "DEL")
+		if q.Type == stateless && errors.Is(err, delegate.ErrNotFound) {
+			return nil
 		}
-		return none, invoke.ExecPluginWithoutResult(ctx, plugin, q.stdin, env, nil)
+		return err
 	})
-	return err
-}
-
-// run finds the plugin, and gives it its environment for a verb.
-func (q asked) run(verb string) (plugin string, env *invoke.Args, err error) {
-	q.env.Command = verb
-	plugin, err = invoke.FindInPath(q.kind, filepath.SplitList(q.env.Path))
-	return plugin, &q.env, err
 }
 
 // stateless is the IPAM plugin that keeps nothing of what it gives.
 const stateless = "static"
 
 // bounded asks an IPAM plugin for something, and gives it up when it takes too
-// long. What it has started itself can hold its output open for as long as it
-// likes.
-func bounded[T any](limit time.Duration, kind, doing string, ask func(context.Context) (T, error)) (T, error) {
+// long.
+func bounded(limit time.Duration, kind, doing string, ask func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	type answer struct {
-		value T
-		err   error
-	}
-	answers := make(chan answer, 1)
-	go func() {
-		value, err := ask(ctx)
-		answers <- answer{value, err}
-	}()
-	var got answer
-	select {
-	case got = <-answers:
-	case <-ctx.Done():
-	}
+	err := ask(ctx)
 	if ctx.Err() != nil {
-		return got.value, cnierr.Transient("look what it waits for", "ipam: %q: %s: no answer within %s", kind, doing, limit)
+		return cnierr.Transient("look what it waits for", "ipam: %q: %s: no answer within %s", kind, doing, limit)
 	}
-	return got.value, ipamError(kind, doing, got.err)
+	return ipamError(kind, doing, err)
+}
+
+// ipamVerb is a verb that this process was called with, handed on.
+func ipamVerb(kind, verb, doing string, stdin []byte) error {
+	return bounded(addTimeout, kind, doing, func(ctx context.Context) error {
+		return delegate.Call{Type: kind, Stdin: stdin, Path: os.Getenv("CNI_PATH")}.Do(ctx, verb)
+	})
 }
 
 func ipamCheck(kind string, stdin []byte) error {
-	return boundedDelegate(kind, "check its addresses", stdin, invoke.DelegateCheck)
-}
-
-func boundedDelegate(kind, doing string, stdin []byte, delegate func(context.Context, string, []byte, invoke.Exec) error) error {
-	_, err := bounded(addTimeout, kind, doing, func(ctx context.Context) (none struct{}, err error) {
-		return none, delegate(ctx, kind, stdin, nil)
-	})
-	return err
+	return ipamVerb(kind, "CHECK", "check its addresses", stdin)
 }
 
 // ipamGC lets the IPAM plugin collect its own garbage, as the specification
@@ -185,11 +150,11 @@ func ipamGC(conf *types.NetConf, stdin []byte) error {
 	if conf.IPAM.Type == "" {
 		return nil
 	}
-	return boundedDelegate(conf.IPAM.Type, "collect garbage", stdin, invoke.DelegateGC)
+	return ipamVerb(conf.IPAM.Type, "GC", "collect garbage", stdin)
 }
 
 func ipamStatus(kind string, stdin []byte) error {
-	err := boundedDelegate(kind, "be ready for ADD", stdin, invoke.DelegateStatus)
+	err := ipamVerb(kind, "STATUS", "be ready for ADD", stdin)
 	if err == nil {
 		return nil
 	}
