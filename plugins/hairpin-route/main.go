@@ -104,7 +104,7 @@ func cmdAdd(args *skel.CmdArgs) error {
 	defer a.k.Close()
 	err = a.add()
 	if err == nil {
-		err = verb.PrintResult(a.conf.PrevResult, a.conf.CNIVersion)
+		err = verb.PassOn(&a.conf.NetConf)
 	}
 	if err != nil {
 		return verb.RollBack(err, &a.undo)

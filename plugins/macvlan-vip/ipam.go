@@ -9,6 +9,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
 
 	"macvlan-vip/plugins/internal/cnierr"
 	"macvlan-vip/plugins/internal/config"
@@ -94,7 +95,14 @@ func (q asked) add() (*current.Result, error) {
 func (q asked) addOnce() (*current.Result, error) {
 	var raw types.Result
 	err := bounded(addTimeout, q.Type, "give addresses", func(ctx context.Context) (err error) {
-		raw, err = q.Result(ctx, "ADD")
+		out, err := q.Do(ctx, "ADD")
+		if err != nil {
+			return err
+		}
+		asked, err := new(version.ConfigDecoder).Decode(q.Stdin)
+		if err == nil {
+			raw, err = config.ReadResult(out, asked)
+		}
 		return err
 	})
 	if err != nil {
@@ -110,7 +118,7 @@ func (q asked) addOnce() (*current.Result, error) {
 // del hands addresses back. A plugin that keeps nothing need not be there for it.
 func (q asked) del() error {
 	return bounded(delTimeout, q.Type, "take addresses back", func(ctx context.Context) error {
-		err := q.Do(ctx, "DEL")
+		_, err := q.Do(ctx, "DEL")
 		if q.Type == stateless && errors.Is(err, delegate.ErrNotFound) {
 			return nil
 		}
@@ -136,7 +144,8 @@ func bounded(limit time.Duration, kind, doing string, ask func(context.Context) 
 // ipamVerb is a verb that this process was called with, handed on.
 func ipamVerb(kind, verb, doing string, stdin []byte) error {
 	return bounded(addTimeout, kind, doing, func(ctx context.Context) error {
-		return delegate.Call{Type: kind, Stdin: stdin, Path: os.Getenv("CNI_PATH")}.Do(ctx, verb)
+		_, err := delegate.Call{Type: kind, Stdin: stdin, Path: os.Getenv("CNI_PATH")}.Do(ctx, verb)
+		return err
 	})
 }
 

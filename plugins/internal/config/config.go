@@ -13,8 +13,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/types/create"
 	"github.com/containernetworking/cni/pkg/utils"
-	"github.com/containernetworking/cni/pkg/version"
 
 	"macvlan-vip/plugins/internal/cnierr"
 )
@@ -170,16 +170,26 @@ func checkRange[T int | int64](key string, value, low, high T, unit string) erro
 // prevRemedy is what to do about a prevResult that is none.
 const prevRemedy = "chain this plugin behind one that prints a valid result"
 
+// NetConf is what every plugin's configuration has. The previous result stays as
+// it came until somebody wants to look into it: with a thousand VIPs decoding it
+// is a good part of what a verb costs.
+type NetConf struct {
+	types.NetConf
+	Prev json.RawMessage `json:"prevResult,omitempty"`
+}
+
 // ParsePrevResult gives the result of the plugin before this one as the
 // current type, or nil where there is none.
-func ParsePrevResult(conf *types.NetConf) (*current.Result, error) {
-	if conf.RawPrevResult == nil {
+func ParsePrevResult(conf *NetConf) (*current.Result, error) {
+	if len(conf.Prev) == 0 || string(conf.Prev) == "null" {
 		return nil, nil
 	}
-	if err := version.ParsePrevResult(conf); err != nil {
+	raw, err := ReadResult(conf.Prev, conf.CNIVersion)
+	if err != nil {
 		return nil, cnierr.New(types.ErrDecodingFailure, prevRemedy, "prevResult: %v", err)
 	}
-	result, err := CurrentResult(conf.PrevResult)
+	conf.PrevResult = raw
+	result, err := CurrentResult(raw)
 	if err == nil {
 		err = checkIndices(result)
 	}
@@ -187,6 +197,47 @@ func ParsePrevResult(conf *types.NetConf) (*current.Result, error) {
 		return nil, cnierr.New(types.ErrDecodingFailure, prevRemedy, "prevResult: %v", err)
 	}
 	return result, nil
+}
+
+// ReadResult decodes a result of the version that it names, or, as results
+// before 1.0.0 need not, of the configuration's (CNI issue 895).
+func ReadResult(data []byte, confVersion string) (types.Result, error) {
+	version, err := resultVersion(data)
+	if err != nil {
+		return nil, err
+	}
+	if version != "" {
+		return create.Create(version, data)
+	}
+	members := map[string]json.RawMessage{}
+	if err := json.Unmarshal(data, &members); err != nil {
+		return nil, err
+	}
+	if members == nil {
+		members = map[string]json.RawMessage{}
+	}
+	if members["cniVersion"], err = json.Marshal(confVersion); err != nil {
+		return nil, err
+	}
+	if data, err = json.Marshal(members); err != nil {
+		return nil, err
+	}
+	return create.Create(confVersion, data)
+}
+
+// Unchanged is the previous result as it came, where that is in the
+// configuration's version of the specification.
+func (c *NetConf) Unchanged() (json.RawMessage, bool) {
+	version, err := resultVersion(c.Prev)
+	return c.Prev, err == nil && version == c.CNIVersion
+}
+
+func resultVersion(data []byte) (string, error) {
+	var result struct {
+		Version string `json:"cniVersion"`
+	}
+	err := json.Unmarshal(data, &result)
+	return result.Version, err
 }
 
 // checkIndices is not for results of IPAM plugins, of which the specification

@@ -243,6 +243,28 @@ func TestPrevResultThatIsNone(t *testing.T) {
 	}
 }
 
+func TestReadResult(t *testing.T) {
+	for _, tt := range []struct{ data, conf, version string }{
+		{`{"cniVersion": "0.4.0", "ips": []}`, "1.0.0", "0.4.0"},
+		{`{"ips": []}`, "1.0.0", "1.0.0"},
+		{`{"CNIVersion": "", "ip4": {"ip": "192.0.2.1/24"}}`, "0.2.0", "0.2.0"},
+		{`null`, "1.0.0", "1.0.0"},
+		{``, "1.0.0", ""},
+		{`7`, "1.0.0", ""},
+		{`{"cniVersion": "9.9.9"}`, "1.0.0", ""},
+	} {
+		t.Run(tt.data, func(t *testing.T) {
+			result, err := ReadResult([]byte(tt.data), tt.conf)
+			if (err != nil) != (tt.version == "") {
+				t.Fatalf("error %v", err)
+			}
+			if err == nil && result.Version() != tt.version {
+				t.Errorf("version %s, want %s", result.Version(), tt.version)
+			}
+		})
+	}
+}
+
 func TestValidAttachments(t *testing.T) {
 	tests := []struct {
 		keys  string

@@ -14,7 +14,7 @@ import (
 
 // Hairpin is hairpin-route's configuration, validated, with defaults filled in.
 type Hairpin struct {
-	types.NetConf
+	NetConf
 
 	// HostInterface is the host-side macvlan's name; empty for prevResult's.
 	HostInterface string
@@ -32,7 +32,7 @@ type Hairpin struct {
 }
 
 type hairpinJSON struct {
-	types.NetConf
+	NetConf
 	HostInterface string          `json:"hostInterface"`
 	Table         json.RawMessage `json:"table"`
 	// Wide enough on machines of 32 bits for the error to be one of range.

@@ -30,7 +30,7 @@ var Modes = []string{"bridge", "private", "vepa", "passthru"}
 
 // Macvlan is macvlan-vip's configuration, validated, with defaults filled in.
 type Macvlan struct {
-	types.NetConf
+	NetConf
 
 	// Master is the lower link's name; empty for the default route's link.
 	Master          string
@@ -80,7 +80,7 @@ type AnnounceConfig struct {
 }
 
 type macvlanJSON struct {
-	types.NetConf
+	NetConf
 	Master          string `json:"master"`
 	Mode            string `json:"mode"`
 	MTU             int    `json:"mtu"`

@@ -37,7 +37,7 @@ func (c *Macvlan) setRuntimeVIPs(stdin []byte, args string) error {
 			} `json:"cni"`
 		} `json:"args"`
 		IPAM struct {
-			Addresses any `json:"addresses"`
+			Addresses json.RawMessage `json:"addresses"`
 		} `json:"ipam"`
 	}
 	var env envArgs
@@ -57,7 +57,12 @@ func (c *Macvlan) setRuntimeVIPs(stdin []byte, args string) error {
 			chosen[addr] = source.key
 		}
 	}
-	for _, addr := range addressesIn(raw.IPAM.Addresses) {
+	if len(chosen) == 0 {
+		return nil
+	}
+	var listed any
+	_ = json.Unmarshal(raw.IPAM.Addresses, &listed)
+	for _, addr := range addressesIn(listed) {
 		delete(chosen, addr)
 	}
 	if len(chosen) > 0 {

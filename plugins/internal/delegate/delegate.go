@@ -18,8 +18,6 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/containernetworking/cni/pkg/types/create"
-	"github.com/containernetworking/cni/pkg/version"
 )
 
 // Call is how a plugin is called: by its type, with a network configuration on
@@ -50,50 +48,13 @@ func Find(kind, path string) (string, error) {
 	return "", fmt.Errorf("%q in %q: %w", kind, path, ErrNotFound)
 }
 
-// Result is a verb that answers with a result, which has the configuration's
-// version if the plugin gives it none. The plugin's own error is a *types.Error.
-func (c Call) Result(ctx context.Context, verb string) (types.Result, error) {
-	out, err := c.run(ctx, verb)
-	if err != nil {
-		return nil, err
-	}
-	var answer struct {
-		Version string `json:"cniVersion"`
-	}
-	if err := json.Unmarshal(out, &answer); err != nil {
-		return nil, fmt.Errorf("read its result: %w", err)
-	}
-	if answer.Version == "" {
-		if answer.Version, err = new(version.ConfigDecoder).Decode(c.Stdin); err != nil {
-			return nil, err
-		}
-		return create.Create(answer.Version, withVersion(out, answer.Version))
-	}
-	return create.Create(answer.Version, out)
-}
-
-// withVersion gives a result without a version one.
-func withVersion(result []byte, version string) []byte {
-	members := map[string]json.RawMessage{}
-	if json.Unmarshal(result, &members) != nil || members == nil {
-		members = map[string]json.RawMessage{}
-	}
-	members["cniVersion"], _ = json.Marshal(version)
-	out, _ := json.Marshal(members)
-	return out
-}
-
-// Do is a verb that answers with nothing.
-func (c Call) Do(ctx context.Context, verb string) error {
-	_, err := c.run(ctx, verb)
-	return err
-}
-
 // grace is how long a plugin's own children may hold its output open once it
 // has ended or was killed.
 const grace = 100 * time.Millisecond
 
-func (c Call) run(ctx context.Context, verb string) ([]byte, error) {
+// Do runs the plugin with a verb and gives what it prints. An error of the
+// plugin's own is a *types.Error.
+func (c Call) Do(ctx context.Context, verb string) ([]byte, error) {
 	file, err := Find(c.Type, c.Path)
 	if err != nil {
 		return nil, err

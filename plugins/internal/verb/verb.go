@@ -119,6 +119,16 @@ func PrintResult(result types.Result, cniVersion string) error {
 	return converted.Print()
 }
 
+// PassOn prints the previous result, as a chained plugin does that adds nothing
+// to it.
+func PassOn(conf *config.NetConf) error {
+	if raw, ok := conf.Unchanged(); ok {
+		_, err := os.Stdout.Write(raw)
+		return err
+	}
+	return PrintResult(conf.PrevResult, conf.CNIVersion)
+}
+
 // openKernel opens both namespaces for ADD and CHECK, in which the service's
 // must be there, and another than the host's.
 func openKernel(netns string) (*kernel.Kernel, error) {
