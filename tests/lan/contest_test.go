@@ -26,30 +26,38 @@ const usual = `"announce": {"count": 1}`
 
 var contested = []string{"10.0.0.10/16", "2001:db8::10/64"}
 
-// TestTwoHostsAtOnce: of two hosts that start a service on the same VIPs at the
-// same moment one has them, and the other is told who.
-func TestTwoHostsAtOnce(t *testing.T) {
+// TestHostsAtOnce: of hosts that start a service on the same VIPs at the same moment
+// one has them, and the others are told who.
+func TestHostsAtOnce(t *testing.T) {
+	for _, hosts := range []int{2, 4} {
+		t.Run(fmt.Sprint(hosts), func(t *testing.T) { hostsAtOnce(t, hosts) })
+	}
+}
+
+func hostsAtOnce(t *testing.T, hosts int) {
 	t.Parallel()
 	l := newLAN(t)
 	peer := l.station("10.0.0.5/16", "2001:db8::5/64")
 	var services []*service
-	for i := range 2 {
-		host := l.station(fmt.Sprintf("10.0.0.%d/16", 1+i), fmt.Sprintf("2001:db8::%d/64", 1+i))
+	for i := range hosts {
+		host := l.station(fmt.Sprintf("10.0.1.%d/16", 1+i), fmt.Sprintf("2001:db8::1:%d/64", 1+i))
 		services = append(services, host.service(fmt.Sprintf("c%d", i), usual, contested...))
 	}
 	for round := range 3 {
-		errs := make([]error, 2)
+		errs := make([]error, hosts)
 		var wg sync.WaitGroup
 		for i, sv := range services {
 			wg.Go(func() { errs[i] = sv.add() })
 		}
 		wg.Wait()
 		winner := slices.Index(errs, nil)
-		if winner < 0 || errs[1-winner] == nil {
+		if winner < 0 {
 			t.Fatalf("round %d: want one to win: %v", round, errs)
 		}
-		if err := errs[1-winner]; code(err) != 100 || !strings.Contains(err.Error(), "in use by "+services[winner].mac) {
-			t.Errorf("round %d: the other one, code %d: %v", round, code(err), err)
+		for i, err := range errs {
+			if i != winner && (code(err) != 100 || !strings.Contains(err.Error(), "in use by "+services[winner].mac)) {
+				t.Errorf("round %d: another one, code %d: %v", round, code(err), err)
+			}
 		}
 		peer.IP("neigh flush dev eth0")
 		peer.pings(t, services[winner].vips...)
