@@ -389,19 +389,32 @@ func kept(t *testing.T, rounds int, crowds []int) []Comparison {
 		w.watch()
 		hosts = append(hosts, w)
 	}
-	first, last := of(crowds[0]), of(crowds[len(crowds)-1])
-	repairs, times, cpu, memory := newSamples(nothingToDo), newSamples(), newSamples(), newSamples()
-	var seconds, idle []float64
-	inTurn(min(rounds, 10), breakages, func(round int, b breakage) {
-		lasts, _ := hosts[0].suffer(b)
+	return append([]Comparison{repairs(hosts[0], min(rounds, 10))}, crowdedKeepers(hosts, rounds)...)
+}
+
+// repairs is how long each breakage lasts.
+func repairs(w *watched, rounds int) Comparison {
+	times := newSamples(nothingToDo)
+	var seconds []float64
+	inTurn(rounds, breakages, func(round int, b breakage) {
+		lasts, _ := w.suffer(b)
 		if round >= 0 {
-			repairs.add(b.name, ms(lasts))
+			times.add(b.name, ms(lasts))
 			seconds = append(seconds, lasts.Seconds())
 		}
 	})
-	for range min(rounds, 10) {
-		repairs.add(nothingToDo, ms(hosts[0].reload()))
+	for range rounds {
+		times.add(nothingToDo, ms(w.reload()))
 	}
+	c := times.comparison("keeper-repair", "from somebody's change until it is right again, without what systemd adds", "ms", nothingToDo)
+	c.Goals = []Goal{{ID: "keeper-repair", Text: "the keeper: until it is right again, all events, s", Ratio: spread(seconds), Most: 1}}
+	return c
+}
+
+// crowdedKeepers is what one event costs among many services, and what none does.
+func crowdedKeepers(hosts []*watched, rounds int) []Comparison {
+	first, last := of(len(hosts[0].guests)), of(len(hosts[len(hosts)-1].guests))
+	times, cpu, memory := newSamples(), newSamples(), newSamples()
 	inTurn(rounds, hosts, func(round int, w *watched) {
 		lasts, used := w.suffer(breakages[0])
 		if name := of(len(w.guests)); round >= 0 {
@@ -409,6 +422,7 @@ func kept(t *testing.T, rounds int, crowds []int) []Comparison {
 			cpu.add(name, ms(used))
 		}
 	})
+	var idle []float64
 	for _, w := range hosts {
 		const wait = 3 * time.Second
 		before := w.cpu()
@@ -416,20 +430,16 @@ func kept(t *testing.T, rounds int, crowds []int) []Comparison {
 		idle = append(idle, ms(w.cpu()-before)/wait.Seconds())
 		memory.add(of(len(w.guests)), w.resident())
 	}
-	all := []Comparison{
-		repairs.comparison("keeper-repair", "from somebody's change until it is right again, without what systemd adds", "ms", nothingToDo),
-		times.comparison("keeper-crowd", "from "+routeRemoved+" until it is back, of one service of so many", "ms", first),
-		cpu.comparison("keeper-cpu", "the keeper's CPU time for one such event", "ms", first),
-		memory.comparison("keeper-memory", "the keeper's resident memory", "MiB", first),
-	}
-	all[0].Goals = []Goal{{ID: "keeper-repair", Text: "the keeper: until it is right again, all events, s", Ratio: spread(seconds), Most: 1}}
-	all[1].Goals = []Goal{times.goal("keeper-crowd", "the keeper: until it is right again: "+last+" / "+first, last, first, 1.2)}
-	all[2].Goals = []Goal{
-		cpu.goal("keeper-cpu", "the keeper: CPU time for one event: "+last+" / "+first, last, first, 1.2),
+	lasting := times.comparison("keeper-crowd", "from "+routeRemoved+" until it is back, of one service of so many", "ms", first)
+	lasting.Goals = []Goal{times.goal(lasting.ID, "the keeper: until it is right again: "+last+" / "+first, last, first, 1.2)}
+	used := cpu.comparison("keeper-cpu", "the keeper's CPU time for one such event", "ms", first)
+	used.Goals = []Goal{
+		cpu.goal(used.ID, "the keeper: CPU time for one event: "+last+" / "+first, last, first, 1.2),
 		{ID: "keeper-idle", Text: "the keeper: CPU time while nothing happens, ms a second, up to " + last, Ratio: spread(idle), Most: 0.5},
 	}
-	all[3].Goals = []Goal{{ID: "keeper-memory", Text: "the keeper: memory with " + last + ", MiB", Ratio: spread(memory.values[last]), Most: 10}}
-	return all
+	kept := memory.comparison("keeper-memory", "the keeper's resident memory", "MiB", first)
+	kept.Goals = []Goal{{ID: kept.ID, Text: "the keeper: memory with " + last + ", MiB", Ratio: spread(memory.values[last]), Most: 10}}
+	return []Comparison{lasting, used, kept}
 }
 
 // reload is one that the timer asks for.

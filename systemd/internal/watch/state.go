@@ -239,15 +239,6 @@ func (s *state) hostAddress(e event) []finding {
 	})
 }
 
-// list gives the attachments.
-func (s *state) list() []*attachment {
-	all := make([]*attachment, 0, len(s.attachments))
-	for _, a := range s.attachments {
-		all = append(all, a)
-	}
-	return all
-}
-
 // hasAddress tells whether an address is one of the host's.
 func (s *state) hasAddress(addr netip.Addr) bool {
 	for key := range s.addrs {
