@@ -63,6 +63,7 @@ func newWatched(t testing.TB, services int) *watched {
 	t.Helper()
 	w := &watched{site: &site{t: t, dir: t.TempDir()}}
 	w.host, w.lan = testnet.NewHost(t, hostAddr+"/16")
+	w.lan.AddAddress("port", lanAddr+"/16")
 	w.at = w.handle(w.host)
 	plugin := map[string]any{
 		"type": "macvlan-vip", "master": "eth0", "capabilities": map[string]bool{"ips": true},
@@ -170,9 +171,10 @@ func (w *watched) watch() {
 	}
 	w.t.Cleanup(w.unwatch)
 	w.until("the keeper has looked at all", func() bool { return w.count("ended") >= before+len(w.guests) })
-	// A frame ends its doubt whether the port forwards.
-	w.lan.IP("link set port promisc on")
-	_, _ = w.lan.TryIP("neigh replace 10.99.0.1 dev port nud probe")
+	// A frame of the LAN ends its doubt whether the port forwards.
+	if err := w.lan.Ping(netip.MustParseAddr(hostAddr)); err != nil {
+		w.t.Fatal(err)
+	}
 	w.quiet()
 }
 
