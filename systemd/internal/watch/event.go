@@ -34,6 +34,8 @@ type event struct {
 	protocol uint8
 }
 
+func (e event) isLink() bool { return e.kind == unix.RTM_NEWLINK || e.kind == unix.RTM_DELLINK }
+
 // link is a link's state, as far as somebody could spoil it.
 type link struct {
 	index, lower int

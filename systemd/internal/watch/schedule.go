@@ -90,7 +90,7 @@ func (t *turn) forget(now time.Time) {
 // nothing else does.
 func (t *turn) plan(now time.Time) (pause time.Duration, times int) {
 	wait := longestPause
-	for _, f := range t.found {
+	for _, f := range causes(t.found) {
 		h := t.habits[f.what]
 		wait = min(wait, max(debounce, h.pause()))
 		if p := h.pause(); p > pause {
@@ -98,7 +98,8 @@ func (t *turn) plan(now time.Time) (pause time.Duration, times int) {
 		}
 	}
 	at := now.Add(wait)
-	if !t.at.IsZero() && t.at.Before(at) {
+	// What goes with a link can be told of before the link is.
+	if !t.at.IsZero() && t.at.Before(at) && !t.found[len(t.found)-1].link {
 		return 0, 0
 	}
 	t.at = at
@@ -106,6 +107,15 @@ func (t *turn) plan(now time.Time) (pause time.Duration, times int) {
 		return 0, 0
 	}
 	return pause, times
+}
+
+// causes leaves out what goes with a link, if there is something about one.
+func causes(found []finding) []finding {
+	isLink := func(f finding) bool { return f.link }
+	if !slices.ContainsFunc(found, isLink) {
+		return found
+	}
+	return slices.DeleteFunc(slices.Clone(found), func(f finding) bool { return !isLink(f) })
 }
 
 // start gives the namespaces whose time has come, at most n, with the reasons.
@@ -118,7 +128,7 @@ func (s *schedule) start(now time.Time, n int) map[string][]finding {
 		if t.at.After(now) {
 			continue
 		}
-		for _, f := range t.found {
+		for _, f := range causes(t.found) {
 			if t.habits[f.what] == nil {
 				t.habits[f.what] = &habit{}
 			}

@@ -40,6 +40,37 @@ func TestSchedule(t *testing.T) {
 	}
 }
 
+// TestScheduleCauses: what goes with a link is no habit of who breaks the link, and
+// does not hurry its repair.
+func TestScheduleCauses(t *testing.T) {
+	now := time.Unix(0, 0)
+	s := newSchedule()
+	link := finding{namespace: "web", what: "a link was taken down", link: true}
+	entry := finding{namespace: "web", what: "an entry was removed"}
+	repair := func(found ...finding) time.Duration {
+		for _, f := range found {
+			s.add(f, now)
+		}
+		wait := s.next().Sub(now)
+		now = now.Add(wait)
+		s.start(now, 1)
+		s.done("web", true, now)
+		return wait
+	}
+	for i, want := range []time.Duration{debounce, debounce, debounce, time.Second, 2 * time.Second} {
+		found := []finding{link, entry}
+		if i%2 == 1 {
+			found = []finding{entry, link}
+		}
+		if got := repair(found...); got != want {
+			t.Errorf("repair %d waits %s, want %s", i, got, want)
+		}
+	}
+	if got := repair(entry); got != debounce {
+		t.Errorf("the entry alone waits %s", got)
+	}
+}
+
 // TestScheduleWhileRunning: what happens during a repair makes one more.
 func TestScheduleWhileRunning(t *testing.T) {
 	now := time.Unix(0, 0)

@@ -37,6 +37,9 @@ type finding struct {
 	// note says that nothing is broken: there is something to be shown, or to be
 	// looked at.
 	note bool
+	// link says that it is about a link, with which addresses, routes and neighbour
+	// entries go.
+	link bool
 }
 
 func (f finding) String() string {
@@ -136,7 +139,7 @@ func (s *state) all(e event, what string, concerns func(*attachment) bool) []fin
 	var found []finding
 	for _, a := range s.attachments {
 		if concerns(a) {
-			found = append(found, finding{namespace: a.namespace, what: what, port: e.port})
+			found = append(found, finding{namespace: a.namespace, what: what, port: e.port, link: e.isLink()})
 		}
 	}
 	return found
@@ -295,7 +298,7 @@ func (a *attachment) applyInside(e event, s *state) []finding {
 	if what == "" {
 		return nil
 	}
-	return []finding{{namespace: a.namespace, what: what, port: e.port}}
+	return []finding{{namespace: a.namespace, what: what, port: e.port, link: e.isLink()}}
 }
 
 // spoilt says how the service's link differs from what it is to be.
