@@ -118,6 +118,33 @@ func TestRepairAsMade(t *testing.T) {
 	}
 }
 
+// TestOthersFiles: networks, environment files and records of others that cannot be
+// read are in nobody's way: neither at a start, a reload and a stop nor for what
+// tells of services.
+func TestOthersFiles(t *testing.T) {
+	l := newLab(t).withHaproxy()
+	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l.boot()
+	l.withoutDNS()
+	before := l.m.Snapshot()
+	l.write(netDir+"0.conflist", "\x00\xff")
+	l.write(netDir+"1.conf", "{")
+	l.write("etc/systemd-netns/other.env", "\x00\xff")
+	l.write("etc/systemd-netns/net.d/0.conflist", "")
+	l.write("var/lib/systemd-netns/other", "")
+	l.write("var/lib/cni/results/other-cnitool-0123456789abcdef0123-mv0", "{")
+	l.start(t, before)
+	l.m.IP("link del mv-int")
+	l.run(t, "systemctl reload systemd-netns@haproxy")
+	l.serves(t, vip1, vip2)
+	for _, command := range []string{"list", "status haproxy", "check haproxy"} {
+		if out, err := l.try(program + command); err != nil || !strings.Contains(out, vip1) {
+			t.Errorf("%s: %v: %s", command, err, out)
+		}
+	}
+	l.stop(t, before)
+}
+
 // script writes a program of the machine.
 func (l *lab) script(name, text string) {
 	l.t.Helper()

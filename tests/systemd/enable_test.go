@@ -195,11 +195,11 @@ func TestEnable(t *testing.T) {
 	})
 }
 
-// etc lists an administrator's files, with their content.
+// etc lists an administrator's files, with their modes, owners and content.
 func (l *lab) etc(t *testing.T) string {
 	t.Helper()
 	which := "find /etc -path /etc/systemd* -o -path /etc/cni* "
-	names := strings.Split(l.run(t, strings.ReplaceAll(which, " -o", ` -printf %p:%y:%l\n -o`)+`-printf %p:%y:%l\n`), "\n")
+	names := strings.Split(l.run(t, strings.ReplaceAll(which, " -o", ` -printf %p:%y:%l:%m:%u:%g\n -o`)+`-printf %p:%y:%l:%m:%u:%g\n`), "\n")
 	slices.Sort(names)
 	return strings.Join(names, "\n") + "\n" + l.run(t, "find /etc -path /etc/systemd* -type f -exec md5sum {} + -o -path /etc/cni* -type f -exec md5sum {} +")
 }

@@ -14,22 +14,33 @@ import (
 // AsMade is a namespace with the settings that an attachment was made with. The
 // network's file is in a folder that forget removes.
 func AsMade(n settings.Namespace, a record.Attachment) (made settings.Namespace, forget func(), err error) {
-	dir, err := os.MkdirTemp("", "systemd-netns.")
+	dir, forget, err := folderOf(a.Config)
 	if err != nil {
-		return n, nil, err
-	}
-	forget = func() { os.RemoveAll(dir) }
-	file := "then.conflist"
-	if !networks.IsList(a.Config) {
-		file = "then.conf"
-	}
-	if err := os.WriteFile(filepath.Join(dir, file), a.Config, 0o600); err != nil {
-		forget()
 		return n, nil, err
 	}
 	n.Network, n.ConfDir, n.IfName = a.Network, dir, a.IfName
 	n.CNIPath, n.CNIArgs, n.CapArgs, n.Env = PluginPath(a), a.CNIArgs, a.CapArgs, a.Env
 	return n, forget, nil
+}
+
+// folderOf makes a folder with nothing in it but a network's file, for cnitool, which
+// reads all the files of a folder until it has found the network's: one of another
+// network that is broken would be in the way. forget removes it.
+func folderOf(config []byte) (dir string, forget func(), err error) {
+	dir, err = os.MkdirTemp("", "systemd-netns.")
+	if err != nil {
+		return "", nil, err
+	}
+	forget = func() { os.RemoveAll(dir) }
+	file := "network.conflist"
+	if !networks.IsList(config) {
+		file = "network.conf"
+	}
+	if err := os.WriteFile(filepath.Join(dir, file), config, 0o600); err != nil {
+		forget()
+		return "", nil, err
+	}
+	return dir, forget, nil
 }
 
 // PluginPath is where the plugins of an attachment were, and then where they are

@@ -15,6 +15,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types/create"
 
 	"macvlan-vip/systemd/internal/chain"
+	"macvlan-vip/systemd/internal/networks"
 	"macvlan-vip/systemd/internal/settings"
 )
 
@@ -25,8 +26,20 @@ const Patience = 30 * time.Second
 // Run runs cnitool for the namespace. It gives the result of an ADD, else nil,
 // and what the plugins have to say; an error is in plain words.
 func Run(n settings.Namespace, verb string) (result *current.Result, logs string, err error) {
+	found, _, err := networks.Find(n.ConfDir, n.Network)
+	if err != nil {
+		return nil, "", err
+	}
+	if found == nil {
+		return nil, "", networks.Missing(n)
+	}
+	dir, forget, err := folderOf(found.Text)
+	if err != nil {
+		return nil, "", fmt.Errorf("give cnitool its network: %w", err)
+	}
+	defer forget()
 	stdout, stderr, err := chain.Run(context.Background(), chain.Command{
-		Program: settings.Program("cnitool"), Args: []string{verb, n.Network, n.Path}, Env: environment(n), Timeout: Patience,
+		Program: settings.Program("cnitool"), Args: []string{verb, n.Network, n.Path}, Env: environment(n, dir), Timeout: Patience,
 	})
 	logs, problem := split(stderr)
 	var exit *exec.ExitError
@@ -44,15 +57,15 @@ func Run(n settings.Namespace, verb string) (result *current.Result, logs string
 	return result, logs, err
 }
 
-// environment is that of cnitool and the plugins.
-func environment(n settings.Namespace) []string {
+// environment is that of cnitool, which reads networks from dir, and the plugins.
+func environment(n settings.Namespace, dir string) []string {
 	env := os.Environ()
 	for key, value := range n.Env {
 		env = append(env, key+"="+value)
 	}
 	// The last of two is taken. The socket is neither cnitool's nor a plugin's to
 	// use.
-	return append(env, "CNI_PATH="+n.CNIPath, "NETCONFPATH="+n.ConfDir, "CNI_IFNAME="+n.IfName,
+	return append(env, "CNI_PATH="+n.CNIPath, "NETCONFPATH="+dir, "CNI_IFNAME="+n.IfName,
 		"CNI_ARGS="+n.CNIArgs, "CAP_ARGS="+n.CapArgs, "NOTIFY_SOCKET=")
 }
 

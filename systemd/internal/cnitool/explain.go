@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"macvlan-vip/systemd/internal/networks"
 	"macvlan-vip/systemd/internal/settings"
 )
 
@@ -32,15 +31,6 @@ var hints = []struct{ text, remedy string }{
 // Explain makes one error of what cnitool has said: the plugin, what is wrong,
 // and the remedy.
 func Explain(n settings.Namespace, problem, verb string) error {
-	if strings.Contains(problem, "no net configuration") {
-		return networks.Missing(n)
-	}
-	if strings.Contains(problem, "parsing configuration") {
-		// libcni does not say in which file.
-		if _, _, err := networks.Find(n.ConfDir, n.Network); err != nil {
-			return err
-		}
-	}
 	plugin, text := unwrap(problem)
 	if plugin != "" {
 		text = plugin + ": " + text

@@ -33,32 +33,41 @@ func (n Network) TakesVIPs() bool {
 	return slices.ContainsFunc(append(n.Plugins, n.plugin), func(p plugin) bool { return p.Capabilities["ips"] })
 }
 
-// Find looks for a network as cnitool does, and gives nil where there is none.
-// Its library would do, too, but makes each start of a program a third longer.
-func Find(dir, name string) (*Network, string, error) {
+// Find looks for a network, and gives nil where there is none. Unlike libcni, which
+// would also make each start of a program a third longer, it passes over files that
+// cannot be read: only where no other has the network is such a file an error.
+func Find(dir, name string) (found *Network, file string, err error) {
 	files, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, "", err
 	}
+	var bad error
 	for _, f := range files {
 		if !slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(f.Name())) {
 			continue
 		}
-		file := filepath.Join(dir, f.Name())
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return nil, file, err
-		}
-		var n Network
-		if err := json.Unmarshal(data, &n); err != nil {
-			return nil, file, fmt.Errorf("%s: %w; correct its JSON", file, err)
-		}
-		if n.Name == name {
-			n.Text = data
-			return &n, file, nil
+		at := filepath.Join(dir, f.Name())
+		n, err := read(at)
+		switch {
+		case err != nil && bad == nil:
+			bad, file = err, at
+		case err == nil && n.Name == name:
+			return n, at, nil
 		}
 	}
-	return nil, "", nil
+	return nil, file, bad
+}
+
+func read(file string) (*Network, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	n := &Network{Text: data}
+	if err := json.Unmarshal(data, n); err != nil {
+		return nil, fmt.Errorf("%s: %w; correct its JSON", file, err)
+	}
+	return n, nil
 }
 
 // ErrNone is the error of a namespace whose network is not there.

@@ -31,11 +31,17 @@ func TestFind(t *testing.T) {
 			t.Errorf("%+v, %v", n, err)
 		}
 	}
-	if err := files.Text(filepath.Join(dir, "5.conf"), "{").Put(); err != nil {
-		t.Fatal(err)
+	// In nobody's way but of those who look for what is not there.
+	for _, name := range []string{"0.conflist", "5.conf"} {
+		if err := files.Text(filepath.Join(dir, name), "\x00").Put(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if _, _, err := Find(dir, "other"); err == nil || !strings.Contains(err.Error(), "5.conf") {
-		t.Error(err)
+	if n, _, err := Find(dir, "single"); n == nil || err != nil {
+		t.Error(n, err)
+	}
+	if _, file, err := Find(dir, "other"); err == nil || !strings.Contains(err.Error(), "0.conflist") || filepath.Base(file) != "0.conflist" {
+		t.Error(file, err)
 	}
 }
 
