@@ -98,7 +98,7 @@ func planAgain(host *kernel.Namespace, addrs []plan.AddrFacts, rec *journal.Reco
 	if err != nil {
 		return plan.Desired{}, err
 	}
-	a := &attachment{args: &skel.CmdArgs{IfName: rec.IfName}, conf: conf, prev: prev, k: &kernel.Kernel{Host: host}}
+	a := &attachment{Attachment: &verb.Attachment{Args: &skel.CmdArgs{IfName: rec.IfName}, Prev: prev, K: &kernel.Kernel{Host: host}}, conf: conf}
 	a.facts = plan.Hairpin{Conf: conf, HostLink: link, ServiceLink: plan.LinkFacts{Name: rec.IfName, MAC: serviceMAC(rec.Desired)}}
 	if err := a.findVIPs(); err != nil {
 		return plan.Desired{}, err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -33,14 +32,7 @@ func remove(store *journal.Store, key journal.Key, rec *journal.Record, netns st
 			return err
 		}
 	}
-	var errs []error
-	for r := range rec.All() {
-		errs = append(errs, undo(store, r, netns), store.UnclaimAll(r))
-	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return store.Remove(key)
+	return verb.Remove(store, key, rec, func(r *journal.Record) error { return undo(store, r, netns) })
 }
 
 // lost finds what an attachment without a record has left on the host, and takes

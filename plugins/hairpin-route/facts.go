@@ -32,13 +32,13 @@ func (a *attachment) findHostLink() error {
 	if name == "" {
 		name = a.hostSide()
 	}
-	if name == "" && len(a.prev.Interfaces) == 0 {
+	if name == "" && len(a.Prev.Interfaces) == 0 {
 		name = a.besideService()
 	}
 	if name == "" {
 		return cnierr.Config("hostInterface", "", "not set, and prevResult lists no interface on the host", "set hostInterface to a macvlan on the host, on the same master as the service's")
 	}
-	f, found, err := a.k.Host.HostSide(name)
+	f, found, err := a.K.Host.HostSide(name)
 	if err != nil {
 		return err
 	}
@@ -62,9 +62,9 @@ func (a *attachment) findHostLink() error {
 // hostSide is the result's macvlan that is in no sandbox, or else whatever is
 // in none.
 func (a *attachment) hostSide() string {
-	names := onHost(a.prev)
+	names := onHost(a.Prev)
 	for _, name := range names {
-		if f, found, err := a.k.Host.Link(name); err == nil && found && f.Kind == plan.KindMacvlan {
+		if f, found, err := a.K.Host.Link(name); err == nil && found && f.Kind == plan.KindMacvlan {
 			return name
 		}
 	}
@@ -77,16 +77,16 @@ func (a *attachment) hostSide() string {
 // besideService is the macvlan on the host that macvlan-vip makes on the master
 // of the service's, if it is there, or else the default name.
 func (a *attachment) besideService() string {
-	service, _, err := a.k.Service.Link(a.args.IfName)
+	service, _, err := a.K.Service.Link(a.Args.IfName)
 	if err != nil {
 		return config.DefaultHostInterface
 	}
-	master, err := a.k.Host.LinkByIndex(service.Lower)
+	master, err := a.K.Host.LinkByIndex(service.Lower)
 	if err != nil {
 		return config.DefaultHostInterface
 	}
 	own := plan.HostInterfaceOf(master.Name)
-	if f, found, err := a.k.Host.Link(own); err == nil && found && f.Lower == service.Lower {
+	if f, found, err := a.K.Host.Link(own); err == nil && found && f.Lower == service.Lower {
 		return own
 	}
 	return config.DefaultHostInterface
@@ -103,19 +103,19 @@ func onHost(r *current.Result) (names []string) {
 }
 
 func (a *attachment) findServiceLink() error {
-	f, found, err := a.k.Service.Link(a.args.IfName)
+	f, found, err := a.K.Service.Link(a.Args.IfName)
 	if err != nil {
 		return err
 	}
 	if !found {
-		return cnierr.New(types.ErrInvalidEnvironmentVariables, "pass the name of the link that the plugin before this one made", "CNI_IFNAME: %q: no such link in the netns %s", a.args.IfName, a.args.Netns)
+		return cnierr.New(types.ErrInvalidEnvironmentVariables, "pass the name of the link that the plugin before this one made", "CNI_IFNAME: %q: no such link in the netns %s", a.Args.IfName, a.Args.Netns)
 	}
 	if f.Kind != plan.KindMacvlan {
 		return cnierr.New(types.ErrInvalidNetworkConfig, "list hairpin-route after macvlan-vip or macvlan, which make one",
-			"CNI_IFNAME: %q: a link of type %s in the netns, not a macvlan", a.args.IfName, f.Kind)
+			"CNI_IFNAME: %q: a link of type %s in the netns, not a macvlan", a.Args.IfName, f.Kind)
 	}
 	if f.Lower != a.facts.HostLink.Lower {
-		return cnierr.Config("hostInterface", a.facts.HostLink.Name, fmt.Sprintf("lies on another master than the service's %q", a.args.IfName), "name a macvlan on the same master as the service's")
+		return cnierr.Config("hostInterface", a.facts.HostLink.Name, fmt.Sprintf("lies on another master than the service's %q", a.Args.IfName), "name a macvlan on the same master as the service's")
 	}
 	a.facts.ServiceLink = f
 	return nil
@@ -123,9 +123,9 @@ func (a *attachment) findServiceLink() error {
 
 // findVIPs takes the addresses that are on the service's link.
 func (a *attachment) findVIPs() error {
-	for _, ip := range a.prev.IPs {
+	for _, ip := range a.Prev.IPs {
 		if n := ip.Interface; n != nil {
-			if iface := a.prev.Interfaces[*n]; iface.Sandbox == "" || iface.Name != a.args.IfName {
+			if iface := a.Prev.Interfaces[*n]; iface.Sandbox == "" || iface.Name != a.Args.IfName {
 				continue
 			}
 		}
@@ -136,13 +136,13 @@ func (a *attachment) findVIPs() error {
 		a.facts.VIPs = append(a.facts.VIPs, vip.Addr())
 	}
 	if len(a.facts.VIPs) == 0 {
-		return cnierr.New(types.ErrInvalidNetworkConfig, "give the plugin before this one an ipam section with at least one address", "prevResult.ips: no address on %q", a.args.IfName)
+		return cnierr.New(types.ErrInvalidNetworkConfig, "give the plugin before this one an ipam section with at least one address", "prevResult.ips: no address on %q", a.Args.IfName)
 	}
 	return nil
 }
 
 func (a *attachment) findHostAddresses() error {
-	addrs, err := a.k.Host.Addresses()
+	addrs, err := a.K.Host.Addresses()
 	if err != nil {
 		return err
 	}
@@ -220,7 +220,7 @@ func (a *attachment) sources(addrs []plan.AddrFacts) (map[netip.Addr]netip.Addr,
 			rest = append(rest, vip)
 		}
 	}
-	found, err := a.k.Host.SourcesTo(rest, plan.LinkFacts{Index: a.facts.HostLink.Lower, Name: "the master"})
+	found, err := a.K.Host.SourcesTo(rest, plan.LinkFacts{Index: a.facts.HostLink.Lower, Name: "the master"})
 	for vip, src := range found {
 		if src := settled(src, addrs); src.IsValid() {
 			sources[vip] = src

@@ -12,6 +12,7 @@ import (
 	"macvlan-vip/plugins/internal/cnierr"
 	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/plan"
+	"macvlan-vip/plugins/internal/verb"
 )
 
 // FuzzPrevResult goes the way of ADD and CHECK as far as it needs no kernel:
@@ -39,7 +40,7 @@ func FuzzPrevResult(f *testing.F) {
 			actionable(t, err)
 			return
 		}
-		a := &attachment{args: &skel.CmdArgs{IfName: ifName}, conf: c, prev: prev}
+		a := &attachment{Attachment: &verb.Attachment{Args: &skel.CmdArgs{IfName: ifName}, Prev: prev}, conf: c}
 		a.facts = plan.Hairpin{
 			Conf:        c,
 			HostLink:    plan.LinkFacts{Name: "mv-int", MAC: "02:00:00:00:00:01"},
@@ -68,7 +69,7 @@ func checkPlan(t *testing.T, a *attachment) {
 		t.Errorf("%d routes to %d VIPs", len(want.Routes), len(a.facts.VIPs))
 	}
 	for _, r := range want.Routes {
-		listed := slices.ContainsFunc(a.prev.IPs, func(ip *current.IPConfig) bool {
+		listed := slices.ContainsFunc(a.Prev.IPs, func(ip *current.IPConfig) bool {
 			p, ok := config.PrefixOf(ip.Address)
 			return ok && p.Addr() == r.Dst.Addr()
 		})

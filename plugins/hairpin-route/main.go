@@ -11,13 +11,11 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
-	current "github.com/containernetworking/cni/pkg/types/100"
 	bv "github.com/containernetworking/plugins/pkg/utils/buildversion"
 
 	"macvlan-vip/plugins/internal/cnierr"
 	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/journal"
-	"macvlan-vip/plugins/internal/kernel"
 	"macvlan-vip/plugins/internal/plan"
 	"macvlan-vip/plugins/internal/reconcile"
 	"macvlan-vip/plugins/internal/verb"
@@ -38,13 +36,8 @@ func main() {
 
 // attachment is one service's way to and from its host, as a verb works on it.
 type attachment struct {
-	args  *skel.CmdArgs
+	*verb.Attachment
 	conf  *config.Hairpin
-	prev  *current.Result
-	key   journal.Key
-	store *journal.Store
-	k     *kernel.Kernel
-	undo  reconcile.Undo
 	facts plan.Hairpin
 	want  plan.Desired
 	// rec is this ADD's record.
@@ -58,30 +51,28 @@ func open(args *skel.CmdArgs) (*attachment, error) {
 	if err != nil {
 		return nil, err
 	}
-	prev, err := config.ParsePrevResult(&conf.NetConf)
+	opened, err := verb.Open(name, args, &conf.NetConf)
 	if err != nil {
 		return nil, err
 	}
-	if prev == nil {
-		return nil, cnierr.New(types.ErrInvalidNetworkConfig, "list hairpin-route after macvlan-vip or macvlan in a conflist's plugins", "prevResult: missing: hairpin-route is a chained plugin")
-	}
-	store, k, err := verb.Open(name, args.Netns)
-	if err != nil {
-		return nil, err
-	}
-	a := &attachment{
-		args: args, conf: conf, prev: prev, store: store, k: k,
-		key: journal.Key{Network: conf.Name, ContainerID: args.ContainerID, IfName: args.IfName},
-	}
-	if err := a.findFacts(); err != nil {
-		k.Close()
-		return nil, err
-	}
-	if a.want, err = a.plan(); err != nil {
-		k.Close()
+	a := &attachment{Attachment: opened, conf: conf}
+	if err := a.look(); err != nil {
+		a.Close()
 		return nil, err
 	}
 	return a, nil
+}
+
+// look finds the facts, and plans the way by them.
+func (a *attachment) look() (err error) {
+	if a.Prev == nil {
+		return cnierr.New(types.ErrInvalidNetworkConfig, "list hairpin-route after macvlan-vip or macvlan in a conflist's plugins", "prevResult: missing: hairpin-route is a chained plugin")
+	}
+	if err := a.findFacts(); err != nil {
+		return err
+	}
+	a.want, err = a.plan()
+	return err
 }
 
 // plan is the way between host and VIPs, and what keeps it on its link where
@@ -91,7 +82,7 @@ func (a *attachment) plan() (plan.Desired, error) {
 	if !a.conf.ReturnPath {
 		return want, nil
 	}
-	paths, err := paths(a.k.Service, a.args.IfName, ways(want))
+	paths, err := paths(a.K.Service, a.Args.IfName, ways(want))
 	want.Add(paths)
 	return want, err
 }
@@ -101,15 +92,9 @@ func cmdAdd(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	defer a.k.Close()
+	defer a.Close()
 	err = a.add()
-	if err == nil {
-		err = verb.PassOn(&a.conf.NetConf)
-	}
-	if err != nil {
-		return verb.RollBack(err, &a.undo)
-	}
-	return nil
+	return a.Finish(err, func() error { return verb.PassOn(&a.conf.NetConf) })
 }
 
 // add makes the way, or turns what an earlier ADD made into it.
@@ -128,13 +113,13 @@ func (a *attachment) add() error {
 		return err
 	}
 	if before == nil {
-		if err := reconcile.Apply(a.k, a.want, &a.undo); err != nil {
+		if err := reconcile.Apply(a.K, a.want, &a.Undo); err != nil {
 			return err
 		}
 		return a.shareNamespace()
 	}
-	a.undo.Push(func() error { return a.restore(before) })
-	if err := reconcile.Apply(a.k, a.want, &reconcile.Undo{}); err != nil {
+	a.Undo.Push(func() error { return a.restore(before) })
+	if err := reconcile.Apply(a.K, a.want, &reconcile.Undo{}); err != nil {
 		return err
 	}
 	if err := a.shareNamespace(); err != nil {
@@ -152,7 +137,7 @@ func (a *attachment) turnIPv6On() error {
 			host = append(host, s)
 		}
 	}
-	changed, err := a.k.SetSysctls(plan.Host, host)
+	changed, err := a.K.SetSysctls(plan.Host, host)
 	if err != nil || len(changed) == 0 {
 		return err
 	}
@@ -179,11 +164,11 @@ func (a *attachment) claimed() []netip.Addr {
 // attachment's own, from an earlier ADD.
 func (a *attachment) claim() error {
 	for _, vip := range a.claimed() {
-		owner, err := a.store.Claim(a.claimScope(), vip, a.key)
+		owner, err := a.Store.Claim(a.claimScope(), vip, a.Key)
 		if err != nil {
 			return err
 		}
-		if owner != a.key {
+		if owner != a.Key {
 			return cnierr.New(cnierr.AddressConflict, "give each service VIPs of its own, or take that attachment down first",
 				"VIP %s: the host's route to it belongs to attachment %s of network %q", vip, owner, owner.Network)
 		}
@@ -196,8 +181,8 @@ func cmdCheck(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	defer a.k.Close()
-	rec, err := a.store.Load(a.key)
+	defer a.Close()
+	rec, err := a.Store.Load(a.Key)
 	if err != nil {
 		return err
 	}
@@ -209,13 +194,13 @@ func cmdCheck(args *skel.CmdArgs) error {
 	// specification, "CHECK").
 	want := a.facts.Plan()
 	want.Add(onLink(rec.Desired))
-	drift, err := reconcile.Verify(a.k, want)
+	drift, err := reconcile.Verify(a.K, want)
 	if err != nil {
 		return err
 	}
 	// An address that has moved from the host to the LAN is reached there only
 	// once the service's entry for it is gone.
-	left, err := reconcile.Leftover(a.k, way(rec.Desired).Minus(want))
+	left, err := reconcile.Leftover(a.K, way(rec.Desired).Minus(want))
 	if err != nil {
 		return err
 	}

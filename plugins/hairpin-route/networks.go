@@ -21,7 +21,7 @@ var allHosts = netip.AddrFrom4([4]byte{224, 0, 0, 1})
 // source does not count, they can be on any link, lo included.
 func (a *attachment) masquerades(addrs []plan.AddrFacts) (all []netip.Addr, err error) {
 	if slices.ContainsFunc(a.facts.VIPs, netip.Addr.Is4) {
-		found, err := a.k.Host.SourcesTo([]netip.Addr{allHosts}, a.facts.HostLink)
+		found, err := a.K.Host.SourcesTo([]netip.Addr{allHosts}, a.facts.HostLink)
 		if err != nil {
 			return nil, err
 		}
@@ -81,7 +81,7 @@ func (a *attachment) networks(addrs []plan.AddrFacts) ([]netip.Prefix, error) {
 
 // lan are the networks of the VIPs, and of the host on the same link.
 func (a *attachment) lan(addrs []plan.AddrFacts) (all []netip.Prefix) {
-	for _, ip := range a.prev.IPs {
+	for _, ip := range a.Prev.IPs {
 		if vip, ok := config.PrefixOf(ip.Address); ok {
 			all = append(all, vip.Masked())
 		}

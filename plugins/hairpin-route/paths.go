@@ -60,12 +60,12 @@ func (a *attachment) shareNamespace() error {
 	if len(a.want.Rules) == 0 {
 		return nil
 	}
-	siblings, err := a.store.Siblings(a.key)
+	siblings, err := a.Store.Siblings(a.Key)
 	if err != nil {
 		return err
 	}
 	for _, key := range siblings {
-		rec, bad, err := a.store.Recall(key)
+		rec, bad, err := a.Store.Recall(key)
 		if bad != nil {
 			verb.Logf("%s: %v: left alone", name, bad)
 		}
@@ -82,10 +82,10 @@ func (a *attachment) shareNamespace() error {
 // extend adds what is missing to a sibling that is in the namespace, and to
 // its record.
 func (a *attachment) extend(rec *journal.Record) error {
-	if _, found, err := a.k.Service.Link(rec.IfName); err != nil || !found || len(ways(rec.Desired)) == 0 {
+	if _, found, err := a.K.Service.Link(rec.IfName); err != nil || !found || len(ways(rec.Desired)) == 0 {
 		return err
 	}
-	want, err := paths(a.k.Service, rec.IfName, ways(rec.Desired))
+	want, err := paths(a.K.Service, rec.IfName, ways(rec.Desired))
 	if err != nil {
 		return err
 	}
@@ -96,9 +96,9 @@ func (a *attachment) extend(rec *journal.Record) error {
 	missing.Sysctls = want.Sysctls
 	before := *rec
 	rec.Desired.Add(missing)
-	a.undo.Push(func() error { return a.store.Save(&before) })
-	if err := a.store.Save(rec); err != nil {
+	a.Undo.Push(func() error { return a.Store.Save(&before) })
+	if err := a.Store.Save(rec); err != nil {
 		return err
 	}
-	return reconcile.Apply(a.k, missing, &a.undo)
+	return reconcile.Apply(a.K, missing, &a.Undo)
 }

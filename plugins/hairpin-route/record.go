@@ -13,34 +13,28 @@ import (
 // before is what an earlier ADD recorded, or what it left where its record
 // cannot be read any more.
 func (a *attachment) before() (*journal.Record, error) {
-	rec, bad, err := a.store.Recall(a.key)
+	rec, bad, err := a.Store.Recall(a.Key)
 	if bad == nil {
 		return rec, err
 	}
 	verb.Logf("%s: %v: writing a new one", name, bad)
-	found, err := find(a.store, a.k, a.key)
+	found, err := find(a.Store, a.K, a.Key)
 	if err != nil {
 		return nil, err
 	}
-	rules, err := a.k.Service.RulesOf(a.args.IfName, plan.ServiceAlias(a.key.Network, a.key.ContainerID))
+	rules, err := a.K.Service.RulesOf(a.Args.IfName, plan.ServiceAlias(a.Key.Network, a.Key.ContainerID))
 	if err != nil || len(rules) == 0 {
 		return found, err
 	}
-	id, err := a.k.Service.Identity()
-	return &journal.Record{Key: a.key, NetnsID: id, Desired: plan.Desired{Rules: rules}, Before: found}, err
+	id, err := a.K.Service.Identity()
+	return &journal.Record{Key: a.Key, NetnsID: id, Desired: plan.Desired{Rules: rules}, Before: found}, err
 }
 
 // record writes what is about to be made, and what an earlier ADD made, which
 // is there as well until this one is through.
 func (a *attachment) record(before *journal.Record) error {
-	id, err := a.k.Service.Identity()
-	if err != nil {
-		return err
-	}
-	a.rec = &journal.Record{
-		Key: a.key, Netns: a.args.Netns, NetnsID: id, Input: a.args.StdinData, HostInterface: a.facts.HostLink.Name,
-		ClaimScope: a.claimScope(), Desired: a.want, Before: before,
-	}
+	a.rec = a.NewRecord()
+	a.rec.HostInterface, a.rec.ClaimScope, a.rec.Desired, a.rec.Before = a.facts.HostLink.Name, a.claimScope(), a.want, before
 	for _, vip := range a.claimed() {
 		a.rec.Claims = append(a.rec.Claims, vip.String())
 	}
@@ -48,23 +42,20 @@ func (a *attachment) record(before *journal.Record) error {
 		a.rec = before
 		return nil
 	}
-	a.undo.Push(func() error {
-		if before != nil {
-			return a.store.Save(before)
-		}
-		return a.store.Remove(a.key)
-	})
-	a.undo.Push(func() error { return a.store.UnclaimBut(a.rec, before) })
-	return a.store.Save(a.rec)
+	if err := a.Save(a.rec, before); err != nil {
+		return err
+	}
+	a.Undo.Push(func() error { return a.Store.UnclaimBut(a.rec, before) })
+	return nil
 }
 
 // restore is the way back to an earlier ADD's state. What is in both is not
 // touched: packets take it.
 func (a *attachment) restore(before *journal.Record) error {
 	return errors.Join(
-		reconcile.Remove(a.k, a.want.Minus(before.Desired)),
-		a.store.ClaimAll(before),
-		reconcile.Apply(a.k, before.Desired, &reconcile.Undo{}))
+		reconcile.Remove(a.K, a.want.Minus(before.Desired)),
+		a.Store.ClaimAll(before),
+		reconcile.Apply(a.K, before.Desired, &reconcile.Undo{}))
 }
 
 // replace takes away what earlier ADDs made and this one has not, and forgets
@@ -75,7 +66,7 @@ func (a *attachment) replace(before *journal.Record) error {
 	}
 	a.rec.Before = nil
 	for old := range before.All() {
-		foreign, err := a.store.Foreign(old)
+		foreign, err := a.Store.Foreign(old)
 		if err != nil {
 			return err
 		}
@@ -83,14 +74,14 @@ func (a *attachment) replace(before *journal.Record) error {
 		if !a.madeHere(old) {
 			rest = rest.On(plan.Host)
 		}
-		if err := reconcile.Remove(a.k, rest); err != nil {
+		if err := reconcile.Remove(a.K, rest); err != nil {
 			return err
 		}
-		if err := a.store.UnclaimBut(old, a.rec); err != nil {
+		if err := a.Store.UnclaimBut(old, a.rec); err != nil {
 			return err
 		}
 	}
-	return a.store.Save(a.rec)
+	return a.Store.Save(a.rec)
 }
 
 // madeHere tells whether a record is about the namespace at hand. Those of

@@ -37,14 +37,14 @@ func (a *attachment) add() (*current.Result, error) {
 			return nil, err
 		}
 	}
-	return a.plan.Result(a.host, a.service, ipam, a.args.Netns), nil
+	return a.plan.Result(a.host, a.service, ipam, a.Args.Netns), nil
 }
 
 // recall looks whether this attachment has been added before. What an earlier
 // ADD that did not finish has left, or one in a netns that is gone, is cleared
 // away first; one that stands is kept, for this ADD to repair or to change.
 func (a *attachment) recall() error {
-	rec, bad, err := a.store.Recall(a.key)
+	rec, bad, err := a.Store.Recall(a.Key)
 	if err != nil || rec == nil && bad == nil {
 		return err
 	}
@@ -53,12 +53,12 @@ func (a *attachment) recall() error {
 		return err
 	}
 	if !stands {
-		logf("clearing away what is left of an earlier ADD of %s", a.key)
+		logf("clearing away what is left of an earlier ADD of %s", a.Key)
 		if bad != nil {
 			logf("%v", bad)
 		}
-		a.k.Service.Refresh()
-		return a.remover().remove(a.key, rec, a.args.Netns)
+		a.K.Service.Refresh()
+		return a.remover().remove(a.Key, rec, a.Args.Netns)
 	}
 	if err := a.compare(rec); err != nil {
 		return err
@@ -76,20 +76,20 @@ func (a *attachment) recall() error {
 
 // remover takes away what an earlier ADD has left.
 func (a *attachment) remover() remover {
-	return remover{store: a.store, ipam: a.conf.IPAM.Type, stdin: a.args.StdinData, path: a.args.Path, args: a.args.Args}
+	return remover{store: a.Store, ipam: a.conf.IPAM.Type, stdin: a.Args.StdinData, path: a.Args.Path, args: a.Args.Args}
 }
 
 // stands tells whether an ADD that finished has made what is in the netns at
 // hand. One that was to change it may have been killed since.
 func (a *attachment) stands(rec *journal.Record) (bool, error) {
-	if rec == nil || rec.NetnsID != "" && rec.NetnsID != a.netnsID {
+	if rec == nil || rec.NetnsID != "" && rec.NetnsID != a.NetnsID {
 		return false, nil
 	}
 	first := rec.First()
 	if asks := first.IPAMType != "" || first.Input == nil && a.conf.IPAM.Type != ""; asks && first.IPAM == nil {
 		return false, nil
 	}
-	f, found, err := a.k.Service.Link(a.args.IfName)
+	f, found, err := a.K.Service.Link(a.Args.IfName)
 	return found && f.Alias == a.service.Links[1].Alias, err
 }
 
@@ -99,23 +99,23 @@ func (a *attachment) stands(rec *journal.Record) (bool, error) {
 func (a *attachment) compare(rec *journal.Record) error {
 	if rec.Config == a.digest() && rec.Before == nil {
 		a.rec, a.repairing = rec, true
-		rec.Input, rec.Args, rec.NetnsID = a.args.StdinData, a.args.Args, a.netnsID
+		rec.Input, rec.Args, rec.NetnsID = a.Args.StdinData, a.Args.Args, a.NetnsID
 		return nil
 	}
 	addresses, rest := true, []string(nil)
 	switch {
 	case rec.Input != nil:
-		addresses, rest = config.Change(rec.Input, a.args.StdinData, rec.Args, a.args.Args)
+		addresses, rest = config.Change(rec.Input, a.Args.StdinData, rec.Args, a.Args.Args)
 	case rec.Config != a.digest():
 		rest = []string{"what cannot be told of an attachment that an earlier version made"}
 	}
 	switch {
 	case len(rest) > 0:
 		return cnierr.New(types.ErrInvalidNetworkConfig, "DEL it first (systemctl restart systemd-netns@NAME); addresses alone can be changed without",
-			"attachment %s is there already, made from another configuration: %s", a.key, strings.Join(rest, ", "))
+			"attachment %s is there already, made from another configuration: %s", a.Key, strings.Join(rest, ", "))
 	case rec.IPAMType == "" || a.conf.IPAM.Type == "":
 		return cnierr.New(types.ErrInvalidNetworkConfig, "DEL it first (systemctl restart systemd-netns@NAME)",
-			"attachment %s is there already, and only one of the two configurations has an ipam section", a.key)
+			"attachment %s is there already, and only one of the two configurations has an ipam section", a.Key)
 	case !addresses && rec.Before == nil:
 		a.rec, a.repairing = rec, true
 		rec.Config = a.digest()
@@ -128,8 +128,8 @@ func (a *attachment) compare(rec *journal.Record) error {
 // digest tells configurations apart.
 func (a *attachment) digest() string {
 	sum := sha256.New()
-	sum.Write(a.args.StdinData)
-	fmt.Fprintf(sum, "\x00%s", a.args.Args)
+	sum.Write(a.Args.StdinData)
+	fmt.Fprintf(sum, "\x00%s", a.Args.Args)
 	return fmt.Sprintf("%x", sum.Sum(nil)[:16])
 }
 
@@ -142,22 +142,14 @@ func (a *attachment) record() error {
 	if a.repairing && a.before == nil {
 		return nil
 	}
-	a.rec = &journal.Record{
-		Key: a.key, Netns: a.args.Netns, NetnsID: a.netnsID,
-		Config: a.digest(), Input: a.args.StdinData, Args: a.args.Args,
-		HostInterface: a.plan.HostInterface, ClaimScope: a.claimScope(),
-		IPAMType: a.conf.IPAM.Type, Desired: a.toRecord(), Before: a.before,
-	}
+	rec := a.NewRecord()
+	rec.Config, rec.Args, rec.IPAMType, rec.Before = a.digest(), a.Args.Args, a.conf.IPAM.Type, a.before
+	rec.HostInterface, rec.ClaimScope, rec.Desired = a.plan.HostInterface, a.claimScope(), a.toRecord()
 	if a.before != nil {
-		a.rec.HostInterface = a.before.HostInterface
+		rec.HostInterface = a.before.HostInterface
 	}
-	a.undo.Push(func() error {
-		if a.before != nil {
-			return a.store.Save(a.before)
-		}
-		return a.store.Remove(a.key)
-	})
-	return a.store.Save(a.rec)
+	a.rec = rec
+	return a.Save(rec, a.before)
 }
 
 // toRecord is the plan as the record has it: as if the host-side link were not
@@ -177,7 +169,7 @@ func (a *attachment) toRecord() (d plan.Desired) {
 func (a *attachment) claimScope() string {
 	scope := fmt.Sprintf("link-%d", a.plan.Master.Base())
 	if a.conf.LinkInContainer {
-		scope += "-in-" + a.netnsID
+		scope += "-in-" + a.NetnsID
 	}
 	return scope
 }
@@ -189,16 +181,16 @@ const hostLock = config.DefaultHostInterface
 // joinHost makes the host's side, or finds it made.
 func (a *attachment) joinHost() error {
 	if a.conf.HostInterface == "" {
-		return reconcile.Apply(a.k, a.host, &a.undo)
+		return reconcile.Apply(a.K, a.host, &a.Undo)
 	}
-	lock, err := a.store.Lock(hostLock)
+	lock, err := a.Store.Lock(hostLock)
 	if err != nil {
 		return err
 	}
 	defer lock.Unlock()
 	// Another's DEL can have removed the link since it was looked at, or
 	// another's ADD have taken its name for another master.
-	a.k.Host.Refresh()
+	a.K.Host.Refresh()
 	if err := a.planHost(); err != nil {
 		return err
 	}
@@ -206,12 +198,12 @@ func (a *attachment) joinHost() error {
 		return err
 	}
 	if !a.repairing {
-		a.undo.Push(func() error { return leaveHost(a.store, a.k, a.rec) })
+		a.Undo.Push(func() error { return leaveHost(a.Store, a.K, a.rec) })
 	}
-	if err := a.store.Join(a.plan.HostInterface, a.key); err != nil {
+	if err := a.Store.Join(a.plan.HostInterface, a.Key); err != nil {
 		return err
 	}
-	return reconcile.Apply(a.k, a.host, &a.undo)
+	return reconcile.Apply(a.K, a.host, &a.Undo)
 }
 
 // recordHost notes which host-side link it is to be, where that has changed.
@@ -220,12 +212,12 @@ func (a *attachment) recordHost() error {
 		return nil
 	}
 	if a.repairing {
-		if _, err := a.store.Leave(a.rec.HostInterface, a.key); err != nil {
+		if _, err := a.Store.Leave(a.rec.HostInterface, a.Key); err != nil {
 			return err
 		}
 	}
 	a.rec.HostInterface, a.rec.Desired = a.plan.HostInterface, a.toRecord()
-	return a.store.Save(a.rec)
+	return a.Store.Save(a.rec)
 }
 
 // leaveHost removes the host's side if it is ours and nobody else uses it.
@@ -252,7 +244,7 @@ func leaveHost(store *journal.Store, k *kernel.Kernel, rec *journal.Record) erro
 
 // makeLink makes the service's macvlan.
 func (a *attachment) makeLink() error {
-	return reconcile.Apply(a.k, a.service, &a.undo)
+	return reconcile.Apply(a.K, a.service, &a.Undo)
 }
 
 // addresses gets the VIPs from IPAM, claims them, and puts them on the link.
@@ -265,7 +257,7 @@ func (a *attachment) addresses() (*current.Result, error) {
 		return nil, err
 	}
 	// IPv6 has to be on before anything can be asked about its addresses.
-	if err := reconcile.Apply(a.k, plan.Desired{Sysctls: a.vips.Sysctls}, &a.undo); err != nil {
+	if err := reconcile.Apply(a.K, plan.Desired{Sysctls: a.vips.Sysctls}, &a.Undo); err != nil {
 		return nil, err
 	}
 	if err := a.claim(); err != nil {
@@ -274,7 +266,7 @@ func (a *attachment) addresses() (*current.Result, error) {
 	if err := a.makeRoom(); err != nil {
 		return nil, err
 	}
-	if err := reconcile.Apply(a.k, a.vips, &a.undo); err != nil {
+	if err := reconcile.Apply(a.K, a.vips, &a.Undo); err != nil {
 		return nil, err
 	}
 	if err := a.overtaken(); err != nil {
@@ -308,7 +300,7 @@ type answer struct {
 func (a *attachment) ask() {
 	l := &answer{done: make(chan struct{})}
 	a.ipam = l
-	a.undo.Push(func() error {
+	a.Undo.Push(func() error {
 		<-l.done
 		return a.asks().del()
 	})

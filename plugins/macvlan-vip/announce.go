@@ -54,7 +54,7 @@ func (a *attachment) announce() {
 	// Without further rounds, too: it closes the sockets, for which the kernel
 	// takes longer than a process takes to start.
 	if err := a.startAnnouncer(rounds{
-		Netns: a.args.Netns, ID: a.netnsID, Link: a.args.IfName, VIPs: a.fresh,
+		Netns: a.Args.Netns, ID: a.NetnsID, Link: a.Args.IfName, VIPs: a.fresh,
 		Count: a.conf.Announce.Count - 1, Interval: a.conf.Announce.Interval,
 	}); err != nil {
 		logf("%v", err)

@@ -23,7 +23,7 @@ import (
 // others.
 func (a *attachment) exchange() (*current.Result, error) {
 	q := a.asks()
-	a.undo.Push(func() error { return a.reclaimLease() })
+	a.Undo.Push(func() error { return a.reclaimLease() })
 	if err := a.releaseOld(); err != nil {
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func (a *attachment) given(digest string) ([]*current.IPConfig, error) {
 	if first.Last != nil && first.Last.Config == digest {
 		raw = first.Last.IPAM
 	}
-	result, err := resultOf(a.key, raw)
+	result, err := resultOf(a.Key, raw)
 	if err != nil {
 		return nil, err
 	}
@@ -137,8 +137,8 @@ func (a *attachment) makeRoom() error {
 			}
 		}
 	}
-	a.undo.Push(func() error { return reconcile.Apply(a.k, old, &reconcile.Undo{}) })
-	return reconcile.Remove(a.k, old)
+	a.Undo.Push(func() error { return reconcile.Apply(a.K, old, &reconcile.Undo{}) })
+	return reconcile.Remove(a.K, old)
 }
 
 // settle ends a change: what is not wanted any more is withdrawn. There is no
@@ -147,19 +147,19 @@ func (a *attachment) settle() error {
 	if a.before == nil {
 		return nil
 	}
-	a.undo = reconcile.Undo{}
+	a.Undo = reconcile.Undo{}
 	rec := *a.rec
 	rec.Before = nil
 	first := a.before.First()
 	rec.Last = &journal.Given{Config: first.Config, IPAM: first.IPAM}
 	for old := range a.before.All() {
 		gone := plan.Desired{Addresses: old.Desired.Addresses, Routes: old.Desired.Routes}.Minus(a.vips)
-		if err := reconcile.Remove(a.k, gone); err != nil {
+		if err := reconcile.Remove(a.K, gone); err != nil {
 			return err
 		}
-		if err := a.store.UnclaimBut(old, &rec); err != nil {
+		if err := a.Store.UnclaimBut(old, &rec); err != nil {
 			return err
 		}
 	}
-	return a.store.Save(&rec)
+	return a.Store.Save(&rec)
 }

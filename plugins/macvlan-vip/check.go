@@ -19,7 +19,7 @@ import (
 // check compares the kernel with what ADD would make now, with the addresses
 // and MACs that ADD gave.
 func (a *attachment) check() error {
-	if a.prev == nil {
+	if a.Prev == nil {
 		return cnierr.New(types.ErrInvalidNetworkConfig, "pass the result of ADD, as the specification asks for", "prevResult: missing")
 	}
 	return atOnce(a.verify, a.checkIPAM)
@@ -30,7 +30,7 @@ func (a *attachment) verify() error {
 	if err != nil {
 		return err
 	}
-	drift, err := reconcile.Verify(a.k, want)
+	drift, err := reconcile.Verify(a.K, want)
 	if err != nil {
 		return err
 	}
@@ -71,11 +71,11 @@ func (a *attachment) toAsk() (drift []string) {
 // lostClaims says which VIPs another attachment of this host could take.
 func (a *attachment) lostClaims(want plan.Desired) (drift []string, err error) {
 	for _, vip := range addressesOf(want) {
-		owner, err := a.store.Owner(a.claimScope(), vip)
+		owner, err := a.Store.Owner(a.claimScope(), vip)
 		if err != nil {
 			return nil, err
 		}
-		if owner != a.key {
+		if owner != a.Key {
 			drift = append(drift, fmt.Sprintf("VIP %s: the journal does not name this attachment as its owner", vip))
 		}
 	}
@@ -83,17 +83,17 @@ func (a *attachment) lostClaims(want plan.Desired) (drift []string, err error) {
 }
 
 func (a *attachment) expected() (want plan.Desired, err error) {
-	prev := a.prev
-	if a.rec, err = a.store.Load(a.key); err != nil {
+	prev := a.Prev
+	if a.rec, err = a.Store.Load(a.Key); err != nil {
 		return plan.Desired{}, err
 	}
 	if err := a.planHost(); err != nil {
 		return plan.Desired{}, err
 	}
-	own := ipsOf(prev, a.args.IfName)
+	own := ipsOf(prev, a.Args.IfName)
 	if own == nil {
 		return plan.Desired{}, cnierr.New(types.ErrInvalidNetworkConfig, "pass the result of the ADD of this interface",
-			"prevResult.interfaces: none is %q in %q", a.args.IfName, a.args.Netns)
+			"prevResult.interfaces: none is %q in %q", a.Args.IfName, a.Args.Netns)
 	}
 	keepMACs(a.host.Links, prev)
 	keepMACs(a.service.Links, prev)
@@ -167,7 +167,7 @@ func (a *attachment) checkIPAM() error {
 	if a.conf.IPAM.Type == "" {
 		return nil
 	}
-	return ipamCheck(a.conf.IPAM.Type, a.args.StdinData)
+	return ipamCheck(a.conf.IPAM.Type, a.Args.StdinData)
 }
 
 // status tells whether an ADD could work now (CNI specification, "STATUS").

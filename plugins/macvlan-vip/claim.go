@@ -67,9 +67,9 @@ func addressesOf(d plan.Desired) []netip.Addr {
 
 // mayBeVIPs refuses what is not to be a VIP here, whoever has it.
 func (a *attachment) mayBeVIPs(vips []netip.Addr) error {
-	at := a.k.Host
+	at := a.K.Host
 	if a.conf.LinkInContainer {
-		at = a.k.Service
+		at = a.K.Service
 	}
 	addrs, err := at.Addresses()
 	if err != nil {
@@ -101,7 +101,7 @@ func (a *attachment) notTheHosts(vips []netip.Addr, host []plan.AddrFacts) error
 	}
 	for _, vip := range vips {
 		if index, ok := taken[vip]; ok {
-			link, _ := a.k.Host.LinkByIndex(index)
+			link, _ := a.K.Host.LinkByIndex(index)
 			return cnierr.New(cnierr.AddressConflict, "use an address that nobody has, or take it off the host",
 				"VIP %s: the host itself has it, on %s", vip, link.Name)
 		}
@@ -117,11 +117,11 @@ func (a *attachment) claimOnHost(vips []netip.Addr) error {
 		a.rec.Claims = append(a.rec.Claims, vip.String())
 	}
 	a.rec.Desired.Addresses, a.rec.Desired.Routes = a.vips.Addresses, a.vips.Routes
-	if err := a.store.Save(a.rec); err != nil {
+	if err := a.Store.Save(a.rec); err != nil {
 		return err
 	}
 	if !a.repairing || a.before != nil {
-		a.undo.Push(func() error { return a.store.UnclaimBut(a.rec, a.before) })
+		a.Undo.Push(func() error { return a.Store.UnclaimBut(a.rec, a.before) })
 	}
 	for deadline := time.Now().Add(attempts * pause); ; time.Sleep(pause / 10) {
 		err := a.claimEach(vips)
@@ -140,11 +140,11 @@ func (o *owned) Unwrap() error { return o.why }
 
 func (a *attachment) claimEach(vips []netip.Addr) error {
 	for _, vip := range vips {
-		owner, err := a.store.Claim(a.rec.ClaimScope, vip, a.key)
+		owner, err := a.Store.Claim(a.rec.ClaimScope, vip, a.Key)
 		if err != nil {
 			return err
 		}
-		if owner == a.key {
+		if owner == a.Key {
 			continue
 		}
 		uses, err := a.uses(owner, vip)
@@ -165,7 +165,7 @@ func (a *attachment) claimEach(vips []netip.Addr) error {
 // uses tells whether another attachment has an address on its link. One that is
 // being added does not have it yet, one that is being deleted no more.
 func (a *attachment) uses(owner journal.Key, vip netip.Addr) (bool, error) {
-	rec, err := a.store.Load(owner)
+	rec, err := a.Store.Load(owner)
 	if err != nil || rec == nil {
 		return false, err
 	}
@@ -202,7 +202,7 @@ func (a *attachment) claimOnLAN() error {
 		return nil
 	}
 	a.rec.Unasked = nil
-	return a.store.Save(a.rec)
+	return a.Store.Save(a.rec)
 }
 
 // resolveConflicts probes until nobody objects, or somebody still does.
@@ -248,7 +248,7 @@ func (a *attachment) notOnLink(vips []netip.Addr) ([]netip.Addr, error) {
 	if !a.repairing {
 		return vips, nil
 	}
-	there, err := a.k.Service.Addresses()
+	there, err := a.K.Service.Addresses()
 	if err != nil {
 		return nil, err
 	}
@@ -329,7 +329,7 @@ func (a *attachment) openLAN() error {
 	if a.lan != nil {
 		return nil
 	}
-	f, _, err := a.k.Service.Link(a.args.IfName)
+	f, _, err := a.K.Service.Link(a.Args.IfName)
 	if err != nil {
 		return err
 	}
@@ -337,7 +337,7 @@ func (a *attachment) openLAN() error {
 	if err != nil {
 		return fmt.Errorf("MAC of %s: %w", f.Name, err)
 	}
-	return a.k.Service.Do(func() error {
+	return a.K.Service.Do(func() error {
 		a.lan, err = announce.Open(&net.Interface{Index: f.Index, Name: f.Name, MTU: f.MTU, HardwareAddr: mac}, a.fresh)
 		return err
 	})

@@ -33,14 +33,7 @@ func (d remover) remove(key journal.Key, rec *journal.Record, netns string) erro
 	if rec == nil {
 		return d.removeUnrecorded(key, netns)
 	}
-	var errs []error
-	for r := range rec.All() {
-		errs = append(errs, d.undo(r, netns), d.store.UnclaimAll(r))
-	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return d.store.Remove(key)
+	return verb.Remove(d.store, key, rec, func(r *journal.Record) error { return d.undo(r, netns) })
 }
 
 // undo takes away what one record says.

@@ -13,6 +13,7 @@ import (
 	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/journal"
 	"macvlan-vip/plugins/internal/plan"
+	"macvlan-vip/plugins/internal/verb"
 )
 
 // FuzzPrevResult goes the ways of ADD and CHECK as far as they need no kernel:
@@ -46,7 +47,7 @@ func FuzzPrevResult(f *testing.F) {
 			actionable(t, err)
 			return
 		}
-		a := &attachment{args: &skel.CmdArgs{ContainerID: "fuzz", IfName: "mv0", Netns: "/run/netns/x"}, conf: c, prev: prev}
+		a := &attachment{Attachment: &verb.Attachment{Args: &skel.CmdArgs{ContainerID: "fuzz", IfName: "mv0", Netns: "/run/netns/x"}, Prev: prev}, conf: c}
 		a.plan = plan.Attachment{Conf: c, ContainerID: "fuzz", IfName: "mv0", Master: plan.LinkFacts{Name: "eth0", MAC: "02:00:00:00:00:03", MTU: 65535}}
 		if a.service, err = a.plan.ServiceSide(); err != nil {
 			actionable(t, err)
@@ -67,10 +68,10 @@ func (a *attachment) adds(t *testing.T, ipam *current.Result) {
 		actionable(t, err)
 		return
 	}
-	own := a.plan.Result(host, a.service, ipam, a.args.Netns)
-	result := plan.Chain(a.prev, own)
+	own := a.plan.Result(host, a.service, ipam, a.Args.Netns)
+	result := plan.Chain(a.Prev, own)
 	for i, ip := range own.IPs {
-		if at := result.Interfaces[*ip.Interface]; at.Name != "mv0" || at.Sandbox != a.args.Netns {
+		if at := result.Interfaces[*ip.Interface]; at.Name != "mv0" || at.Sandbox != a.Args.Netns {
 			t.Errorf("address %d is on %v", i, at)
 		}
 	}
@@ -82,14 +83,14 @@ func (a *attachment) adds(t *testing.T, ipam *current.Result) {
 // checks plans what CHECK compares the kernel with.
 func (a *attachment) checks(t *testing.T) {
 	host := a.plan.HostSide(nil)
-	keepMACs(host.Links, a.prev)
+	keepMACs(host.Links, a.Prev)
 	// The host's side needs a look at the kernel.
 	conf := *a.conf
 	conf.HostInterface = ""
 	a.plan.Conf = &conf
 	var err error
-	if a.conf = &conf; a.store == nil {
-		if a.store, err = journal.Open(name, "fuzz"); err != nil {
+	if a.conf = &conf; a.Store == nil {
+		if a.Store, err = journal.Open(name, "fuzz"); err != nil {
 			t.Fatal(err)
 		}
 	}

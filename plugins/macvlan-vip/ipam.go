@@ -62,7 +62,7 @@ func ask(kind string, stdin []byte, key journal.Key, netns, args, path string) a
 
 // asks is the IPAM plugin of this ADD's configuration.
 func (a *attachment) asks() asked {
-	return ask(a.conf.IPAM.Type, a.args.StdinData, a.key, a.args.Netns, a.args.Args, a.args.Path)
+	return ask(a.conf.IPAM.Type, a.Args.StdinData, a.Key, a.Args.Netns, a.Args.Args, a.Args.Path)
 }
 
 // asksAgain is the IPAM plugin of a record, by what it was asked with at ADD,

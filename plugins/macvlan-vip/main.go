@@ -10,15 +10,12 @@ import (
 	"os"
 
 	"github.com/containernetworking/cni/pkg/skel"
-	current "github.com/containernetworking/cni/pkg/types/100"
 	bv "github.com/containernetworking/plugins/pkg/utils/buildversion"
 
 	"macvlan-vip/plugins/internal/announce"
 	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/journal"
-	"macvlan-vip/plugins/internal/kernel"
 	"macvlan-vip/plugins/internal/plan"
-	"macvlan-vip/plugins/internal/reconcile"
 	"macvlan-vip/plugins/internal/verb"
 )
 
@@ -37,16 +34,9 @@ func main() {
 
 // attachment is one service's interface, as a verb works on it.
 type attachment struct {
-	args *skel.CmdArgs
+	*verb.Attachment
 	conf *config.Macvlan
-	// prev is the result that came with the configuration, if any: at ADD that
-	// of the plugins before this one, at CHECK that of ADD.
-	prev  *current.Result
-	key   journal.Key
-	store *journal.Store
-	k     *kernel.Kernel
-	plan  plan.Attachment
-	undo  reconcile.Undo
+	plan plan.Attachment
 	// rec is the journal's record: an earlier ADD's, if this one repairs what
 	// that one made, or else this one's.
 	rec *journal.Record
@@ -55,8 +45,6 @@ type attachment struct {
 	before *journal.Record
 	// repairing tells that there is an attachment that stands.
 	repairing bool
-	// netnsID is the service's namespace (kernel.Namespace.Identity).
-	netnsID string
 	// ipam is what the IPAM plugin answers, once it was asked.
 	ipam *answer
 	// fresh are the VIPs that were not on the link before this ADD.
@@ -75,39 +63,28 @@ func open(args *skel.CmdArgs) (*attachment, error) {
 	if err != nil {
 		return nil, err
 	}
-	prev, err := config.ParsePrevResult(&conf.NetConf)
+	opened, err := verb.Open(name, args, &conf.NetConf)
 	if err != nil {
 		return nil, err
 	}
-	store, k, err := verb.Open(name, args.Netns)
-	if err != nil {
-		return nil, err
-	}
-	a := &attachment{
-		args: args, conf: conf, prev: prev, store: store, k: k,
-		key: journal.Key{Network: conf.Name, ContainerID: args.ContainerID, IfName: args.IfName},
-	}
-	a.netnsID, err = k.Service.Identity()
-	if err == nil {
-		err = a.findMaster()
-	}
-	if err != nil {
-		k.Close()
+	a := &attachment{Attachment: opened, conf: conf}
+	if err := a.findMaster(); err != nil {
+		a.Close()
 		return nil, err
 	}
 	return a, nil
 }
 
 func (a *attachment) findMaster() error {
-	at := a.k.Host
+	at := a.K.Host
 	if a.conf.LinkInContainer {
-		at = a.k.Service
+		at = a.K.Service
 	}
 	master, err := at.Master(a.conf.Master)
 	if err != nil {
 		return err
 	}
-	a.plan = plan.Attachment{Conf: a.conf, Master: master, ContainerID: a.args.ContainerID, IfName: a.args.IfName}
+	a.plan = plan.Attachment{Conf: a.conf, Master: master, ContainerID: a.Args.ContainerID, IfName: a.Args.IfName}
 	a.service, err = a.plan.ServiceSide()
 	return err
 }
@@ -126,7 +103,7 @@ func (a *attachment) planHost() error {
 		before = a.before.HostInterface
 	}
 	name, existing, err := a.plan.ChooseHostInterface(a.plan.HostInterfaces(before), func(name string) (*plan.LinkFacts, error) {
-		f, found, err := a.k.Host.Link(name)
+		f, found, err := a.K.Host.Link(name)
 		if err != nil || !found {
 			return nil, err
 		}
@@ -137,7 +114,7 @@ func (a *attachment) planHost() error {
 	}
 	a.plan.HostInterface = name
 	if a.plan.IsForeign(existing) {
-		if existing.Addressed, err = a.k.Host.Addressed(name); err != nil {
+		if existing.Addressed, err = a.K.Host.Addressed(name); err != nil {
 			return err
 		}
 	}
@@ -150,18 +127,12 @@ func cmdAdd(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	defer a.k.Close()
+	defer a.Close()
 	result, err := a.add()
 	if err == nil {
 		err = a.settle()
 	}
-	if err == nil {
-		err = verb.PrintResult(plan.Chain(a.prev, result), a.conf.CNIVersion)
-	}
-	if err != nil {
-		return verb.RollBack(err, &a.undo)
-	}
-	return nil
+	return a.Finish(err, func() error { return verb.PrintResult(plan.Chain(a.Prev, result), a.conf.CNIVersion) })
 }
 
 func cmdDel(args *skel.CmdArgs) error {
@@ -178,7 +149,7 @@ func cmdCheck(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	defer a.k.Close()
+	defer a.Close()
 	return a.check()
 }
 

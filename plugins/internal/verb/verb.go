@@ -90,19 +90,9 @@ func withCode(f func(*skel.CmdArgs) error) func(*skel.CmdArgs) error {
 	}
 }
 
-// Open opens what ADD and CHECK need: a plugin's journal, and both namespaces.
-func Open(plugin, netns string) (*journal.Store, *kernel.Kernel, error) {
-	store, err := OpenJournal(plugin)
-	if err != nil {
-		return nil, nil, err
-	}
-	k, err := openKernel(netns)
-	return store, k, err
-}
-
-// RollBack undoes what an ADD that failed has done, and gives the ADD's error,
-// with the undoing's where that failed, too.
-func RollBack(err error, undo *reconcile.Undo) error {
+// rollBack undoes a failed ADD, and returns its error joined with those of the
+// rollback.
+func rollBack(err error, undo *reconcile.Undo) error {
 	if undone := undo.Run(); undone != nil {
 		return fmt.Errorf("%w (and while undoing it: %w)", err, undone)
 	}
@@ -232,6 +222,20 @@ func Recall(plugin string, args *skel.CmdArgs) (conf *types.NetConf, store *jour
 		Logf("%s: %v: removing what the kernel and the claims show instead", plugin, bad)
 	}
 	return conf, store, key, rec, err
+}
+
+// Remove undoes all that a record holds, the one before it as well, and gives
+// up its claims. It goes on after an error, and removes the record only when
+// everything is undone.
+func Remove(store *journal.Store, key journal.Key, rec *journal.Record, undo func(*journal.Record) error) error {
+	var errs []error
+	for r := range rec.All() {
+		errs = append(errs, undo(r), store.UnclaimAll(r))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return store.Remove(key)
 }
 
 // Collect runs a plugin's own DEL for every attachment of a network that the
