@@ -60,22 +60,18 @@ func (t *transaction) run(ctx context.Context, sd *units.Systemd, plan func() (*
 	return true, nil
 }
 
-// confirm asks on a terminal; elsewhere a change that stops other services wants
-// --yes.
+// confirm asks on a terminal. Elsewhere nobody can answer, so --yes is needed.
 func (t *transaction) confirm(others []string, question string) error {
 	if len(others) > 0 {
-		question = "This restarts other running services, too: " + strings.Join(others, " ")
+		question = strings.TrimPrefix(question+". ", ". ") + "This restarts other running services, too: " + strings.Join(others, " ")
 	}
 	if t.yes || question == "" {
 		return nil
 	}
 	if !isTerminal(os.Stdin) {
-		if len(others) == 0 {
-			return nil
-		}
-		return errors.New(question + "; to do so, repeat it with --yes")
+		return exitError{errors.New(question + "; nobody can be asked, since standard input is no terminal: repeat it with --yes"), exitUsage}
 	}
-	fmt.Fprint(os.Stderr, question+". Go on? [y/N] ")
+	fmt.Fprint(os.Stderr, question+". Continue? [y/N] ")
 	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
 	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
 		return errors.New("nothing was changed")

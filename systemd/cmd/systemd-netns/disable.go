@@ -19,7 +19,8 @@ removes every file that enable wrote for it, and restarts it if it runs. Files o
 administrator are left alone. If the service does not come up on the host's network,
 everything is rolled back.
 
-On a terminal it asks before it restarts a service.`,
+On a terminal it asks first. Elsewhere, such as in a script, it needs --yes; without
+that the exit status is 2.`,
 		Example:           "  systemd-netns disable haproxy",
 		Args:              oneService,
 		ValidArgsFunction: completeMembers,
@@ -29,7 +30,7 @@ On a terminal it asks before it restarts a service.`,
 				return err
 			}
 			return withSystemd(cmd.Context(), func(sd *units.Systemd) error {
-				question := ""
+				question := "This moves " + name + " back to the host's network"
 				if u, err := sd.Unit(cmd.Context(), name); err == nil && u.Runs() {
 					question = fmt.Sprintf("This restarts %s on the host's own addresses", u.Name)
 				}
