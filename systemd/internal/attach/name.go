@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -112,7 +113,14 @@ func (n *Netns) clear() error {
 
 // attach gives the namespace of the shim's process a name, the article's way.
 func (n *Netns) attach() error {
-	pid, err := units.Show("MainPID", n.Shim())
+	var pid string
+	err := units.Do(func(ctx context.Context, sd *units.Systemd) error {
+		shim, err := sd.Unit(ctx, n.Shim())
+		if err == nil {
+			pid = fmt.Sprint(shim.MainPID)
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -156,17 +157,13 @@ func (n *Netns) rename() error {
 	if n.exists() {
 		return nil
 	}
-	users, err := units.Show("BoundBy", n.Shim())
-	if err != nil {
-		return err
-	}
-	pids, err := units.Show("MainPID", append(strings.Fields(users), n.Shim())...)
+	pids, err := n.processes()
 	if err != nil {
 		return err
 	}
 	return onHost(func() error {
-		for _, pid := range strings.Fields(pids) {
-			if pid == "0" || onHostsNetwork(pid) || units.Run("ip", "netns", "attach", n.Name, pid) != nil {
+		for _, pid := range pids {
+			if onHostsNetwork(pid) || units.Run("ip", "netns", "attach", n.Name, pid) != nil {
 				continue
 			}
 			n.Say(sdlog.LevelNotice, "somebody removed the name of this namespace; it is back")
@@ -175,6 +172,28 @@ func (n *Netns) rename() error {
 		n.Say(sdlog.LevelNotice, "somebody removed this namespace; it is made again")
 		return n.addName()
 	})
+}
+
+// processes are the main processes of the services that are bound to the shim, and
+// of the shim itself, which has one the article's way.
+func (n *Netns) processes() (pids []string, err error) {
+	err = units.Do(func(ctx context.Context, sd *units.Systemd) error {
+		shim, err := sd.Unit(ctx, n.Shim())
+		if err != nil {
+			return err
+		}
+		for _, name := range append(shim.BoundBy, shim.Name) {
+			u, err := sd.Unit(ctx, name)
+			if err != nil {
+				return err
+			}
+			if u.MainPID != 0 {
+				pids = append(pids, fmt.Sprint(u.MainPID))
+			}
+		}
+		return nil
+	})
+	return pids, err
 }
 
 // onHostsNetwork is true for a service that was not restarted since it got its
@@ -193,9 +212,11 @@ func (n *Netns) settle() error {
 	if n.exists() {
 		return nil
 	}
-	unit := n.Shim()
-	if pid, err := units.Show("MainPID", unit); err == nil && pid != "0" {
-		unit = "systemd-netns-access@" + n.Name + ".service"
-	}
-	return units.Run("systemctl", "reload", unit)
+	return units.Do(func(ctx context.Context, sd *units.Systemd) error {
+		unit := n.Shim()
+		if shim, err := sd.Unit(ctx, unit); err == nil && shim.MainPID != 0 {
+			unit = "systemd-netns-access@" + n.Name + ".service"
+		}
+		return sd.Reload(ctx, unit)
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,71 +46,54 @@ func (v Voice) Say(level int, format string, args ...any) {
 }
 
 // Status sets the unit's line in `systemctl status` (sd_notify(3)), and waits
-// until it is taken: systemd takes none of a process that is gone.
+// until systemd has processed it: systemd ignores a message whose sender has
+// exited.
 func (v Voice) Status(format string, args ...any) {
-	socket := os.Getenv("NOTIFY_SOCKET")
-	if socket == "" {
-		return
+	sent, err := daemon.SdNotify(false, "STATUS="+fmt.Sprintf(format, args...))
+	if sent && err == nil {
+		err = barrier(os.Getenv("NOTIFY_SOCKET"))
 	}
-	if err := notify(socket, "STATUS="+fmt.Sprintf(format, args...)); err != nil {
-		v.Say(LevelWarning, "tell systemd the status: %v", err)
+	if err != nil {
+		v.Say(LevelWarning, "set the status of the unit: %v", err)
 	}
 }
 
-// Note is Status for a process that lives on, which need not wait.
+// Note is Status for a process that goes on running, which need not wait.
 func (v Voice) Note(format string, args ...any) {
-	if socket := os.Getenv("NOTIFY_SOCKET"); socket != "" {
-		_ = send(socket, "STATUS="+fmt.Sprintf(format, args...))
-	}
+	_, _ = daemon.SdNotify(false, "STATUS="+fmt.Sprintf(format, args...))
 }
 
-// Extend has systemd wait for this process for at least so long, from now on, even
-// if that is more than the unit's time-out (EXTEND_TIMEOUT_USEC=).
+// Extend extends the unit's timeout to at least this long from now
+// (EXTEND_TIMEOUT_USEC=).
 func (v Voice) Extend(d time.Duration) {
-	socket := os.Getenv("NOTIFY_SOCKET")
-	if socket == "" {
-		return
-	}
-	if err := send(socket, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", d.Microseconds())); err != nil {
-		v.Say(LevelWarning, "ask systemd for more time: %v", err)
+	if _, err := daemon.SdNotify(false, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", d.Microseconds())); err != nil {
+		v.Say(LevelWarning, "extend the timeout of the unit: %v", err)
 	}
 }
 
 // notifyTimeout bounds the wait for systemd, which may be busy.
 const notifyTimeout = time.Second
 
-// send tells systemd something, without waiting until it is taken.
-func send(socket, state string) error {
+// barrier waits until systemd has processed what was sent before
+// (sd_notify_barrier(3), which go-systemd v22.6 does not have).
+func barrier(socket string) error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	return unix.Sendto(fd, []byte(state), 0, &unix.SockaddrUnix{Name: socket})
-}
-
-func notify(socket, state string) error {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = unix.Close(fd) }()
-	// A name that begins with @ is an abstract one, as it is for systemd.
-	to := &unix.SockaddrUnix{Name: socket}
-	if err := unix.Sendto(fd, []byte(state), 0, to); err != nil {
-		return err
-	}
 	read, write, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer read.Close()
-	err = unix.Sendmsg(fd, []byte("BARRIER=1"), unix.UnixRights(int(write.Fd())), to, 0)
+	// A name that begins with @ is an abstract one, as it is for systemd.
+	err = unix.Sendmsg(fd, []byte("BARRIER=1"), unix.UnixRights(int(write.Fd())), &unix.SockaddrUnix{Name: socket}, 0)
 	write.Close()
 	if err != nil {
 		return err
 	}
-	// systemd closes its copy when it has come to it.
+	// systemd closes its copy of the pipe when it gets to the message.
 	_ = read.SetReadDeadline(time.Now().Add(notifyTimeout))
 	_, _ = read.Read(make([]byte, 1))
 	return nil

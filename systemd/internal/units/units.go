@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
 )
@@ -29,6 +30,21 @@ func Connect(ctx context.Context) (*Systemd, error) {
 		return nil, fmt.Errorf("connect to systemd: %w; is systemd running here? See `systemctl is-system-running`", err)
 	}
 	return &Systemd{conn}, nil
+}
+
+// doTimeout bounds what a unit's program asks of systemd, as systemctl does.
+const doTimeout = 90 * time.Second
+
+// Do runs a function with a connection to systemd.
+func Do(f func(context.Context, *Systemd) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), doTimeout)
+	defer cancel()
+	sd, err := Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer sd.Close()
+	return f(ctx, sd)
 }
 
 // Close ends the connection.
