@@ -1,6 +1,6 @@
 // demo shows the main job, whole, on a throwaway machine with a real systemd:
-// the distribution's haproxy on two VIPs of the LAN, reached from its own host
-// and from a LAN peer, then stopped without a trace. It prints what the
+// the distribution's haproxy moves to two VIPs of the LAN, is reached from its
+// own host and from a LAN peer, and moves back without a trace. It prints what the
 // machine prints, and ends with status 1 when any step is wrong.
 package main
 
@@ -78,8 +78,7 @@ defaults
 	timeout server 5s
 	option forwardfor
 frontend vips
-	bind 172.16.26.1:80
-	bind 172.16.26.2:80
+	bind :80
 	default_backend peer
 backend peer
 	server peer 172.16.27.5:8080
