@@ -13,11 +13,12 @@ import (
 	"time"
 
 	"macvlan-vip/tests/machine"
+	"macvlan-vip/tests/testlab"
 	"macvlan-vip/tests/testnet"
 )
 
 const (
-	answer = "answer of the backend"
+	answer = testlab.Answer
 	// patience bounds waits for what a cluster manager is about to do, on a
 	// machine that is busy with other things.
 	patience = 90 * time.Second
@@ -176,11 +177,7 @@ func (h *host) run(command string) string {
 // shell runs commands as an operator would type them.
 func (h *host) shell(script string) string {
 	h.lab.t.Helper()
-	out, err := h.Run("sh", "-ec", script)
-	if err != nil {
-		h.lab.t.Fatalf("%s: %v", h, err)
-	}
-	return strings.TrimSpace(out)
+	return h.MustRun(h.lab.t, "sh", "-ec", script)
 }
 
 // everywhere runs something on every host at the same time.

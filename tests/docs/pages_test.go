@@ -258,11 +258,11 @@ func TestPages(t *testing.T) {
 					t.Errorf("%s: %v", b.At(), err)
 				}
 			}
-			l.serves(t)
+			l.Serves(t, vip)
 		})
 	}
 	l.reset(t)
-	l.serves(t)
+	l.Serves(t, vip)
 }
 
 // run runs a block: of sh, which has to succeed, or of console.
@@ -294,7 +294,7 @@ func (l *lab) console(b page.Block) error {
 		if command, ok := strings.CutPrefix(line, "host# "); ok {
 			steps = append(steps, step{run: l.sh, command: command})
 		} else if command, ok := strings.CutPrefix(line, "peer# "); ok {
-			steps = append(steps, step{run: l.onPeer, command: command})
+			steps = append(steps, step{run: l.Peer.Shell, command: command})
 		} else if len(steps) == 0 {
 			return fmt.Errorf("the block does not begin with `host# ` or `peer# `: %q", line)
 		} else if strings.TrimSpace(strings.ReplaceAll(line, "…", "")) != "" {

@@ -33,24 +33,24 @@ var attacks = map[string]string{
 func TestThreats(t *testing.T) {
 	l := newLab(t)
 	l.install(t)
-	l.serves(t)
+	l.Serves(t, vip)
 	// As on a machine of metal: nspawn leaves /sys for reading alone.
 	l.must(t, "mkdir /run/sys; mount -t sysfs sysfs /run/sys; mount -o remount,rw /run/sys; mount --rbind /sys/fs/cgroup /run/sys/fs/cgroup; mount --rbind /run/sys /sys")
 	l.must(t, "ip netns exec haproxy ip -o link show mv0 | sed 's,.*link/ether \\([^ ]*\\).*,\\1,' >/root/mac")
 	dropIn := l.must(t, "sed s/%N/haproxy/g /usr/local/lib/systemd/system/netns.conf")
-	l.write(t, "etc/systemd/system/attack@.service", "[Service]\nType=oneshot\nExecStart=/bin/sh -eux /root/attack-%i\n")
-	l.write(t, "etc/systemd/system/attack@.service.d/netns.conf", dropIn)
+	l.Write("etc/systemd/system/attack@.service", "[Service]\nType=oneshot\nExecStart=/bin/sh -eux /root/attack-%i\n")
+	l.Write("etc/systemd/system/attack@.service.d/netns.conf", dropIn)
 	numbers := map[string]int{}
 	for name, script := range attacks {
 		numbers[name] = len(numbers)
-		l.write(t, fmt.Sprintf("root/attack-%d", numbers[name]), script+"\n")
+		l.Write(fmt.Sprintf("root/attack-%d", numbers[name]), script+"\n")
 	}
 	l.must(t, "systemctl daemon-reload")
 	try := func(name string) error {
 		_, err := l.sh(fmt.Sprintf("systemctl start attack@%d", numbers[name]))
 		return err
 	}
-	systemd := l.m.Systemd(t)
+	systemd := l.M.Systemd(t)
 	for name := range attacks {
 		want := name != sysAttack || systemd < 254
 		if err := try(name); (err == nil) != want {
@@ -71,16 +71,16 @@ func TestThreats(t *testing.T) {
 			t.Errorf("with netns-hardened.conf root can %s", name)
 		}
 	}
-	l.serves(t)
+	l.Serves(t, vip)
 	l.must(t, "systemctl reload haproxy")
-	l.serves(t)
+	l.Serves(t, vip)
 	after := l.must(t, "systemd-analyze security haproxy --no-pager | tail -1")
 	t.Logf("haproxy without netns-hardened.conf: %s; with it: %s", strings.TrimSpace(before), strings.TrimSpace(after))
 	if before == after {
 		t.Error("systemd sees no difference")
 	}
 	l.must(t, "systemctl stop haproxy")
-	l.silent(t)
+	l.Silent(t, vip)
 	if out := l.must(t, "ip netns list; find /run/cni -type f"); out != "" {
 		t.Errorf("left: %s", out)
 	}

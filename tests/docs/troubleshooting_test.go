@@ -125,9 +125,9 @@ func (l *lab) section(t *testing.T, name string, blocks []page.Block) {
 	if !ok {
 		t.Fatalf("no fault is known for the section %q", name)
 	}
-	l.serves(t)
+	l.Serves(t, vip)
 	defer l.keepAsking(t)()
-	uplink := strings.Fields(l.m.IP("-o link show dev eth0 up"))
+	uplink := strings.Fields(l.M.IP("-o link show dev eth0 up"))
 	mac := uplink[indexOf(uplink, "link/ether")+1]
 	l.make(t, strings.ReplaceAll(f.peer, "UPLINK", mac), f.host)
 	for _, b := range blocks {
@@ -136,10 +136,10 @@ func (l *lab) section(t *testing.T, name string, blocks []page.Block) {
 		}
 	}
 	if f.works {
-		l.serves(t)
+		l.Serves(t, vip)
 	}
 	l.make(t, f.undoPeer, f.undo)
-	l.serves(t)
+	l.Serves(t, vip)
 }
 
 func indexOf(words []string, word string) int {
@@ -154,7 +154,7 @@ func indexOf(words []string, word string) int {
 // make runs a fault's scripts.
 func (l *lab) make(t *testing.T, peer, host string) {
 	t.Helper()
-	if out, err := l.onPeer(peer); err != nil {
+	if out, err := l.Peer.Shell(peer); err != nil {
 		t.Fatalf("%s: %v: %s", peer, err, out)
 	}
 	if out, err := l.sh(host); err != nil {
@@ -167,10 +167,10 @@ func (l *lab) keepAsking(t *testing.T) (stop func()) {
 	t.Helper()
 	command := []string{"ping", "-n", "-q", "-i", "0.5", vip}
 	onPeer := exec.Command(command[0], command[1:]...)
-	l.peer.Do(onPeer.Start)
+	l.Peer.Do(onPeer.Start)
 	ctx, cancel := context.WithCancel(t.Context())
 	var onHost sync.WaitGroup
-	onHost.Go(func() { _, _ = l.m.RunContext(ctx, command...) })
+	onHost.Go(func() { _, _ = l.M.RunContext(ctx, command...) })
 	return func() {
 		cancel()
 		onHost.Wait()

@@ -47,6 +47,17 @@ func (m *Machine) MustBoot(t testing.TB) {
 	}
 }
 
+// MustRun is Run for a test, of a command that must succeed. It gives what the
+// command prints, without the space around it.
+func (m *Machine) MustRun(t testing.TB, command ...string) string {
+	t.Helper()
+	out, err := m.Run(command...)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return strings.TrimSpace(out)
+}
+
 // Systemd is the version of the systemd that the machine runs.
 func (m *Machine) Systemd(t testing.TB) (version int) {
 	t.Helper()

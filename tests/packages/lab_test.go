@@ -1,7 +1,6 @@
 package packages
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,91 +13,40 @@ import (
 	"golang.org/x/sys/unix"
 
 	"macvlan-vip/tests/machine"
-	"macvlan-vip/tests/testnet"
+	"macvlan-vip/tests/testlab"
 )
 
-const (
-	vip1   = "172.16.26.1"
-	vip2   = "172.16.26.2"
-	answer = "answer of haproxy"
-)
-
-// lab is a machine without the project, on a LAN with one peer.
-type lab struct {
-	peer *testnet.Namespace
-	m    *machine.Machine
-}
+// lab is a machine without the project.
+type lab struct{ *testlab.Lab }
 
 func newLab(t testing.TB) *lab {
 	t.Helper()
-	l := &lab{peer: testnet.New(t)}
-	l.m = machine.NewFor(t, []string{"-n", "100"}, machine.Bare(),
-		machine.Connect(machine.NIC{LAN: l.peer.Path(), Port: "port", Addresses: []string{"172.16.27.217/22"}}))
-	l.peer.AddAddress("port", "172.16.27.5/22")
+	l := &lab{testlab.New(t, []string{"-n", "100"}, testlab.HostAddresses, machine.Bare())}
 	// It is started when its namespace can be made.
-	if err := l.m.Systemctl("disable", "haproxy.service"); err != nil {
+	if err := l.M.Systemctl("disable", "haproxy.service"); err != nil {
 		t.Fatal(err)
 	}
-	l.write(t, "etc/haproxy/haproxy.cfg", fmt.Sprintf(`
-defaults
-	mode http
-	timeout connect 5s
-	timeout client 5s
-	timeout server 5s
-frontend vips
-	bind %s:80
-	bind %s:80
-	http-request return status 200 content-type text/plain string %q
-`, vip1, vip2, answer))
-	l.m.MustBoot(t)
+	l.Haproxy("")
+	l.M.MustBoot(t)
 	return l
-}
-
-func (l *lab) write(t testing.TB, name, content string) {
-	t.Helper()
-	l.m.MustWrite(t, name, content)
 }
 
 // copyIn puts a package into the machine and gives its path there.
 func (l *lab) copyIn(t testing.TB, path string) string {
 	t.Helper()
 	to := "/root/" + filepath.Base(path)
-	l.write(t, to, string(read(t, path)))
+	l.Write(to, string(read(t, path)))
 	return to
 }
 
-// run runs a command line that must succeed; words are parted by spaces.
-func (l *lab) run(t testing.TB, command string) string {
-	t.Helper()
-	out, err := l.try(command)
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	return out
-}
-
-func (l *lab) try(command string) (string, error) {
-	out, err := l.m.Run(strings.Fields(command)...)
-	return strings.TrimSpace(out), err
-}
-
-func (l *lab) serves(t testing.TB) {
-	t.Helper()
-	for name, from := range map[string]machine.Station{"host": l.m, "LAN peer": l.peer} {
-		for _, vip := range []string{vip1, vip2} {
-			testnet.Eventually(t, name+" gets the page of "+vip, func() error { return from.WantPage(vip, answer) })
-		}
-	}
-}
-
 // watch pings a VIP and fetches another one's page, from the LAN peer, until
-// stop is called, which asserts that not one answer was missing.
+// stop is called, which asserts that not one testlab.Answer was missing.
 func (l *lab) watch(t testing.TB) (stop func()) {
 	t.Helper()
 	var out strings.Builder
-	ping := exec.Command("ping", "-n", "-i", "0.05", "-W", "5", vip1)
+	ping := exec.Command("ping", "-n", "-i", "0.05", "-W", "5", testlab.VIP1)
 	ping.Stdout = &out
-	l.peer.Do(ping.Start)
+	l.Peer.Do(ping.Start)
 	var fetched, failed atomic.Int64
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -110,7 +58,7 @@ func (l *lab) watch(t testing.TB) (stop func()) {
 			case <-time.After(20 * time.Millisecond):
 			}
 			fetched.Add(1)
-			if err := l.peer.WantPage(vip2, answer); err != nil {
+			if err := l.Peer.WantPage(testlab.VIP2, testlab.Answer); err != nil {
 				failed.Add(1)
 				t.Errorf("after %d pages: %v", fetched.Load(), err)
 			}

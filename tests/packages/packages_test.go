@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"macvlan-vip/tests/testlab"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -22,7 +23,7 @@ type manager struct {
 func (l *lab) managers() []manager {
 	// Debian's rpm knows of no other package, so it must be told not to look.
 	flags := "--nodeps "
-	if _, err := l.try("rpm --force-debian --version"); err == nil {
+	if _, err := l.Try("rpm --force-debian --version"); err == nil {
 		flags += "--force-debian "
 	}
 	return []manager{debian, {
@@ -62,7 +63,7 @@ func (l *lab) sameContents(t *testing.T, made map[string]string) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	deb := shared(string(out))
-	dump := l.run(t, "rpm --query --package --queryformat=[%{FILENAMES}\\t%{FILEMODES:octal}\\t%{FILEDIGESTS}\\n] "+l.copyIn(t, made["rpm"]))
+	dump := l.Run(t, "rpm --query --package --queryformat=[%{FILENAMES}\\t%{FILEMODES:octal}\\t%{FILEDIGESTS}\\n] "+l.copyIn(t, made["rpm"]))
 	rpm := shared(strings.ReplaceAll(dump, "\t100", "\t0"))
 	if len(deb) < 25 || !slices.Equal(deb, rpm) {
 		t.Errorf("deb:\n%s\nrpm:\n%s", strings.Join(deb, "\n"), strings.Join(rpm, "\n"))
@@ -97,46 +98,46 @@ func lintian(t *testing.T, deb string) {
 
 // life is a package's, from its installation to its purge.
 func (l *lab) life(t *testing.T, mgr manager, first, second string) {
-	before, links := l.traces(t), l.m.Snapshot()
-	l.run(t, mgr.install+l.copyIn(t, first))
+	before, links := l.traces(t), l.M.Snapshot()
+	l.Run(t, mgr.install+l.copyIn(t, first))
 	l.wantInstalled(t, mgr, older)
 	l.verifyUnits(t)
 	l.manuals(t)
 
 	// As the README says, with the package's paths.
-	l.run(t, "mkdir -p /etc/cni/net.d /etc/systemd/system/haproxy.service.d")
-	l.run(t, "cp /usr/share/macvlan-vip/conf/haproxy.conflist /etc/cni/net.d/")
-	l.run(t, "ln -s /usr/lib/systemd/system/netns.conf /etc/systemd/system/haproxy.service.d/")
-	l.run(t, "systemctl daemon-reload")
-	l.run(t, "systemctl restart haproxy")
-	l.serves(t)
+	l.Run(t, "mkdir -p /etc/cni/net.d /etc/systemd/system/haproxy.service.d")
+	l.Run(t, "cp /usr/share/macvlan-vip/conf/haproxy.conflist /etc/cni/net.d/")
+	l.Run(t, "ln -s /usr/lib/systemd/system/netns.conf /etc/systemd/system/haproxy.service.d/")
+	l.Run(t, "systemctl daemon-reload")
+	l.Run(t, "systemctl restart haproxy")
+	l.Serves(t, testlab.VIP1, testlab.VIP2)
 	l.wantInside(t)
 
 	t.Run("refused while in use", func(t *testing.T) { l.refused(t, mgr) })
 	t.Run("upgrade", func(t *testing.T) { l.upgrade(t, mgr, second) })
 
-	l.run(t, "systemctl stop haproxy")
+	l.Run(t, "systemctl stop haproxy")
 	testnet.Eventually(t, "the host is as before", func() error {
-		if now := l.m.Snapshot(); now != links {
+		if now := l.M.Snapshot(); now != links {
 			return fmt.Errorf("before:\n%s\nnow:\n%s", links, now)
 		}
 		// A shim that has not quite ended is in use.
-		if state, _ := l.try("systemctl is-active systemd-netns@haproxy"); state != "inactive" {
+		if state, _ := l.Try("systemctl is-active systemd-netns@haproxy"); state != "inactive" {
 			return fmt.Errorf("the shim is %s", state)
 		}
 		return nil
 	})
-	out, err := l.m.Run("sh", "-c", mgr.remove+" 2>&1")
+	out, err := l.M.Run("sh", "-c", mgr.remove+" 2>&1")
 	if err != nil || !strings.Contains(out, "/etc/systemd/system/haproxy.service.d/netns.conf") {
 		t.Errorf("removal does not tell of the link that is left: %v: %s", err, out)
 	}
 	if mgr.purge != mgr.remove {
-		l.run(t, mgr.purge)
+		l.Run(t, mgr.purge)
 	}
 	// The administrator's own files stay.
-	l.run(t, "rm /etc/cni/net.d/haproxy.conflist /etc/systemd/system/haproxy.service.d/netns.conf")
-	l.run(t, "rmdir /etc/cni/net.d /etc/cni /etc/systemd/system/haproxy.service.d")
-	l.run(t, "systemctl daemon-reload")
+	l.Run(t, "rm /etc/cni/net.d/haproxy.conflist /etc/systemd/system/haproxy.service.d/netns.conf")
+	l.Run(t, "rmdir /etc/cni/net.d /etc/cni /etc/systemd/system/haproxy.service.d")
+	l.Run(t, "systemctl daemon-reload")
 	if after := l.traces(t); after != before {
 		t.Errorf("files before:\n%s\nafter:\n%s", before, after)
 	}
@@ -146,15 +147,15 @@ func (l *lab) life(t *testing.T, mgr manager, first, second string) {
 // for the pages that man(1) has formatted and the folder that ip(8) keeps.
 func (l *lab) traces(t testing.TB) string {
 	t.Helper()
-	return l.run(t, `find / /run -xdev -regextype posix-extended -regex .*(macvlan-vip|hairpin-route|netns|mv-int|cni).* -not -path /root/* -not -path /var/cache/man/* -not -path /run/netns`)
+	return l.Run(t, `find / /run -xdev -regextype posix-extended -regex .*(macvlan-vip|hairpin-route|netns|mv-int|cni).* -not -path /root/* -not -path /var/cache/man/* -not -path /run/netns`)
 }
 
 func (l *lab) wantInstalled(t testing.TB, mgr manager, version string) {
 	t.Helper()
-	if got := strings.ReplaceAll(l.run(t, mgr.installed), " ", ""); got != "ii"+version+"-1" {
+	if got := strings.ReplaceAll(l.Run(t, mgr.installed), " ", ""); got != "ii"+version+"-1" {
 		t.Errorf("installed: %q, want version %s", got, version)
 	}
-	if got := l.run(t, "/opt/cni/bin/macvlan-vip --version"); !strings.Contains(got, version) {
+	if got := l.Run(t, "/opt/cni/bin/macvlan-vip --version"); !strings.Contains(got, version) {
 		t.Errorf("macvlan-vip --version: %q, want %s", got, version)
 	}
 }
@@ -163,7 +164,7 @@ func (l *lab) wantInstalled(t testing.TB, mgr manager, version string) {
 // it looks for, too.
 func (l *lab) verifyUnits(t testing.TB) {
 	t.Helper()
-	paths := strings.Fields(l.run(t, "find /usr/lib/systemd/system -name systemd-netns*@.*"))
+	paths := strings.Fields(l.Run(t, "find /usr/lib/systemd/system -name systemd-netns*@.*"))
 	if len(paths) < 4 {
 		t.Fatalf("units: %q", paths)
 	}
@@ -172,7 +173,7 @@ func (l *lab) verifyUnits(t testing.TB) {
 			continue // `systemd-netns enable` says by a drop-in on what its socket listens.
 		}
 		unit := strings.Replace(filepath.Base(path), "@.", "@haproxy.", 1)
-		if out, err := l.m.Run("sh", "-c", "systemd-analyze verify "+unit+" 2>&1"); err != nil || strings.Contains(out, "netns") {
+		if out, err := l.M.Run("sh", "-c", "systemd-analyze verify "+unit+" 2>&1"); err != nil || strings.Contains(out, "netns") {
 			t.Errorf("systemd-analyze verify %s: %v: %s", unit, err, out)
 		}
 	}
@@ -186,7 +187,7 @@ func (l *lab) manuals(t testing.TB) {
 		"systemd-netns@.service(8)": "systemctl reload", "netns.conf(5)": "NetworkNamespacePath=",
 	} {
 		name, section, _ := strings.Cut(strings.TrimSuffix(page, ")"), "(")
-		out, err := l.m.Run("env", "LC_ALL=C.UTF-8", "MANWIDTH=80", "sh", "-c", fmt.Sprintf("man --warnings=all %s %s 2>&1", section, name))
+		out, err := l.M.Run("env", "LC_ALL=C.UTF-8", "MANWIDTH=80", "sh", "-c", fmt.Sprintf("man --warnings=all %s %s 2>&1", section, name))
 		if err != nil || !strings.Contains(out, want) || strings.Contains(out, "warning:") {
 			t.Errorf("man %s: %v:\n%s", page, err, out)
 		}
@@ -196,48 +197,43 @@ func (l *lab) manuals(t testing.TB) {
 // wantInside: haproxy is in its namespace, by the package's own IPAM plugin.
 func (l *lab) wantInside(t testing.TB) {
 	t.Helper()
-	if got := l.run(t, "readlink /proc/"+l.mainPID(t)+"/ns/net"); got == l.run(t, "readlink /proc/1/ns/net") {
+	if got := l.Run(t, "readlink /proc/"+l.MainPID(t)+"/ns/net"); got == l.Run(t, "readlink /proc/1/ns/net") {
 		t.Error("haproxy is in the host's namespace")
 	}
 }
 
-func (l *lab) mainPID(t testing.TB) string {
-	t.Helper()
-	return l.run(t, "systemctl show haproxy --property=MainPID --value")
-}
-
 // refused: a namespace in use keeps the package, whole, and the remedy is told.
 func (l *lab) refused(t *testing.T, mgr manager) {
-	before := l.run(t, mgr.list)
-	out, err := l.m.Run("sh", "-c", mgr.remove+" 2>&1")
+	before := l.Run(t, mgr.list)
+	out, err := l.M.Run("sh", "-c", mgr.remove+" 2>&1")
 	if err == nil || !strings.Contains(out, "systemctl stop systemd-netns@haproxy.service haproxy.service") {
 		t.Errorf("removal while in use: %v: %s", err, out)
 	}
 	l.wantInstalled(t, mgr, older)
-	if after := l.run(t, mgr.list); after != before {
+	if after := l.Run(t, mgr.list); after != before {
 		t.Errorf("files before: %s\nafter: %s", before, after)
 	}
-	l.serves(t)
+	l.Serves(t, testlab.VIP1, testlab.VIP2)
 }
 
 // upgrade replaces the package under the running service, which no client notices.
 func (l *lab) upgrade(t *testing.T, mgr manager, path string) {
-	pid, mac := l.mainPID(t), l.run(t, "ip netns exec haproxy cat /sys/class/net/mv0/address")
+	pid, mac := l.MainPID(t), l.Run(t, "ip netns exec haproxy cat /sys/class/net/mv0/address")
 	path = l.copyIn(t, path)
 	stop := l.watch(t)
-	l.run(t, mgr.upgrade+path)
-	l.serves(t)
+	l.Run(t, mgr.upgrade+path)
+	l.Serves(t, testlab.VIP1, testlab.VIP2)
 	stop()
 	l.wantInstalled(t, mgr, newer)
-	if got := l.mainPID(t); got != pid {
+	if got := l.MainPID(t); got != pid {
 		t.Errorf("haproxy's process was %s and is %s", pid, got)
 	}
-	if got := l.run(t, "ip netns exec haproxy cat /sys/class/net/mv0/address"); got != mac {
+	if got := l.Run(t, "ip netns exec haproxy cat /sys/class/net/mv0/address"); got != mac {
 		t.Errorf("the MAC was %s and is %s", mac, got)
 	}
-	if got := l.run(t, "systemctl show systemd-netns@haproxy haproxy --property=NeedDaemonReload --value"); strings.Contains(got, "yes") {
+	if got := l.Run(t, "systemctl show systemd-netns@haproxy haproxy --property=NeedDaemonReload --value"); strings.Contains(got, "yes") {
 		t.Error("systemd has not read the new units")
 	}
-	l.run(t, "systemctl reload systemd-netns@haproxy")
-	l.serves(t)
+	l.Run(t, "systemctl reload systemd-netns@haproxy")
+	l.Serves(t, testlab.VIP1, testlab.VIP2)
 }

@@ -3,12 +3,9 @@ package runtimes
 import (
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/containernetworking/plugins/pkg/ns"
 
 	"macvlan-vip/tests/page"
 	"macvlan-vip/tests/testnet"
@@ -108,18 +105,8 @@ func (s site) reached(vips ...string) {
 			host, peer = host6, peer6
 		}
 		s.sees(vip, host, s.try)
-		s.sees(vip, peer, s.onLAN)
+		s.sees(vip, peer, s.lan.Shell)
 	}
-}
-
-// onLAN runs a script on the LAN's peer.
-func (s site) onLAN(script string) (string, error) {
-	var out []byte
-	err := s.lan.NetNS.Do(func(ns.NetNS) (err error) {
-		out, err = exec.Command("sh", "-euc", script).CombinedOutput()
-		return err
-	})
-	return string(out), err
 }
 
 // sees asserts that a container sees who asks it at an address.
@@ -142,7 +129,7 @@ func (s site) sees(vip, want string, try func(string) (string, error)) {
 // silent asserts that nobody on the LAN has a VIP.
 func (s site) silent(vip string) {
 	s.t.Helper()
-	if out, err := s.onLAN("ip neigh flush all; ping -c1 -W1 " + vip); err == nil {
+	if out, err := s.lan.Shell("ip neigh flush all; ping -c1 -W1 " + vip); err == nil {
 		s.t.Errorf("%s answers: %s", vip, out)
 	}
 }

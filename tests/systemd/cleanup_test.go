@@ -14,68 +14,68 @@ func TestCleanUp(t *testing.T) {
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	// Another service keeps mv-int, and with it routes that nobody removes.
-	l.write(dropIns+"app.service", "[Service]\nExecStart=sleep infinity\n")
+	l.Write(dropIns+"app.service", "[Service]\nExecStart=sleep infinity\n")
 	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
 	l.network("app", "172.16.26.3/22")
 	l.boot()
-	l.run(t, "systemctl start app")
-	before := l.m.Snapshot()
+	l.Run(t, "systemctl start app")
+	before := l.M.Snapshot()
 
-	cache, err := l.m.Run("sh", "-c", "systemctl start haproxy && ls /var/lib/cni/results/haproxy-*")
+	cache, err := l.M.Run("sh", "-c", "systemctl start haproxy && ls /var/lib/cni/results/haproxy-*")
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.stop(t, before)
 	cache = strings.TrimSpace(cache)
 	for name, damage := range map[string]func(){
-		"RETRY_SEC that is no number":    func() { l.write(envFile, "RETRY_SEC=soon\n") },
-		"malformed CAP_ARGS":             func() { l.write(envFile, "CAP_ARGS={\n") },
-		"malformed CNI_ARGS":             func() { l.write(envFile, "CNI_ARGS=a;b\n") },
-		"no plugins in CNI_PATH":         func() { l.write(envFile, "CNI_PATH=/nowhere\n") },
-		"another link":                   func() { l.write(envFile, "CNI_IFNAME=vip0\n") },
-		"binary environment file":        func() { l.write(envFile, "A=\x00\xff\xfe\n") },
-		"emptied file of cnitool":        func() { l.write(cache, "") },
-		"truncated file of cnitool":      func() { l.write(cache, `{"kind":"cniCacheV1","containerId":"`) },
-		"emptied record of the shim":     func() { l.write("var/lib/systemd-netns/haproxy", "") },
-		"no record of the shim":          func() { l.run(t, "rm /var/lib/systemd-netns/haproxy") },
-		"no record, emptied cache":       func() { l.run(t, "rm /var/lib/systemd-netns/haproxy"); l.write(cache, "") },
-		"no memory but the plugins'":     func() { l.run(t, "rm /var/lib/systemd-netns/haproxy /"+cache) },
-		"emptied record and no settings": func() { l.write("var/lib/systemd-netns/haproxy", ""); l.write(cache, ""); l.write(envFile, "A=\x00\n") },
+		"RETRY_SEC that is no number":    func() { l.Write(envFile, "RETRY_SEC=soon\n") },
+		"malformed CAP_ARGS":             func() { l.Write(envFile, "CAP_ARGS={\n") },
+		"malformed CNI_ARGS":             func() { l.Write(envFile, "CNI_ARGS=a;b\n") },
+		"no plugins in CNI_PATH":         func() { l.Write(envFile, "CNI_PATH=/nowhere\n") },
+		"another link":                   func() { l.Write(envFile, "CNI_IFNAME=vip0\n") },
+		"binary environment file":        func() { l.Write(envFile, "A=\x00\xff\xfe\n") },
+		"emptied file of cnitool":        func() { l.Write(cache, "") },
+		"truncated file of cnitool":      func() { l.Write(cache, `{"kind":"cniCacheV1","containerId":"`) },
+		"emptied record of the shim":     func() { l.Write("var/lib/systemd-netns/haproxy", "") },
+		"no record of the shim":          func() { l.Run(t, "rm /var/lib/systemd-netns/haproxy") },
+		"no record, emptied cache":       func() { l.Run(t, "rm /var/lib/systemd-netns/haproxy"); l.Write(cache, "") },
+		"no memory but the plugins'":     func() { l.Run(t, "rm /var/lib/systemd-netns/haproxy /"+cache) },
+		"emptied record and no settings": func() { l.Write("var/lib/systemd-netns/haproxy", ""); l.Write(cache, ""); l.Write(envFile, "A=\x00\n") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			l.start(t, before)
 			damage()
 			l.daemonReload(t)
-			l.run(t, "systemctl stop haproxy")
-			l.silent(t, vip1)
+			l.Run(t, "systemctl stop haproxy")
+			l.Silent(t, vip1)
 			l.stop(t, before)
-			if state := l.state("systemd-netns@haproxy"); state != "inactive" {
+			if state := l.State("systemd-netns@haproxy"); state != "inactive" {
 				t.Errorf("the shim is %s", state)
 			}
 		})
 	}
 	t.Run("nothing to clean up with", func(t *testing.T) {
 		l.start(t, before)
-		l.run(t, "mv /opt/cni/bin/hairpin-route /opt/cni/bin/macvlan-vip /root/")
-		l.run(t, "systemctl stop haproxy")
-		l.silent(t, vip1)
-		l.wantState(t, "systemd-netns@haproxy", "failed")
+		l.Run(t, "mv /opt/cni/bin/hairpin-route /opt/cni/bin/macvlan-vip /root/")
+		l.Run(t, "systemctl stop haproxy")
+		l.Silent(t, vip1)
+		l.WantState(t, "systemd-netns@haproxy", "failed")
 		for _, words := range []string{"failed to find plugin", "the host's way to 172.16.26.1 172.16.26.2", "/systemd-netns-helper clear haproxy"} {
 			l.says(t, words)
 		}
-		l.run(t, "mv /root/hairpin-route /root/macvlan-vip /opt/cni/bin/")
-		l.run(t, "/usr/local/libexec/macvlan-vip/systemd-netns-helper clear haproxy")
+		l.Run(t, "mv /root/hairpin-route /root/macvlan-vip /opt/cni/bin/")
+		l.Run(t, "/usr/local/libexec/macvlan-vip/systemd-netns-helper clear haproxy")
 		l.stop(t, before)
 	})
 	t.Run("one plugin fails, the other cleans up", func(t *testing.T) {
 		l.start(t, before)
-		l.run(t, "mv /opt/cni/bin/hairpin-route /root/")
-		l.run(t, "systemctl stop haproxy")
-		l.wantState(t, "systemd-netns@haproxy", "failed")
-		if files, _ := l.try("find /run/cni/macvlan-vip -name *haproxy*"); files != "" {
+		l.Run(t, "mv /opt/cni/bin/hairpin-route /root/")
+		l.Run(t, "systemctl stop haproxy")
+		l.WantState(t, "systemd-netns@haproxy", "failed")
+		if files, _ := l.Try("find /run/cni/macvlan-vip -name *haproxy*"); files != "" {
 			t.Errorf("macvlan-vip was not called: %s", files)
 		}
-		l.run(t, "mv /root/hairpin-route /opt/cni/bin/")
+		l.Run(t, "mv /root/hairpin-route /opt/cni/bin/")
 		// The next start clears up by itself.
 		l.start(t, before)
 		l.stop(t, before)
@@ -88,27 +88,27 @@ func TestRepairAsMade(t *testing.T) {
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	l.boot()
-	before := l.m.Snapshot()
+	before := l.M.Snapshot()
 	network := netDir + "haproxy.conflist"
 	for name, c := range map[string]struct {
 		edit func()
 		says string
 	}{
 		"another MTU":             {func() { l.conflist("haproxy.conflist", `"master": "eth0"`, `"master": "eth0", "mtu": 1400`) }, "/" + network},
-		"no JSON":                 {func() { l.write(network, "{") }, "unexpected end of JSON input"},
-		"no file":                 {func() { l.run(t, "rm /"+network) }, "the network's file, which is gone,"},
-		"binary environment file": {func() { l.write(envFile, "\x00") }, "not a text file"},
-		"bad RETRY_SEC":           {func() { l.write(envFile, "RETRY_SEC=-1") }, `RETRY_SEC: "-1"`},
-		"no plugins in CNI_PATH":  {func() { l.write(envFile, "CNI_PATH=/nowhere\n") }, ""},
-		"CNI_ARGS":                {func() { l.write(envFile, "CNI_ARGS=a;b\n") }, "CNI_ARGS in /etc/systemd-netns/haproxy.env"},
+		"no JSON":                 {func() { l.Write(network, "{") }, "unexpected end of JSON input"},
+		"no file":                 {func() { l.Run(t, "rm /"+network) }, "the network's file, which is gone,"},
+		"binary environment file": {func() { l.Write(envFile, "\x00") }, "not a text file"},
+		"bad RETRY_SEC":           {func() { l.Write(envFile, "RETRY_SEC=-1") }, `RETRY_SEC: "-1"`},
+		"no plugins in CNI_PATH":  {func() { l.Write(envFile, "CNI_PATH=/nowhere\n") }, ""},
+		"CNI_ARGS":                {func() { l.Write(envFile, "CNI_ARGS=a;b\n") }, "CNI_ARGS in /etc/systemd-netns/haproxy.env"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l.start(t, before)
-			l.run(t, "journalctl --rotate --vacuum-time=1s")
+			l.Run(t, "journalctl --rotate --vacuum-time=1s")
 			c.edit()
-			l.m.IP("link del mv-int")
-			l.run(t, "systemctl reload systemd-netns@haproxy")
-			l.serves(t, vip1, vip2)
+			l.M.IP("link del mv-int")
+			l.Run(t, "systemctl reload systemd-netns@haproxy")
+			l.Serves(t, vip1, vip2)
 			if c.says != "" {
 				l.says(t, "haproxy: repaired as it was made, but ")
 				l.says(t, c.says)
@@ -126,19 +126,19 @@ func TestOthersFiles(t *testing.T) {
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	l.boot()
 	l.withoutDNS()
-	before := l.m.Snapshot()
-	l.write(netDir+"0.conflist", "\x00\xff")
-	l.write(netDir+"1.conf", "{")
-	l.write("etc/systemd-netns/other.env", "\x00\xff")
-	l.write("etc/systemd-netns/net.d/0.conflist", "")
-	l.write("var/lib/systemd-netns/other", "")
-	l.write("var/lib/cni/results/other-cnitool-0123456789abcdef0123-mv0", "{")
+	before := l.M.Snapshot()
+	l.Write(netDir+"0.conflist", "\x00\xff")
+	l.Write(netDir+"1.conf", "{")
+	l.Write("etc/systemd-netns/other.env", "\x00\xff")
+	l.Write("etc/systemd-netns/net.d/0.conflist", "")
+	l.Write("var/lib/systemd-netns/other", "")
+	l.Write("var/lib/cni/results/other-cnitool-0123456789abcdef0123-mv0", "{")
 	l.start(t, before)
-	l.m.IP("link del mv-int")
-	l.run(t, "systemctl reload systemd-netns@haproxy")
-	l.serves(t, vip1, vip2)
+	l.M.IP("link del mv-int")
+	l.Run(t, "systemctl reload systemd-netns@haproxy")
+	l.Serves(t, vip1, vip2)
 	for _, command := range []string{"list", "status haproxy", "check haproxy"} {
-		if out, err := l.try(program + command); err != nil || !strings.Contains(out, vip1) {
+		if out, err := l.Try(program + command); err != nil || !strings.Contains(out, vip1) {
 			t.Errorf("%s: %v: %s", command, err, out)
 		}
 	}
@@ -147,10 +147,10 @@ func TestOthersFiles(t *testing.T) {
 
 // script writes a program of the machine.
 func (l *lab) script(name, text string) {
-	l.t.Helper()
-	l.write(name, "#!/bin/sh\n"+text)
-	if err := l.m.Chmod(name, 0o755); err != nil {
-		l.t.Fatal(err)
+	l.T.Helper()
+	l.Write(name, "#!/bin/sh\n"+text)
+	if err := l.M.Chmod(name, 0o755); err != nil {
+		l.T.Fatal(err)
 	}
 }
 
@@ -158,65 +158,65 @@ func (l *lab) script(name, text string) {
 func TestHang(t *testing.T) {
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
-	l.write(netDir+"slow.conflist", fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "slow", "plugins": [
+	l.Write(netDir+"slow.conflist", fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "slow", "plugins": [
 		{"type": "macvlan-vip", "master": "eth0", "ipam": {"type": "slow", "addresses": [{"address": "%s/22"}]}}, {"type": "hairpin-route"}]}`, vip1))
 	l.script("opt/cni/bin/slow", `test -e /run/hang-$CNI_COMMAND && exec sleep 1000
 exec /opt/cni/bin/static
 `)
-	l.write(dropIns+"app.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:"+peerAddr+":8080\n")
+	l.Write(dropIns+"app.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:"+peerAddr+":8080\n")
 	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
-	l.write("etc/systemd-netns/app.env", "NETWORK=slow\n")
+	l.Write("etc/systemd-netns/app.env", "NETWORK=slow\n")
 	l.boot()
-	before := l.m.Snapshot()
+	before := l.M.Snapshot()
 	t.Run("IPAM at ADD", func(t *testing.T) {
-		l.run(t, "touch /run/hang-ADD")
-		if _, err := l.try("systemctl start app"); err == nil {
+		l.Run(t, "touch /run/hang-ADD")
+		if _, err := l.Try("systemctl start app"); err == nil {
 			t.Error("the start succeeded")
 		}
 		l.says(t, `find out what a plugin of network "slow" waits for`)
-		l.run(t, "rm /run/hang-ADD")
-		l.wantState(t, "systemd-netns@app", "failed")
+		l.Run(t, "rm /run/hang-ADD")
+		l.WantState(t, "systemd-netns@app", "failed")
 		l.gone(t, before)
-		if left, _ := l.try("pgrep -f ^sleep.1000"); left != "" {
+		if left, _ := l.Try("pgrep -f ^sleep.1000"); left != "" {
 			t.Errorf("processes are left: %s", left)
 		}
 	})
 	t.Run("IPAM at DEL", func(t *testing.T) {
-		l.run(t, "systemctl start app")
-		l.serves(t, vip1)
-		l.run(t, "touch /run/hang-DEL")
-		l.run(t, "systemctl stop app")
-		l.wantState(t, "systemd-netns@app", "failed")
-		l.silent(t, vip1)
-		if ways := l.run(t, "ip route show table local proto 118"); ways != "" {
+		l.Run(t, "systemctl start app")
+		l.Serves(t, vip1)
+		l.Run(t, "touch /run/hang-DEL")
+		l.Run(t, "systemctl stop app")
+		l.WantState(t, "systemd-netns@app", "failed")
+		l.Silent(t, vip1)
+		if ways := l.Run(t, "ip route show table local proto 118"); ways != "" {
 			t.Errorf("left: %s", ways)
 		}
-		l.run(t, "rm /run/hang-DEL")
-		l.run(t, "systemctl start app")
-		l.serves(t, vip1)
-		l.run(t, "systemctl stop app")
+		l.Run(t, "rm /run/hang-DEL")
+		l.Run(t, "systemctl start app")
+		l.Serves(t, vip1)
+		l.Run(t, "systemctl stop app")
 		l.gone(t, before)
 	})
 	t.Run("a start that waits longer than the unit's time-out", func(t *testing.T) {
-		l.write(dropIns+"systemd-netns@app.service.d/short.conf", "[Service]\nTimeoutStartSec=5\n")
-		l.write("etc/systemd-netns/app.env", "NETWORK=slow\nRETRY_SEC=60\n")
+		l.Write(dropIns+"systemd-netns@app.service.d/short.conf", "[Service]\nTimeoutStartSec=5\n")
+		l.Write("etc/systemd-netns/app.env", "NETWORK=slow\nRETRY_SEC=60\n")
 		l.daemonReload(t)
-		l.m.IP("link set eth0 down")
+		l.M.IP("link set eth0 down")
 		started := make(chan error, 1)
 		go func() {
-			_, err := l.try("systemctl start app")
+			_, err := l.Try("systemctl start app")
 			started <- err
 		}()
 		l.says(t, `master: "eth0": the link is down`)
-		l.run(t, "sleep 8")
-		l.m.IP("link set eth0 up")
+		l.Run(t, "sleep 8")
+		l.M.IP("link set eth0 up")
 		if err := <-started; err != nil {
 			t.Fatal(err)
 		}
-		l.serves(t, vip1)
+		l.Serves(t, vip1)
 		// Which went with the link's being up.
-		l.m.IP("address add " + hostAddr6 + "/64 dev eth0 nodad")
-		l.run(t, "systemctl stop app")
+		l.M.IP("address add " + hostAddr6 + "/64 dev eth0 nodad")
+		l.Run(t, "systemctl stop app")
 		l.gone(t, before)
 	})
 }
@@ -226,10 +226,10 @@ exec /opt/cni/bin/static
 func TestPowerCut(t *testing.T) {
 	l := newLab(t)
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
-	l.write(netDir+"app.conflist", `{"cniVersion": "1.1.0", "name": "app", "plugins": [
+	l.Write(netDir+"app.conflist", `{"cniVersion": "1.1.0", "name": "app", "plugins": [
 		{"type": "macvlan-vip", "master": "eth0", "ipam": {"type": "host-local",
 			"ranges": [[{"subnet": "172.16.24.0/22", "rangeStart": "`+vip1+`", "rangeEnd": "`+vip1+`"}]]}}, {"type": "hairpin-route"}]}`)
-	l.write(dropIns+"app.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:"+peerAddr+":8080\n[Install]\nWantedBy=multi-user.target\n")
+	l.Write(dropIns+"app.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:"+peerAddr+":8080\n[Install]\nWantedBy=multi-user.target\n")
 	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
 	l.run0(t, "systemctl --root=%s enable app.service")
 	for _, c := range []struct {
@@ -237,41 +237,41 @@ func TestPowerCut(t *testing.T) {
 		damage func()
 	}{
 		{"as it is", func() {}},
-		{"and the record is empty", func() { l.write("var/lib/systemd-netns/app", "") }},
+		{"and the record is empty", func() { l.Write("var/lib/systemd-netns/app", "") }},
 		{"and cnitool's memory is empty", func() {
-			l.eachFile("var/lib/cni/results", func(name string) { l.write(name, "") })
+			l.eachFile("var/lib/cni/results", func(name string) { l.Write(name, "") })
 		}},
-		{"and host-local's lease is empty", func() { l.write("var/lib/cni/networks/app/"+vip1, "") }},
+		{"and host-local's lease is empty", func() { l.Write("var/lib/cni/networks/app/"+vip1, "") }},
 		{"and both are", func() {
-			l.write("var/lib/systemd-netns/app", "")
-			l.eachFile("var/lib/cni/results", func(name string) { l.write(name, "") })
+			l.Write("var/lib/systemd-netns/app", "")
+			l.eachFile("var/lib/cni/results", func(name string) { l.Write(name, "") })
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l.boot()
-			l.serves(t, vip1)
+			l.Serves(t, vip1)
 			c.damage()
-			l.run(t, "sync")
-			l.m.Cut()
+			l.Run(t, "sync")
+			l.M.Cut()
 			l.boot()
-			if n := l.run(t, "systemctl show -p NRestarts --value app"); n != "0" {
+			if n := l.Run(t, "systemctl show -p NRestarts --value app"); n != "0" {
 				t.Errorf("restarts: %s", n)
 			}
-			l.serves(t, vip1)
-			if out := l.run(t, "journalctl --no-pager -o cat -b -t systemd-netns -p err"); out != "" {
+			l.Serves(t, vip1)
+			if out := l.Run(t, "journalctl --no-pager -o cat -b -t systemd-netns -p err"); out != "" {
 				t.Errorf("errors: %s", out)
 			}
-			l.m.Cut()
+			l.M.Cut()
 		})
 	}
 }
 
 // eachFile does something with each file of a folder of the machine.
 func (l *lab) eachFile(folder string, do func(name string)) {
-	l.t.Helper()
-	names := strings.Fields(l.run(l.t, "find /"+folder+" -type f"))
+	l.T.Helper()
+	names := strings.Fields(l.Run(l.T, "find /"+folder+" -type f"))
 	if len(names) == 0 {
-		l.t.Fatalf("no files in %s", folder)
+		l.T.Fatalf("no files in %s", folder)
 	}
 	for _, name := range names {
 		do(name)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +16,7 @@ import (
 // status gives a command's exit status and what it prints on standard output.
 func (l *lab) status(t *testing.T, command string) (int, string) {
 	t.Helper()
-	out, err := l.m.Run(strings.Fields(command)...)
+	out, err := l.M.Run(strings.Fields(command)...)
 	var exit *machine.ExitError
 	if errors.As(err, &exit) {
 		return exit.Status, out
@@ -82,27 +81,27 @@ func newCommandLab(t *testing.T) *lab {
 	l := newLab(t)
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	for _, service := range []string{"one", "app@"} {
-		l.write("usr/lib/systemd/system/"+service+".service", "[Service]\n"+serve)
+		l.Write("usr/lib/systemd/system/"+service+".service", "[Service]\n"+serve)
 	}
-	l.write("usr/lib/systemd/system/two.service", "[Service]\n"+sleep)
-	l.write("usr/lib/systemd/system/real.service", "[Service]\n"+sleep+"[Install]\nAlias=nick.service\n")
+	l.Write("usr/lib/systemd/system/two.service", "[Service]\n"+sleep)
+	l.Write("usr/lib/systemd/system/real.service", "[Service]\n"+sleep+"[Install]\nAlias=nick.service\n")
 	l.run0(t, "ln -s /usr/lib/systemd/system/real.service %s/etc/systemd/system/nick.service")
-	l.write("etc/systemd/system.conf.d/often.conf", "[Manager]\nDefaultStartLimitIntervalSec=0\n")
+	l.Write("etc/systemd/system.conf.d/often.conf", "[Manager]\nDefaultStartLimitIntervalSec=0\n")
 	return l
 }
 
 // up boots the machine, and gives it a gateway.
 func (l *lab) up() *lab {
-	l.t.Helper()
+	l.T.Helper()
 	l.boot()
-	l.m.IP("route add default via " + peerAddr)
+	l.M.IP("route add default via " + peerAddr)
 	return l
 }
 
 // withoutDNS configures no server, since there is none to ask.
 func (l *lab) withoutDNS() {
-	l.t.Helper()
-	l.write("etc/resolv.conf", "# none\n")
+	l.T.Helper()
+	l.Write("etc/resolv.conf", "# none\n")
 }
 
 // TestFromNothing: one command from a host without any network file to a VIP, and
@@ -110,12 +109,12 @@ func (l *lab) withoutDNS() {
 func TestFromNothing(t *testing.T) {
 	l := newCommandLab(t).up()
 	l.withoutDNS()
-	before, files := l.m.Snapshot(), l.etc(t)
+	before, files := l.M.Snapshot(), l.etc(t)
 	const own = "/etc/systemd-netns/net.d/one.conflist"
-	l.run(t, "systemctl start one")
+	l.Run(t, "systemctl start one")
 
 	t.Run("dry run", func(t *testing.T) {
-		out := l.run(t, program+"enable one --vip 172.16.26.4/22 --vip fd26::4/64 --dry-run")
+		out := l.Run(t, program+"enable one --vip 172.16.26.4/22 --vip fd26::4/64 --dry-run")
 		for _, want := range []string{"write " + own, `"172.16.26.4/22"`, `"eth0"`, peerAddr, "link /etc/systemd/system/one.service.d/netns.conf", "systemctl restart one.service"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("no %q in:\n%s", want, out)
@@ -125,26 +124,26 @@ func TestFromNothing(t *testing.T) {
 		l.untouched(t, files)
 	})
 	t.Run("enable", func(t *testing.T) {
-		out := l.run(t, program+"enable one --vip 172.16.26.4/22 --vip fd26::4/64")
+		out := l.Run(t, program+"enable one --vip 172.16.26.4/22 --vip fd26::4/64")
 		for _, want := range []string{"one.service is in namespace one", "172.16.26.4/22 fd26::4/64 on mv0", "gateway: " + peerAddr + " answers", "this host reaches its VIPs"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("no %q in:\n%s", want, out)
 			}
 		}
 		l.on(t, "one", "/run/netns/one")
-		l.serves(t, "172.16.26.4")
-		if route := l.run(t, "ip -n one route show default"); !strings.HasPrefix(route, "default via "+peerAddr+" dev mv0") {
+		l.Serves(t, "172.16.26.4")
+		if route := l.Run(t, "ip -n one route show default"); !strings.HasPrefix(route, "default via "+peerAddr+" dev mv0") {
 			t.Errorf("default route: %q", route)
 		}
-		if out := l.run(t, "find /etc -path /etc/cni* -type f"); out != "" {
+		if out := l.Run(t, "find /etc -path /etc/cni* -type f"); out != "" {
 			t.Errorf("files where container runtimes look: %s", out)
 		}
-		if out := l.run(t, program+"enable one --vip 172.16.26.4/22 --vip fd26::4/64"); !strings.Contains(out, "already") {
+		if out := l.Run(t, program+"enable one --vip 172.16.26.4/22 --vip fd26::4/64"); !strings.Contains(out, "already") {
 			t.Errorf("again: %q", out)
 		}
 	})
 	t.Run("JSON", func(t *testing.T) {
-		mac := l.run(t, "ip netns exec one cat /sys/class/net/mv0/address")
+		mac := l.Run(t, "ip netns exec one cat /sys/class/net/mv0/address")
 		want := listed{"one.service", "active", "one", "one", []string{"172.16.26.4/22", "fd26::4/64"}, "mv0", mac, "eth0"}
 		if got := decode[[]listed](t, l, program+"list -o json"); len(got) != 1 || fmt.Sprint(got[0]) != fmt.Sprint(want) {
 			t.Errorf("list: %+v, want %+v", got, want)
@@ -160,18 +159,34 @@ func TestFromNothing(t *testing.T) {
 		l.wantStatus(t, 0, program+"check one")
 	})
 	t.Run("exec", func(t *testing.T) {
-		if out := l.run(t, program+"exec one -- ip -br address show mv0"); !strings.Contains(out, "172.16.26.4/22") {
+		if out := l.Run(t, program+"exec one -- ip -br address show mv0"); !strings.Contains(out, "172.16.26.4/22") {
 			t.Errorf("exec: %q", out)
 		}
-		if out := l.run(t, program+"exec one ls /sys/class/net"); strings.Contains(out, "eth0") || !strings.Contains(out, "mv0") {
+		if out := l.Run(t, program+"exec one ls /sys/class/net"); strings.Contains(out, "eth0") || !strings.Contains(out, "mv0") {
 			t.Errorf("/sys: %q", out)
 		}
 		l.wantStatus(t, 3, program+"exec one -- sh -c exit${IFS}3")
 		l.wantStatus(t, 127, program+"exec one -- no-such-command")
 		l.wantStatus(t, 126, program+"exec one -- /etc/passwd")
 	})
+	t.Run("disable asks", func(t *testing.T) {
+		in := l.etc(t)
+		l.wantStatus(t, 2, program+"disable one --yes")
+		l.refused(t, program+"disable one --yes", "one.service", "--yes")
+		for answer, want := range map[string]string{"n": "nothing was changed", "": "nothing was changed"} {
+			out, err := l.M.Run("sh", "-c", "echo "+answer+" | script --quiet --return --command '"+program+"disable one' /dev/null")
+			if err == nil || !strings.Contains(out, "Continue? [y/N]") || !strings.Contains(out, want) {
+				t.Errorf("answer %q on a terminal: %v: %s", answer, err, out)
+			}
+		}
+		l.on(t, "one", "/run/netns/one")
+		l.untouched(t, in)
+	})
 	t.Run("disable", func(t *testing.T) {
-		l.run(t, program+"disable one")
+		out, err := l.M.Run("sh", "-c", "echo y | script --quiet --return --command '"+program+"disable one' /dev/null")
+		if err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
 		l.on(t, "one", hostNetns)
 		l.gone(t, before)
 		l.untouched(t, files)
@@ -189,7 +204,7 @@ func TestFromNothing(t *testing.T) {
 // TestKinds: services that are more than a name.
 func TestKinds(t *testing.T) {
 	l := newCommandLab(t)
-	l.write("etc/systemd/system-generators/quadlet", `#!/bin/sh
+	l.Write("etc/systemd/system-generators/quadlet", `#!/bin/sh
 printf '[Unit]\nSourcePath=/etc/containers/systemd/box.container\n[Service]\nExecStart=sleep infinity\n' >$1/box.service
 printf '[Service]\nExecStart=sleep infinity\n' >$1/made.service
 `)
@@ -197,34 +212,34 @@ printf '[Service]\nExecStart=sleep infinity\n' >$1/made.service
 	l.run0(t, "ln -s /dev/null %s/etc/systemd/system/masked.service")
 	l.network("lan", "172.16.26.9/22")
 	l.up()
-	before, files := l.m.Snapshot(), l.etc(t)
+	before, files := l.M.Snapshot(), l.etc(t)
 
 	t.Run("an alias", func(t *testing.T) {
-		l.run(t, "systemctl start real")
-		l.run(t, program+"enable nick --vip 172.16.26.4/22")
+		l.Run(t, "systemctl start real")
+		l.Run(t, program+"enable nick --vip 172.16.26.4/22")
 		l.on(t, "real", "/run/netns/real")
 		if got := decode[shown](t, l, program+"status nick -o json"); got.Service != "real.service" || got.Namespace != "real" {
 			t.Errorf("status: %+v", got)
 		}
-		l.run(t, program+"disable nick")
+		l.Run(t, program+"disable nick --yes")
 		l.on(t, "real", hostNetns)
-		l.run(t, "systemctl stop real")
+		l.Run(t, "systemctl stop real")
 		l.gone(t, before)
 		l.untouched(t, files)
 	})
 	t.Run("a template's drop-in", func(t *testing.T) {
 		l.link("app@.service.d/netns.conf", unitDir+"netns.conf")
-		l.write("etc/systemd-netns/app@1.env", "NETWORK=lan\nCAP_ARGS={\"ips\":[\"172.16.26.5/22\"]}\n")
+		l.Write("etc/systemd-netns/app@1.env", "NETWORK=lan\nCAP_ARGS={\"ips\":[\"172.16.26.5/22\"]}\n")
 		l.daemonReload(t)
-		l.run(t, "systemctl start app@1")
+		l.Run(t, "systemctl start app@1")
 		got := decode[[]listed](t, l, program+"list -o json")
 		if len(got) != 1 || got[0].Service != "app@1.service" || got[0].Namespace != "app@1" || fmt.Sprint(got[0].VIPs) != "[172.16.26.5/22]" {
 			t.Errorf("list: %+v", got)
 		}
-		l.refused(t, program+"disable app@1", "app@.service.d/netns.conf")
+		l.refused(t, program+"disable app@1 --yes", "app@.service.d/netns.conf")
 		l.on(t, "app@1", "/run/netns/app@1")
-		l.run(t, "systemctl stop app@1")
-		l.run(t, "rm -r /etc/systemd/system/app@.service.d /etc/systemd-netns")
+		l.Run(t, "systemctl stop app@1")
+		l.Run(t, "rm -r /etc/systemd/system/app@.service.d /etc/systemd-netns")
 		l.daemonReload(t)
 		l.gone(t, before)
 	})
@@ -233,37 +248,37 @@ printf '[Service]\nExecStart=sleep infinity\n' >$1/made.service
 		l.untouched(t, files)
 	})
 	t.Run("a generated one", func(t *testing.T) {
-		l.run(t, "systemctl start made")
-		l.run(t, program+"enable made --vip 172.16.26.4/22")
+		l.Run(t, "systemctl start made")
+		l.Run(t, program+"enable made --vip 172.16.26.4/22")
 		l.on(t, "made", "/run/netns/made")
-		l.run(t, program+"disable made")
-		l.run(t, "systemctl stop made")
+		l.Run(t, program+"disable made --yes")
+		l.Run(t, "systemctl stop made")
 		l.gone(t, before)
 		l.untouched(t, files)
 	})
 	t.Run("no service", func(t *testing.T) {
 		l.refused(t, program+"enable masked --vip 172.16.26.4/22", "masked", "unmask")
-		l.refused(t, program+"disable nothing", "no such unit")
+		l.refused(t, program+"disable nothing --yes", "no such unit")
 		l.wantStatus(t, 4, program+"check nothing")
 		l.wantStatus(t, 1, program+"check one")
 		l.wantStatus(t, 2, program+"enable app@")
 		l.wantStatus(t, 2, program+"enable one --vip 172.16.26.4")
 	})
 	t.Run("nobody", func(t *testing.T) {
-		l.run(t, program+"enable two --vip 172.16.26.4/22")
-		l.run(t, "systemctl start two")
+		l.Run(t, program+"enable two --vip 172.16.26.4/22")
+		l.Run(t, "systemctl start two")
 		const nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups "
 		got := decode[[]listed](t, l, nobody+program+"list -o json")
 		if len(got) != 1 || got[0].Service != "two.service" || got[0].State != "active" || len(got[0].VIPs) != 0 {
 			t.Errorf("list: %+v", got)
 		}
-		if out, err := l.m.Run("sh", "-c", nobody+program+"list 2>&1 >/dev/null"); err != nil || !strings.Contains(out, "root") {
+		if out, err := l.M.Run("sh", "-c", nobody+program+"list 2>&1 >/dev/null"); err != nil || !strings.Contains(out, "root") {
 			t.Errorf("what can't be seen is not said: %q, %v", out, err)
 		}
 		l.refused(t, nobody+program+"check two", "sudo")
-		l.refused(t, nobody+program+"disable two", "sudo")
-		l.run(t, program+"disable two")
-		l.run(t, "systemctl stop two")
+		l.refused(t, nobody+program+"disable two --yes", "sudo")
+		l.Run(t, program+"disable two --yes")
+		l.Run(t, "systemctl stop two")
 		l.gone(t, before)
 		l.untouched(t, files)
 	})
@@ -273,47 +288,47 @@ printf '[Service]\nExecStart=sleep infinity\n' >$1/made.service
 func TestTransactions(t *testing.T) {
 	l := newCommandLab(t)
 	// It runs in a namespace only.
-	l.write("usr/lib/systemd/system/inside.service", "[Service]\nExecStartPre=sh -c '! ip link show eth0'\n"+sleep)
+	l.Write("usr/lib/systemd/system/inside.service", "[Service]\nExecStartPre=sh -c '! ip link show eth0'\n"+sleep)
 	// It runs on the host only, and takes its time to fail.
-	l.write("usr/lib/systemd/system/outside.service", "[Service]\nExecStart=sh -c 'ip link show eth0 && exec sleep infinity'\n")
+	l.Write("usr/lib/systemd/system/outside.service", "[Service]\nExecStart=sh -c 'ip link show eth0 && exec sleep infinity'\n")
 	l.up()
-	before := l.m.Snapshot()
+	before := l.M.Snapshot()
 
 	t.Run("enable", func(t *testing.T) {
-		l.run(t, "systemctl start outside")
+		l.Run(t, "systemctl start outside")
 		files := l.etc(t)
 		l.refused(t, program+"enable outside --vip 172.16.26.4/22", "outside.service", "everything is as it was before")
 		l.on(t, "outside", hostNetns)
 		l.untouched(t, files)
-		l.run(t, "systemctl stop outside")
+		l.Run(t, "systemctl stop outside")
 		l.gone(t, before)
 	})
 	t.Run("disable", func(t *testing.T) {
-		l.run(t, program+"enable inside --vip 172.16.26.4/22")
-		l.run(t, "systemctl start inside")
+		l.Run(t, program+"enable inside --vip 172.16.26.4/22")
+		l.Run(t, "systemctl start inside")
 		files := l.etc(t)
-		l.refused(t, program+"disable inside", "inside.service", "systemctl stop inside.service", "everything is as it was before")
+		l.refused(t, program+"disable inside --yes", "inside.service", "systemctl stop inside.service", "everything is as it was before")
 		l.on(t, "inside", "/run/netns/inside")
 		l.untouched(t, files)
-		l.run(t, "systemctl stop inside")
-		l.run(t, program+"disable inside")
+		l.Run(t, "systemctl stop inside")
+		l.Run(t, program+"disable inside --yes")
 		l.gone(t, before)
 	})
 	t.Run("an administrator's drop-in", func(t *testing.T) {
 		const admins = "etc/systemd/system/two.service.d/zz-admin.conf"
-		l.write(admins, "[Unit]\nBindsTo=systemd-netns@two.service\nAfter=systemd-netns@two.service\n[Service]\nNetworkNamespacePath=/run/netns/two\n")
-		l.run(t, program+"enable two --vip 172.16.26.4/22")
-		l.run(t, "systemctl start two")
+		l.Write(admins, "[Unit]\nBindsTo=systemd-netns@two.service\nAfter=systemd-netns@two.service\n[Service]\nNetworkNamespacePath=/run/netns/two\n")
+		l.Run(t, program+"enable two --vip 172.16.26.4/22")
+		l.Run(t, "systemctl start two")
 		files := l.etc(t)
-		l.refused(t, program+"disable two", "/"+admins, "everything is as it was before")
+		l.refused(t, program+"disable two --yes", "/"+admins, "everything is as it was before")
 		l.on(t, "two", "/run/netns/two")
 		l.untouched(t, files)
-		l.run(t, "systemctl stop two")
-		l.run(t, "rm /"+admins)
-		l.run(t, program+"disable two")
-		l.write(admins, "[Service]\nNetworkNamespacePath=/run/netns/elsewhere\n")
+		l.Run(t, "systemctl stop two")
+		l.Run(t, "rm /"+admins)
+		l.Run(t, program+"disable two --yes")
+		l.Write(admins, "[Service]\nNetworkNamespacePath=/run/netns/elsewhere\n")
 		l.refused(t, program+"enable two --in two --vip 172.16.26.4/22", "/"+admins, "everything is as it was before")
-		l.run(t, "rm -r /etc/systemd/system/two.service.d")
+		l.Run(t, "rm -r /etc/systemd/system/two.service.d")
 		l.daemonReload(t)
 		l.gone(t, before)
 	})
@@ -321,35 +336,38 @@ func TestTransactions(t *testing.T) {
 		files := l.etc(t)
 		var all sync.WaitGroup
 		for i, service := range []string{"one", "two", "real"} {
-			all.Go(func() { l.run(t, fmt.Sprintf("%senable %s --vip 172.16.26.%d/22", program, service, 4+i)) })
+			all.Go(func() { l.Run(t, fmt.Sprintf("%senable %s --vip 172.16.26.%d/22", program, service, 4+i)) })
 		}
 		all.Wait()
-		l.run(t, "systemctl start one two real")
+		l.Run(t, "systemctl start one two real")
 		if got := decode[[]listed](t, l, program+"list -o json"); len(got) != 3 {
 			t.Errorf("list: %+v", got)
 		}
 		for _, service := range []string{"one", "two", "real"} {
-			all.Go(func() { l.run(t, program+"disable "+service) })
+			all.Go(func() { l.Run(t, program+"disable --yes "+service) })
 		}
 		all.Wait()
-		l.run(t, "systemctl stop one two real")
+		l.Run(t, "systemctl stop one two real")
 		l.gone(t, before)
 		l.untouched(t, files)
 	})
 	t.Run("others", func(t *testing.T) {
 		files := l.etc(t)
-		l.run(t, program+"enable one --in front --vip 172.16.26.4/22")
-		l.run(t, program+"enable two --in front")
-		l.run(t, "systemctl start one two")
+		l.Run(t, program+"enable one --in front --vip 172.16.26.4/22")
+		l.Run(t, program+"enable two --in front")
+		l.Run(t, "systemctl start one two")
 		in := l.etc(t)
 		l.refused(t, program+"enable one --vip 172.16.26.5/22", "two.service", "--yes")
+		l.wantStatus(t, 2, program+"enable one --vip 172.16.26.5/22")
+		l.refused(t, program+"set one --gateway "+hostAddr, "two.service", "--yes")
+		l.wantStatus(t, 2, program+"set one --gateway "+hostAddr)
 		l.untouched(t, in)
-		l.run(t, program+"enable one --vip 172.16.26.5/22 --yes")
+		l.Run(t, program+"enable one --vip 172.16.26.5/22 --yes")
 		l.on(t, "two", "/run/netns/front")
-		l.serves(t, "172.16.26.5")
-		l.run(t, program+"disable one")
-		l.run(t, program+"disable two")
-		l.run(t, "systemctl stop one two")
+		l.Serves(t, "172.16.26.5")
+		l.Run(t, program+"disable one --yes")
+		l.Run(t, program+"disable two --yes")
+		l.Run(t, "systemctl stop one two")
 		l.gone(t, before)
 		l.untouched(t, files)
 	})
@@ -360,13 +378,13 @@ func TestTransactions(t *testing.T) {
 func TestSet(t *testing.T) {
 	l := newCommandLab(t).up()
 	l.withoutDNS()
-	before, files := l.m.Snapshot(), l.etc(t)
+	before, files := l.M.Snapshot(), l.etc(t)
 	const own = "/etc/systemd-netns/net.d/one.conflist"
-	l.run(t, "systemctl start one")
-	l.run(t, program+"enable one --vip 172.16.26.4/22")
-	pid := l.run(t, "systemctl show one -p MainPID --value")
+	l.Run(t, "systemctl start one")
+	l.Run(t, program+"enable one --vip 172.16.26.4/22")
+	pid := l.Run(t, "systemctl show one -p MainPID --value")
 	var pings sync.WaitGroup
-	for name, from := range l.stations() {
+	for name, from := range l.Stations() {
 		pings.Go(func() {
 			if err := from.Ping(netip.MustParseAddr("172.16.26.4"), "-q", "-i", "0.02", "-c", "1000", "-w", "60"); err != nil {
 				t.Errorf("the %s lost packets: %v", name, err)
@@ -374,12 +392,12 @@ func TestSet(t *testing.T) {
 		})
 	}
 	defer pings.Wait()
-	l.run(t, program+"set one --add-vip 172.16.26.5/22 --add-vip fd26::15/64")
-	l.serves(t, "172.16.26.4", "172.16.26.5")
-	l.run(t, program+"set one --remove-vip 172.16.26.5/22")
-	l.silent(t, "172.16.26.5")
-	l.run(t, "sed -i s/fd26::15/fd26::16/ "+own)
-	l.run(t, "systemctl reload systemd-netns@one")
+	l.Run(t, program+"set one --add-vip 172.16.26.5/22 --add-vip fd26::15/64")
+	l.Serves(t, "172.16.26.4", "172.16.26.5")
+	l.Run(t, program+"set one --remove-vip 172.16.26.5/22")
+	l.Silent(t, "172.16.26.5")
+	l.Run(t, "sed -i s/fd26::15/fd26::16/ "+own)
+	l.Run(t, "systemctl reload systemd-netns@one")
 	status := decode[shown](t, l, program+"status one -o json")
 	if fmt.Sprint(status.VIPs) != "[172.16.26.4/22 fd26::16/64]" || status.Edited || len(status.Drift) != 0 {
 		t.Errorf("status: %+v", status)
@@ -389,12 +407,12 @@ func TestSet(t *testing.T) {
 	l.untouched(t, in)
 	l.wantStatus(t, 0, program+"check one")
 	pings.Wait()
-	if got := l.run(t, "systemctl show one -p MainPID --value"); got != pid {
+	if got := l.Run(t, "systemctl show one -p MainPID --value"); got != pid {
 		t.Errorf("the service was restarted: PID %s, then %s", pid, got)
 	}
 	l.refused(t, program+"set one --remove-vip 172.16.26.9/22", "no VIP of it")
-	l.run(t, program+"disable one")
-	l.run(t, "systemctl stop one")
+	l.Run(t, program+"disable one --yes")
+	l.Run(t, "systemctl stop one")
 	l.gone(t, before)
 	l.untouched(t, files)
 }
@@ -402,31 +420,31 @@ func TestSet(t *testing.T) {
 // TestForward: what the service finds on its 127.0.0.1 is the host's.
 func TestForward(t *testing.T) {
 	l := newCommandLab(t)
-	l.write("usr/lib/systemd/system/backend.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:9000,bind=127.0.0.1,fork,reuseaddr TCP:"+peerAddr+":8080\n")
-	l.write("usr/lib/systemd/system/front.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:127.0.0.1:9000\n")
+	l.Write("usr/lib/systemd/system/backend.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:9000,bind=127.0.0.1,fork,reuseaddr TCP:"+peerAddr+":8080\n")
+	l.Write("usr/lib/systemd/system/front.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:127.0.0.1:9000\n")
 	l.up()
-	before, files := l.m.Snapshot(), l.etc(t)
-	l.run(t, "systemctl start backend front")
-	l.run(t, program+"enable front --vip 172.16.26.4/22 --forward 9000")
-	l.serves(t, "172.16.26.4")
-	l.run(t, "systemctl restart front")
-	l.serves(t, "172.16.26.4")
-	l.run(t, program+"disable front")
-	l.run(t, "systemctl stop front backend")
+	before, files := l.M.Snapshot(), l.etc(t)
+	l.Run(t, "systemctl start backend front")
+	l.Run(t, program+"enable front --vip 172.16.26.4/22 --forward 9000")
+	l.Serves(t, "172.16.26.4")
+	l.Run(t, "systemctl restart front")
+	l.Serves(t, "172.16.26.4")
+	l.Run(t, program+"disable front --yes")
+	l.Run(t, "systemctl stop front backend")
 	l.gone(t, before)
 	l.untouched(t, files)
-	if out := l.run(t, "systemctl list-units --no-legend --state=active systemd-netns-forward@*"); out != "" {
+	if out := l.Run(t, "systemctl list-units --no-legend --state=active systemd-netns-forward@*"); out != "" {
 		t.Errorf("left: %s", out)
 	}
 
 	t.Run("check finds that it is missing", func(t *testing.T) {
-		l.run(t, "systemctl start backend front")
-		l.run(t, program+"enable front --vip 172.16.26.4/22")
+		l.Run(t, "systemctl start backend front")
+		l.Run(t, program+"enable front --vip 172.16.26.4/22")
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
 			for range 15 {
-				_, _ = l.peer.Page("172.16.26.4")
+				_, _ = l.Peer.Page("172.16.26.4")
 			}
 		}()
 		f := l.finding(t, "front", "loopback")
@@ -434,8 +452,8 @@ func TestForward(t *testing.T) {
 		if f.OK || !strings.Contains(f.Detail, "127.0.0.1:9000") || !strings.Contains(f.Remedy, "--forward 9000") {
 			t.Fatalf("%+v", f)
 		}
-		l.run(t, f.Remedy)
-		l.serves(t, "172.16.26.4")
+		l.Run(t, f.Remedy)
+		l.Serves(t, "172.16.26.4")
 	})
 }
 
@@ -455,15 +473,15 @@ func (l *lab) finding(t *testing.T, service, check string) finding {
 // TestCheck: each fault is found, and its remedy mends it.
 func TestCheck(t *testing.T) {
 	l := newCommandLab(t)
-	l.write("usr/lib/systemd/system/web.socket", "[Socket]\nListenStream=81\n")
-	l.write("usr/lib/systemd/system/web.service", "[Service]\nExecStart=/lib/systemd/systemd-socket-proxyd "+peerAddr+":8080\n")
+	l.Write("usr/lib/systemd/system/web.socket", "[Socket]\nListenStream=81\n")
+	l.Write("usr/lib/systemd/system/web.service", "[Service]\nExecStart=/lib/systemd/systemd-socket-proxyd "+peerAddr+":8080\n")
 	l.up()
 	l.withoutDNS()
-	l.run(t, "systemctl start one")
-	l.run(t, program+"enable one --vip 172.16.26.4/22 --vip fd26::4/64")
+	l.Run(t, "systemctl start one")
+	l.Run(t, program+"enable one --vip 172.16.26.4/22 --vip fd26::4/64")
 	l.wantStatus(t, 0, program+"check one")
 	// The keeper would repair what is to be found.
-	l.run(t, "systemctl mask --now systemd-netns-watch.service")
+	l.Run(t, "systemctl mask --now systemd-netns-watch.service")
 	wrong := func(t *testing.T, service, check string, words ...string) finding {
 		t.Helper()
 		f := l.finding(t, service, check)
@@ -477,7 +495,7 @@ func TestCheck(t *testing.T) {
 	}
 	mended := func(t *testing.T, f finding) {
 		t.Helper()
-		l.run(t, f.Remedy)
+		l.Run(t, f.Remedy)
 		testnet.Eventually(t, "all is ok after: "+f.Remedy, func() error {
 			if code, out := l.status(t, program+"check one"); code != 0 {
 				return fmt.Errorf("status %d: %s", code, out)
@@ -486,23 +504,23 @@ func TestCheck(t *testing.T) {
 		})
 	}
 	t.Run("a duplicate address", func(t *testing.T) {
-		l.peer.AddAddress("port", "172.16.26.4/22")
+		l.Peer.AddAddress("port", "172.16.26.4/22")
 		wrong(t, "one", "duplicate-address", "172.16.26.4 is in use by ")
-		l.peer.IP("address del 172.16.26.4/22 dev port")
-		l.peer.IP("-6 address add fd26::4/64 dev port nodad")
+		l.Peer.IP("address del 172.16.26.4/22 dev port")
+		l.Peer.IP("-6 address add fd26::4/64 dev port nodad")
 		wrong(t, "one", "duplicate-address", "fd26::4 is in use by ")
-		l.peer.IP("-6 address del fd26::4/64 dev port")
+		l.Peer.IP("-6 address del fd26::4/64 dev port")
 		l.wantStatus(t, 0, program+"check one")
 	})
 	t.Run("the gateway", func(t *testing.T) {
-		l.peer.IP("address del " + peerAddr + "/22 dev port")
+		l.Peer.IP("address del " + peerAddr + "/22 dev port")
 		wrong(t, "one", "gateway", peerAddr+" does not answer")
-		l.peer.AddAddress("port", peerAddr+"/22")
+		l.Peer.AddAddress("port", peerAddr+"/22")
 	})
 	t.Run("no carrier", func(t *testing.T) {
-		l.peer.IP("link set port down")
+		l.Peer.IP("link set port down")
 		wrong(t, "one", "master", "eth0 has no carrier")
-		l.peer.IP("link set port up")
+		l.Peer.IP("link set port up")
 		testnet.Eventually(t, "carrier", func() error {
 			if f := l.finding(t, "one", "master"); !f.OK {
 				return fmt.Errorf("%+v", f)
@@ -511,40 +529,40 @@ func TestCheck(t *testing.T) {
 		})
 	})
 	t.Run("mv-int is gone", func(t *testing.T) {
-		l.m.IP("link del mv-int")
+		l.M.IP("link del mv-int")
 		wrong(t, "one", "host", "no answer from")
 		mended(t, wrong(t, "one", "attachment", "mv-int"))
 	})
 	t.Run("a firewall", func(t *testing.T) {
-		l.run(t, "nft add table inet filter")
-		l.run(t, "nft add chain inet filter input { type filter hook input priority 0 ; policy drop ; }")
-		l.run(t, "nft add rule inet filter input iifname eth0 accept")
+		l.Run(t, "nft add table inet filter")
+		l.Run(t, "nft add chain inet filter input { type filter hook input priority 0 ; policy drop ; }")
+		l.Run(t, "nft add rule inet filter input iifname eth0 accept")
 		f := wrong(t, "one", "firewall", "mv-int", "nft insert rule inet filter input iifname mv-int accept")
 		mended(t, f)
-		l.run(t, "nft delete table inet filter")
+		l.Run(t, "nft delete table inet filter")
 	})
 	t.Run("DNS", func(t *testing.T) {
-		l.write("etc/resolv.conf", "nameserver "+peerAddr+"\n")
+		l.Write("etc/resolv.conf", "nameserver "+peerAddr+"\n")
 		wrong(t, "one", "dns", peerAddr)
 		l.withoutDNS()
 	})
 	t.Run("edited", func(t *testing.T) {
-		l.run(t, "sed -i s/fd26::4/fd26::15/ /etc/systemd-netns/net.d/one.conflist")
+		l.Run(t, "sed -i s/fd26::4/fd26::15/ /etc/systemd-netns/net.d/one.conflist")
 		wrong(t, "one", "edited", "one.conflist has changed")
 		if got := decode[shown](t, l, program+"status one -o json"); !got.Edited {
 			t.Errorf("status: %+v", got)
 		}
-		l.run(t, "sed -i s/fd26::15/fd26::4/ /etc/systemd-netns/net.d/one.conflist")
+		l.Run(t, "sed -i s/fd26::15/fd26::4/ /etc/systemd-netns/net.d/one.conflist")
 	})
 	t.Run("a socket on the host", func(t *testing.T) {
-		l.run(t, "systemctl start web.socket")
+		l.Run(t, "systemctl start web.socket")
 		l.link("web.service.d/netns.conf", unitDir+"netns.conf")
 		l.daemonReload(t)
 		wrong(t, "web", "sockets", "web.socket")
 	})
 	t.Run("a service that does not run", func(t *testing.T) {
-		l.run(t, "systemctl stop one")
-		_, _ = l.try("systemctl reset-failed one")
+		l.Run(t, "systemctl stop one")
+		_, _ = l.Try("systemctl reset-failed one")
 		wrong(t, "one", "service", "systemctl start one.service")
 	})
 }

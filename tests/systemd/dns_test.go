@@ -26,7 +26,7 @@ const (
 func (l *lab) dnsmasq(t *testing.T, addr string, args ...string) {
 	t.Helper()
 	args = append([]string{
-		"netns", "exec", filepath.Base(l.peer.Path()), "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv",
+		"netns", "exec", filepath.Base(l.Peer.Path()), "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv",
 		"--no-hosts", "--pid-file=", "--user=root", "--bind-interfaces", "--log-facility=-", "--listen-address=" + addr,
 	}, args...)
 	cmd := exec.Command("ip", args...)
@@ -43,7 +43,7 @@ func (l *lab) dnsmasq(t *testing.T, addr string, args ...string) {
 		}
 	})
 	testnet.Eventually(t, "dnsmasq listens on "+addr, func() (err error) {
-		l.peer.Do(func() error {
+		l.Peer.Do(func() error {
 			var conn net.Conn
 			if conn, err = net.Dial("tcp", addr+":53"); err == nil {
 				conn.Close()
@@ -58,9 +58,9 @@ func (l *lab) dnsmasq(t *testing.T, addr string, args ...string) {
 // LAN has seen the question come from a VIP.
 func (l *lab) resolves(t *testing.T, unit, vip, want string) {
 	t.Helper()
-	lan := l.peer.Capture("port")
-	pid := l.run(t, "systemctl show -p MainPID --value "+unit)
-	out, err := l.try("nsenter --mount --net --target " + pid + " getent ahostsv4 " + dnsName)
+	lan := l.Peer.Capture("port")
+	pid := l.Run(t, "systemctl show -p MainPID --value "+unit)
+	out, err := l.Try("nsenter --mount --net --target " + pid + " getent ahostsv4 " + dnsName)
 	if err != nil || !strings.HasPrefix(out, want+" ") {
 		t.Errorf("%s resolves %s to %q, %v; want %s", unit, dnsName, out, err, want)
 	}
@@ -80,29 +80,29 @@ func (l *lab) resolves(t *testing.T, unit, vip, want string) {
 // on a loopback address, a service can resolve names all the same.
 func TestDNS(t *testing.T) {
 	l := newLab(t, machine.With(machine.Resolved...))
-	l.peer.AddAddress("port", otherDNS+"/22")
+	l.Peer.AddAddress("port", otherDNS+"/22")
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	l.run0(t, "systemctl --root=%s enable systemd-resolved.service")
 	l.run0(t, "ln -sf ../run/systemd/resolve/stub-resolv.conf %s/etc/resolv.conf")
-	l.write("etc/systemd/resolved.conf", "[Resolve]\nDNS="+peerAddr+"\nFallbackDNS=\nMulticastDNS=no\nLLMNR=no\n")
+	l.Write("etc/systemd/resolved.conf", "[Resolve]\nDNS="+peerAddr+"\nFallbackDNS=\nMulticastDNS=no\nLLMNR=no\n")
 	l.dnsmasq(t, peerAddr, "--address=/"+dnsName+"/"+peerSays)
 	l.dnsmasq(t, otherDNS, "--address=/"+dnsName+"/"+otherSays)
 	// Its start is over when it is in its namespaces.
-	l.write(dropIns+"app.service", "[Service]\nType=exec\nExecStart=sleep infinity\n")
+	l.Write(dropIns+"app.service", "[Service]\nType=exec\nExecStart=sleep infinity\n")
 	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
 	l.network("app", vip1+"/22")
 	l.boot()
-	l.wantState(t, "systemd-resolved", "active")
-	if out := l.run(t, "cat /etc/resolv.conf"); !strings.Contains(out, "nameserver 127.0.0.53") {
+	l.WantState(t, "systemd-resolved", "active")
+	if out := l.Run(t, "cat /etc/resolv.conf"); !strings.Contains(out, "nameserver 127.0.0.53") {
 		t.Fatalf("the host does not use the stub:\n%s", out)
 	}
-	before := l.m.Snapshot()
+	before := l.M.Snapshot()
 	start := func(t *testing.T) {
-		l.run(t, "systemctl start app")
+		l.Run(t, "systemctl start app")
 		t.Cleanup(func() {
-			l.run(t, "systemctl stop app")
+			l.Run(t, "systemctl stop app")
 			l.gone(t, before)
-			if out, err := l.try("ls -A /run/systemd-netns"); err != nil || out != "" {
+			if out, err := l.Try("ls -A /run/systemd-netns"); err != nil || out != "" {
 				t.Errorf("left in /run/systemd-netns: %q, %v", out, err)
 			}
 		})
@@ -113,7 +113,7 @@ func TestDNS(t *testing.T) {
 		l.says(t, "app: DNS servers "+peerAddr+", from /run/systemd/resolve/resolv.conf")
 	})
 	t.Run("the network's servers", func(t *testing.T) {
-		l.write(netDir+"app.conflist", `{"cniVersion": "1.1.0", "name": "app", "plugins": [
+		l.Write(netDir+"app.conflist", `{"cniVersion": "1.1.0", "name": "app", "plugins": [
 			{"type": "macvlan-vip", "master": "eth0", "ipam": {"type": "static", "addresses": [{"address": "`+vip1+`/22"}], "dns": {"nameservers": ["`+otherDNS+`"]}}},
 			{"type": "hairpin-route"}]}`)
 		start(t)
@@ -122,17 +122,17 @@ func TestDNS(t *testing.T) {
 	})
 	t.Run("an administrator's file wins, after a reload too", func(t *testing.T) {
 		start(t)
-		t.Cleanup(func() { l.run(t, "rm -r /etc/netns/app") })
-		l.write("etc/netns/app/resolv.conf", "nameserver "+peerAddr+"\n")
-		l.run(t, "systemctl reload systemd-netns@app")
-		l.run(t, "systemctl restart app")
+		t.Cleanup(func() { l.Run(t, "rm -r /etc/netns/app") })
+		l.Write("etc/netns/app/resolv.conf", "nameserver "+peerAddr+"\n")
+		l.Run(t, "systemctl reload systemd-netns@app")
+		l.Run(t, "systemctl restart app")
 		l.resolves(t, "app", vip1, peerSays)
 	})
 	t.Run("loopback servers alone", func(t *testing.T) {
 		l.network("app", vip1+"/22")
-		l.run(t, "systemctl stop systemd-resolved")
-		l.run(t, "rm -rf /run/systemd/resolve /etc/resolv.conf")
-		l.write("etc/resolv.conf", "nameserver 127.0.0.1\n")
+		l.Run(t, "systemctl stop systemd-resolved")
+		l.Run(t, "rm -rf /run/systemd/resolve /etc/resolv.conf")
+		l.Write("etc/resolv.conf", "nameserver 127.0.0.1\n")
 		start(t)
 		l.says(t, "write the service's servers to /etc/netns/app/resolv.conf")
 	})
@@ -142,7 +142,7 @@ func TestDNS(t *testing.T) {
 func (l *lab) says(t *testing.T, text string) {
 	t.Helper()
 	testnet.Eventually(t, fmt.Sprintf("the journal says %q", text), func() error {
-		if out := l.run(t, "journalctl --no-pager -o cat -t systemd-netns"); !strings.Contains(out, text) {
+		if out := l.Run(t, "journalctl --no-pager -o cat -t systemd-netns"); !strings.Contains(out, text) {
 			return fmt.Errorf("journal:\n%s", out)
 		}
 		return nil
@@ -155,29 +155,29 @@ func TestDHCP(t *testing.T) {
 	l := newLab(t)
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	l.dnsmasq(t, peerAddr, "--dhcp-range=172.16.26.50,172.16.26.59,255.255.252.0,1h", "--dhcp-leasefile=/dev/null", "--dhcp-authoritative", "--leasefile-ro")
-	l.write(dropIns+"dhcp.service", "[Service]\nExecStartPre=mkdir -p /run/cni\nExecStart=/opt/cni/bin/dhcp daemon\n")
-	l.write(dropIns+"app.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:"+peerAddr+":8080\n")
+	l.Write(dropIns+"dhcp.service", "[Service]\nExecStartPre=mkdir -p /run/cni\nExecStart=/opt/cni/bin/dhcp daemon\n")
+	l.Write(dropIns+"app.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:"+peerAddr+":8080\n")
 	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
-	l.write(netDir+"app.conflist", `{"cniVersion": "1.1.0", "name": "app", "plugins": [
+	l.Write(netDir+"app.conflist", `{"cniVersion": "1.1.0", "name": "app", "plugins": [
 		{"type": "macvlan-vip", "master": "eth0", "ipam": {"type": "dhcp"}}, {"type": "hairpin-route"}]}`)
 	l.boot()
 	t.Run("without the daemon", func(t *testing.T) {
-		if _, err := l.try("systemctl start app"); err == nil {
+		if _, err := l.Try("systemctl start app"); err == nil {
 			t.Error("the start succeeded")
 		}
 		l.says(t, "; start the DHCP daemon")
 	})
-	l.run(t, "systemctl start dhcp")
+	l.Run(t, "systemctl start dhcp")
 	testnet.Eventually(t, "the daemon listens", func() error {
-		_, err := l.try("test -S /run/cni/dhcp.sock")
+		_, err := l.Try("test -S /run/cni/dhcp.sock")
 		return err
 	})
-	l.run(t, "systemctl start app")
-	vip, _, _ := strings.Cut(strings.Fields(l.run(t, "ip netns exec app ip -4 -o address show mv0"))[3], "/")
+	l.Run(t, "systemctl start app")
+	vip, _, _ := strings.Cut(strings.Fields(l.Run(t, "ip netns exec app ip -4 -o address show mv0"))[3], "/")
 	if !strings.HasPrefix(vip, "172.16.26.5") {
 		t.Fatalf("VIP %q", vip)
 	}
-	l.serves(t, vip)
-	l.run(t, "systemctl stop app")
-	l.silent(t, vip)
+	l.Serves(t, vip)
+	l.Run(t, "systemctl stop app")
+	l.Silent(t, vip)
 }

@@ -13,7 +13,7 @@ const program = "/usr/local/bin/systemd-netns "
 // refused runs a command that must fail, with words in what it says.
 func (l *lab) refused(t *testing.T, command string, words ...string) {
 	t.Helper()
-	_, err := l.try(command)
+	_, err := l.Try(command)
 	if err == nil {
 		t.Errorf("%s: no error", command)
 		return
@@ -28,8 +28,8 @@ func (l *lab) refused(t *testing.T, command string, words ...string) {
 // on asserts which network namespace a service's main process is in.
 func (l *lab) on(t *testing.T, unit, netns string) {
 	t.Helper()
-	pid := l.run(t, "systemctl show -p MainPID --value "+unit)
-	its, want := l.run(t, "stat -L -c %i /proc/"+pid+"/ns/net"), l.run(t, "stat -L -c %i "+netns)
+	pid := l.Run(t, "systemctl show -p MainPID --value "+unit)
+	its, want := l.Run(t, "stat -L -c %i /proc/"+pid+"/ns/net"), l.Run(t, "stat -L -c %i "+netns)
 	if its != want {
 		t.Errorf("%s is in namespace %s, not %s (%s)", unit, its, want, netns)
 	}
@@ -40,22 +40,22 @@ const hostNetns = "/proc/1/ns/net"
 // TestEnable: one command in, and one out, with nothing left.
 func TestEnable(t *testing.T) {
 	l := newLab(t)
-	l.haproxyConfig("")
+	l.Haproxy("")
 	// Until it has its VIPs, haproxy's configuration binds what is not there.
-	l.write("etc/sysctl.d/nonlocal.conf", "net.ipv4.ip_nonlocal_bind=1\n")
+	l.Write("etc/sysctl.d/nonlocal.conf", "net.ipv4.ip_nonlocal_bind=1\n")
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	backend := "ExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:" + peerAddr + ":8080\n"
 	for _, service := range []string{"one", "two", "app@"} {
-		l.write("usr/lib/systemd/system/"+service+".service", "[Service]\n"+backend)
+		l.Write("usr/lib/systemd/system/"+service+".service", "[Service]\n"+backend)
 	}
-	l.write("usr/lib/systemd/system/two.service", "[Service]\nExecStart=sleep infinity\n")
-	l.write("usr/lib/systemd/system/rare.service", "[Unit]\nStartLimitIntervalSec=60\nStartLimitBurst=1\n[Service]\nExecStart=sleep infinity\n")
+	l.Write("usr/lib/systemd/system/two.service", "[Service]\nExecStart=sleep infinity\n")
+	l.Write("usr/lib/systemd/system/rare.service", "[Unit]\nStartLimitIntervalSec=60\nStartLimitBurst=1\n[Service]\nExecStart=sleep infinity\n")
 	// The others start far more often than in real life.
-	l.write("etc/systemd/system.conf.d/often.conf", "[Manager]\nDefaultStartLimitIntervalSec=0\n")
-	l.write("usr/lib/systemd/system/web.socket", "[Socket]\nListenStream=80\n[Install]\nWantedBy=sockets.target\n")
-	l.write("usr/lib/systemd/system/web.service", "[Service]\nExecStart=/lib/systemd/systemd-socket-proxyd "+peerAddr+":8080\n")
+	l.Write("etc/systemd/system.conf.d/often.conf", "[Manager]\nDefaultStartLimitIntervalSec=0\n")
+	l.Write("usr/lib/systemd/system/web.socket", "[Socket]\nListenStream=80\n[Install]\nWantedBy=sockets.target\n")
+	l.Write("usr/lib/systemd/system/web.service", "[Service]\nExecStart=/lib/systemd/systemd-socket-proxyd "+peerAddr+":8080\n")
 	l.boot()
-	before := l.m.Snapshot()
+	before := l.M.Snapshot()
 
 	t.Run("no network", func(t *testing.T) {
 		l.refused(t, program+"enable haproxy", `network "haproxy"`, "/etc/cni/net.d", "/usr/local/share/macvlan-vip/conf")
@@ -65,98 +65,98 @@ func TestEnable(t *testing.T) {
 	l.network("other", "172.16.26.9/22")
 	files := l.etc(t)
 	t.Run("a running service, and back", func(t *testing.T) {
-		l.run(t, "sysctl -q -w net.ipv4.ip_nonlocal_bind=1")
-		l.run(t, "systemctl start haproxy")
+		l.Run(t, "sysctl -q -w net.ipv4.ip_nonlocal_bind=1")
+		l.Run(t, "systemctl start haproxy")
 		l.on(t, "haproxy", hostNetns)
 		for _, name := range []string{"haproxy", "haproxy.service"} {
-			l.run(t, program+"enable "+name)
+			l.Run(t, program+"enable "+name)
 			l.on(t, "haproxy", "/run/netns/haproxy")
-			l.serves(t, vip1, vip2)
+			l.Serves(t, vip1, vip2)
 		}
-		if target := l.run(t, "readlink /"+dropIns+"haproxy.service.d/netns.conf"); target != unitDir+"netns.conf" {
+		if target := l.Run(t, "readlink /"+dropIns+"haproxy.service.d/netns.conf"); target != unitDir+"netns.conf" {
 			t.Errorf("drop-in: %q", target)
 		}
-		if out := line(l.run(t, program+"list"), "haproxy.service"); strings.Join(strings.Fields(out), " ") != "haproxy.service active haproxy haproxy 172.16.26.1/22 172.16.26.2/22" {
+		if out := line(l.Run(t, program+"list"), "haproxy.service"); strings.Join(strings.Fields(out), " ") != "haproxy.service active haproxy haproxy 172.16.26.1/22 172.16.26.2/22" {
 			t.Errorf("list: %q", out)
 		}
-		out := l.run(t, program+"status haproxy")
+		out := l.Run(t, program+"status haproxy")
 		for _, want := range []string{"haproxy.service is active", "172.16.26.1/22 172.16.26.2/22 on mv0", "through mv-int from 172.16.27.217"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("no %q in status:\n%s", want, out)
 			}
 		}
 		for range 2 { // the second has nothing to do
-			l.run(t, program+"disable haproxy")
+			l.Run(t, program+"disable haproxy --yes")
 		}
 		l.on(t, "haproxy", hostNetns)
 		l.gone(t, before)
 		l.untouched(t, files)
-		l.run(t, "systemctl stop haproxy")
+		l.Run(t, "systemctl stop haproxy")
 	})
 	t.Run("a socket-activated service", func(t *testing.T) {
-		l.run(t, "systemctl start web.socket")
-		l.run(t, program+"enable web --network lan --vip 172.16.26.3/22")
-		if got := listeners(l.run(t, "ss -ntlH")); len(got) != 0 {
+		l.Run(t, "systemctl start web.socket")
+		l.Run(t, program+"enable web --network lan --vip 172.16.26.3/22")
+		if got := listeners(l.Run(t, "ss -ntlH")); len(got) != 0 {
 			t.Errorf("the socket listens on the host: %q", got)
 		}
-		l.serves(t, "172.16.26.3")
-		l.run(t, program+"disable web")
-		if got := listeners(l.run(t, "ss -ntlH")); len(got) != 1 {
+		l.Serves(t, "172.16.26.3")
+		l.Run(t, program+"disable web --yes")
+		if got := listeners(l.Run(t, "ss -ntlH")); len(got) != 1 {
 			t.Errorf("the socket does not listen on the host: %q", got)
 		}
-		l.run(t, "systemctl stop web.socket web.service")
+		l.Run(t, "systemctl stop web.socket web.service")
 		l.gone(t, before)
 		l.untouched(t, files)
 	})
 	t.Run("two in one namespace, and a template's instance", func(t *testing.T) {
-		l.run(t, "systemctl start one")
-		l.run(t, program+"enable one --in front --network lan --vip 172.16.26.4/22 --vip fd26::4/64")
-		l.run(t, program+"enable two --in front")
-		l.run(t, program+"enable --network=lan --vip=172.16.26.5/22 app@1")
-		l.run(t, "systemctl start two app@1")
+		l.Run(t, "systemctl start one")
+		l.Run(t, program+"enable one --in front --network lan --vip 172.16.26.4/22 --vip fd26::4/64")
+		l.Run(t, program+"enable two --in front")
+		l.Run(t, program+"enable --network=lan --vip=172.16.26.5/22 app@1")
+		l.Run(t, "systemctl start two app@1")
 		l.on(t, "one", "/run/netns/front")
 		l.on(t, "two", "/run/netns/front")
 		l.on(t, "app@1", "/run/netns/app@1")
-		l.serves(t, "172.16.26.4", "172.16.26.5")
-		l.run(t, program+"disable one")
+		l.Serves(t, "172.16.26.4", "172.16.26.5")
+		l.Run(t, program+"disable one --yes")
 		l.on(t, "one", hostNetns)
 		l.on(t, "two", "/run/netns/front")
-		l.run(t, "systemctl stop one")
-		l.run(t, program+"disable two")
+		l.Run(t, "systemctl stop one")
+		l.Run(t, program+"disable two --yes")
 		l.on(t, "two", hostNetns)
-		l.run(t, program+"disable app@1")
-		l.run(t, "systemctl stop two app@1")
+		l.Run(t, program+"disable app@1 --yes")
+		l.Run(t, "systemctl stop two app@1")
 		l.gone(t, before)
 		l.untouched(t, files)
 	})
 	t.Run("a service that is in one already", func(t *testing.T) {
-		l.run(t, "systemctl start one")
-		l.run(t, program+"enable one --in front --network lan --vip 172.16.26.4/22")
-		l.run(t, program+"enable two --in front")
-		l.run(t, "systemctl start two")
+		l.Run(t, "systemctl start one")
+		l.Run(t, program+"enable one --in front --network lan --vip 172.16.26.4/22")
+		l.Run(t, program+"enable two --in front")
+		l.Run(t, "systemctl start two")
 		in := l.etc(t)
 		for _, wish := range []string{"--in front", "--in back --network lan"} {
 			l.refused(t, program+"enable one --yes "+wish+" --vip "+hostAddr+"/22", "the host itself has it", "as it was before")
 			l.untouched(t, in)
 			l.on(t, "one", "/run/netns/front")
 			l.on(t, "two", "/run/netns/front")
-			l.serves(t, "172.16.26.4")
+			l.Serves(t, "172.16.26.4")
 		}
-		l.run(t, program+"enable one --in front --vip 172.16.26.6/22 --yes")
+		l.Run(t, program+"enable one --in front --vip 172.16.26.6/22 --yes")
 		l.on(t, "two", "/run/netns/front")
-		l.serves(t, "172.16.26.6")
-		l.silent(t, "172.16.26.4")
-		l.run(t, "systemctl stop two")
-		l.run(t, program+"disable two")
-		l.run(t, program+"enable one --in back --network lan --vip 172.16.26.7/22")
+		l.Serves(t, "172.16.26.6")
+		l.Silent(t, "172.16.26.4")
+		l.Run(t, "systemctl stop two")
+		l.Run(t, program+"disable two --yes")
+		l.Run(t, program+"enable one --in back --network lan --vip 172.16.26.7/22")
 		l.on(t, "one", "/run/netns/back")
-		l.serves(t, "172.16.26.7")
-		l.silent(t, "172.16.26.6")
-		if names := l.run(t, "ip netns list"); !strings.HasPrefix(names, "back") || strings.Contains(names, "\n") {
+		l.Serves(t, "172.16.26.7")
+		l.Silent(t, "172.16.26.6")
+		if names := l.Run(t, "ip netns list"); !strings.HasPrefix(names, "back") || strings.Contains(names, "\n") {
 			t.Errorf("namespaces: %s", names)
 		}
-		l.run(t, program+"disable one")
-		l.run(t, "systemctl stop one")
+		l.Run(t, program+"disable one --yes")
+		l.Run(t, "systemctl stop one")
 		l.gone(t, before)
 		l.untouched(t, files)
 	})
@@ -170,25 +170,25 @@ func TestEnable(t *testing.T) {
 		l.untouched(t, files)
 	})
 	t.Run("a start that fails leaves the service as it was", func(t *testing.T) {
-		l.run(t, "systemctl start one")
+		l.Run(t, "systemctl start one")
 		l.refused(t, program+"enable one --network lan --vip "+hostAddr+"/22", "the host itself has it")
 		l.on(t, "one", hostNetns)
 		l.gone(t, before)
 		l.untouched(t, files)
-		l.run(t, "systemctl stop one")
+		l.Run(t, "systemctl stop one")
 	})
 	t.Run("the same if it may not start again so soon", func(t *testing.T) {
-		l.run(t, "systemctl start rare")
+		l.Run(t, "systemctl start rare")
 		l.refused(t, program+"enable rare --network lan --vip "+hostAddr+"/22", "the host itself has it")
 		l.on(t, "rare", hostNetns)
 		l.untouched(t, files)
-		l.run(t, "systemctl stop rare")
+		l.Run(t, "systemctl stop rare")
 	})
 	t.Run("an administrator's files", func(t *testing.T) {
 		const env, dropIn = "etc/systemd-netns/one.env", dropIns + "one.service.d/netns.conf"
-		l.write(env, "NETWORK=other\n")
+		l.Write(env, "NETWORK=other\n")
 		l.refused(t, program+"enable one --network lan --vip 172.16.26.4/22", "/"+env, "NETWORK=lan")
-		l.write(dropIn, "[Service]\nNice=1\n")
+		l.Write(dropIn, "[Service]\nNice=1\n")
 		files := l.etc(t)
 		l.refused(t, program+"enable one", "/"+dropIn)
 		l.untouched(t, files)
@@ -199,9 +199,9 @@ func TestEnable(t *testing.T) {
 func (l *lab) etc(t *testing.T) string {
 	t.Helper()
 	which := "find /etc -path /etc/systemd* -o -path /etc/cni* "
-	names := strings.Split(l.run(t, strings.ReplaceAll(which, " -o", ` -printf %p:%y:%l:%m:%u:%g\n -o`)+`-printf %p:%y:%l:%m:%u:%g\n`), "\n")
+	names := strings.Split(l.Run(t, strings.ReplaceAll(which, " -o", ` -printf %p:%y:%l:%m:%u:%g\n -o`)+`-printf %p:%y:%l:%m:%u:%g\n`), "\n")
 	slices.Sort(names)
-	return strings.Join(names, "\n") + "\n" + l.run(t, "find /etc -path /etc/systemd* -type f -exec md5sum {} + -o -path /etc/cni* -type f -exec md5sum {} +")
+	return strings.Join(names, "\n") + "\n" + l.Run(t, "find /etc -path /etc/systemd* -type f -exec md5sum {} + -o -path /etc/cni* -type f -exec md5sum {} +")
 }
 
 func (l *lab) untouched(t *testing.T, before string) {

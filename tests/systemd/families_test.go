@@ -21,12 +21,12 @@ var dualStack = []string{vip1, vip2, vip6}
 // withDualStack sets haproxy up on VIPs of both families, with a backend that
 // it reaches over both.
 func (l *lab) withDualStack(dropIn string) *lab {
-	l.t.Helper()
+	l.T.Helper()
 	l.network("haproxy", vip1+"/22", vip2+"/22", vip6+"/64")
 	l.link("haproxy.service.d/netns.conf", unitDir+dropIn)
-	l.write(dropIns+"haproxy.service.d/often.conf", "[Unit]\nStartLimitIntervalSec=0\n")
-	l.peer.ServePage("["+peerAddr6+"]:8080", answer)
-	l.write("etc/haproxy/haproxy.cfg", fmt.Sprintf(`
+	l.Write(dropIns+"haproxy.service.d/often.conf", "[Unit]\nStartLimitIntervalSec=0\n")
+	l.Peer.ServePage("["+peerAddr6+"]:8080", answer)
+	l.Write("etc/haproxy/haproxy.cfg", fmt.Sprintf(`
 defaults
 	mode http
 	timeout connect 5s
@@ -52,9 +52,9 @@ backend peer6
 // for a LAN peer that has forgotten the VIPs.
 func (l *lab) reached(t testing.TB) {
 	t.Helper()
-	l.peer.IP("neigh flush all")
-	l.serves(t, dualStack...)
-	for name, from := range l.stations() {
+	l.Peer.IP("neigh flush all")
+	l.Serves(t, dualStack...)
+	for name, from := range l.Stations() {
 		for _, vip := range dualStack {
 			testnet.Eventually(t, fmt.Sprintf("%s answers a ping of the %s", vip, name), func() error { return from.Ping(netip.MustParseAddr(vip)) })
 		}
@@ -69,7 +69,7 @@ func (l *lab) reached(t testing.TB) {
 // refusedAt: a closed port is refused by a reset, which the kernel sends.
 func (l *lab) refusedAt(addr string) error {
 	var err error
-	l.peer.Do(func() error {
+	l.Peer.Do(func() error {
 		_, err = net.DialTimeout("tcp", addr, 5*time.Second)
 		return nil
 	})
@@ -85,9 +85,9 @@ func TestBothFamilies(t *testing.T) {
 	l := newLab(t).withDualStack("netns.conf")
 	l.run0(t, "systemctl --root=%s mask haproxy.service")
 	l.boot()
-	before := l.m.Snapshot()
-	l.run(t, "systemctl unmask haproxy.service")
-	l.run(t, "systemctl start haproxy")
+	before := l.M.Snapshot()
+	l.Run(t, "systemctl unmask haproxy.service")
+	l.Run(t, "systemctl start haproxy")
 	l.reached(t)
 	t.Run("restart", func(t *testing.T) {
 		l.restart(t)
@@ -99,25 +99,25 @@ func TestBothFamilies(t *testing.T) {
 	})
 	t.Run("filters of slices and units", l.filters)
 	t.Run("stop leaves nothing", func(t *testing.T) {
-		l.run(t, "systemctl stop haproxy")
+		l.Run(t, "systemctl stop haproxy")
 		l.gone(t, before)
 		for _, vip := range dualStack {
-			l.silent(t, vip)
+			l.Silent(t, vip)
 		}
 	})
 	// Enabled, as Debian has it.
 	t.Run("reboot", func(t *testing.T) {
-		if err := l.m.PowerOff(); err != nil {
+		if err := l.M.PowerOff(); err != nil {
 			t.Fatal(err)
 		}
 		l.boot()
-		l.wantState(t, "haproxy", "active")
+		l.WantState(t, "haproxy", "active")
 		l.reached(t)
 	})
 	t.Run("power cut", func(t *testing.T) {
-		l.m.Cut()
+		l.M.Cut()
 		l.boot()
-		l.wantState(t, "haproxy", "active")
+		l.WantState(t, "haproxy", "active")
 		l.reached(t)
 	})
 }
@@ -126,44 +126,44 @@ func TestBothFamilies(t *testing.T) {
 // does not reach a namespace's own sockets, which belong to the shim's cgroup.
 func (l *lab) filters(t *testing.T) {
 	const all = "IPAccounting=yes\nMemoryAccounting=yes\nTasksAccounting=yes\nCPUAccounting=yes\nIOAccounting=yes\n"
-	l.write(dropIns+"system.slice.d/deny.conf", "[Slice]\nIPAddressDeny=any\n"+all)
-	l.write(dropIns+"systemd-netns@.service.d/deny.conf", "[Service]\nIPAddressDeny=any\nSocketBindDeny=any\nDevicePolicy=closed\n"+all)
-	l.write(dropIns+"systemd-netns-access@.service.d/deny.conf", "[Service]\nSocketBindDeny=any\nDevicePolicy=closed\n"+all)
-	l.write(dropIns+"haproxy.service.d/allow.conf", "[Service]\nIPAddressAllow=any\n")
+	l.Write(dropIns+"system.slice.d/deny.conf", "[Slice]\nIPAddressDeny=any\n"+all)
+	l.Write(dropIns+"systemd-netns@.service.d/deny.conf", "[Service]\nIPAddressDeny=any\nSocketBindDeny=any\nDevicePolicy=closed\n"+all)
+	l.Write(dropIns+"systemd-netns-access@.service.d/deny.conf", "[Service]\nSocketBindDeny=any\nDevicePolicy=closed\n"+all)
+	l.Write(dropIns+"haproxy.service.d/allow.conf", "[Service]\nIPAddressAllow=any\n")
 	l.rebuilt(t)
 	l.reached(t)
 	// The service's own filter is about the service's own sockets.
-	l.write(dropIns+"haproxy.service.d/allow.conf", "[Service]\nIPAddressDeny=any\nIPAddressAllow="+peerAddr+" "+peerAddr6+"\n")
+	l.Write(dropIns+"haproxy.service.d/allow.conf", "[Service]\nIPAddressDeny=any\nIPAddressAllow="+peerAddr+" "+peerAddr6+"\n")
 	l.rebuilt(t)
 	for _, vip := range dualStack {
-		if err := l.peer.Ping(netip.MustParseAddr(vip)); err != nil {
+		if err := l.Peer.Ping(netip.MustParseAddr(vip)); err != nil {
 			t.Error(err)
 		}
-		if err := l.peer.WantPage(vip, answer); err != nil {
+		if err := l.Peer.WantPage(vip, answer); err != nil {
 			t.Error(err)
 		}
-		if page, err := l.m.Page(vip); l.filtersIP(t) && err == nil {
+		if page, err := l.M.Page(vip); l.filtersIP(t) && err == nil {
 			t.Errorf("the host, which the service denies, gets %q from %s", page, vip)
 		}
 	}
-	l.run(t, "rm "+strings.ReplaceAll("/A/system.slice.d/deny.conf /A/systemd-netns@.service.d/deny.conf /A/systemd-netns-access@.service.d/deny.conf /A/haproxy.service.d/allow.conf", "/A/", "/"+dropIns))
+	l.Run(t, "rm "+strings.ReplaceAll("/A/system.slice.d/deny.conf /A/systemd-netns@.service.d/deny.conf /A/systemd-netns-access@.service.d/deny.conf /A/haproxy.service.d/allow.conf", "/A/", "/"+dropIns))
 	l.rebuilt(t)
 }
 
 // rebuilt stops the service, and starts it in a namespace that is made anew.
 func (l *lab) rebuilt(t *testing.T) {
 	t.Helper()
-	l.run(t, "systemctl stop haproxy")
-	l.wantState(t, "systemd-netns@haproxy", "inactive")
+	l.Run(t, "systemctl stop haproxy")
+	l.WantState(t, "systemd-netns@haproxy", "inactive")
 	l.daemonReload(t)
-	l.run(t, "systemctl start haproxy")
+	l.Run(t, "systemctl start haproxy")
 }
 
 // filtersIP tells whether the machine's systemd filters at all, which it does
 // on cgroup v2 alone.
 func (l *lab) filtersIP(t *testing.T) bool {
 	t.Helper()
-	return l.run(t, "stat -f -c %T /sys/fs/cgroup") == "cgroup2fs"
+	return l.Run(t, "stat -f -c %T /sys/fs/cgroup") == "cgroup2fs"
 }
 
 // TestBothFamiliesTheArticlesWay: the same, with a namespace that systemd makes.
@@ -171,7 +171,7 @@ func TestBothFamiliesTheArticlesWay(t *testing.T) {
 	l := newLab(t).withDualStack("private-network.conf")
 	l.link("systemd-netns@haproxy.service.d/private.conf", unitDir+"systemd-netns-private.conf")
 	l.boot()
-	l.wantState(t, "haproxy", "active")
+	l.WantState(t, "haproxy", "active")
 	l.reached(t)
 	t.Run("filters of slices and units", l.filters)
 	l.reached(t)

@@ -21,14 +21,14 @@ func TestKeeper(t *testing.T) {
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	l.boot()
-	before := l.m.Snapshot()
-	l.run(t, "systemctl start haproxy")
-	l.serves(t, vip1, vip2)
-	l.wantState(t, "systemd-netns-watch", "active")
+	before := l.M.Snapshot()
+	l.Run(t, "systemctl start haproxy")
+	l.Serves(t, vip1, vip2)
+	l.WantState(t, "systemd-netns-watch", "active")
 	l.watched(t)
-	pid := l.mainPID(t)
-	inside := func(args string) func() { return func() { l.run(t, "ip -n haproxy "+args) } }
-	host := func(args string) func() { return func() { l.m.IP(args) } }
+	pid := l.MainPID(t)
+	inside := func(args string) func() { return func() { l.Run(t, "ip -n haproxy "+args) } }
+	host := func(args string) func() { return func() { l.M.IP(args) } }
 	var took []time.Duration
 	for _, c := range []struct {
 		name  string
@@ -49,13 +49,13 @@ func TestKeeper(t *testing.T) {
 		{"the service's routes are flushed", inside("route flush proto 118"), "-n haproxy -4 route show proto 118", "the service's route to 172.16.27.217 was removed"},
 		{"the service's neighbours are flushed", inside("neigh flush nud permanent dev mv0"), "-n haproxy neigh show nud permanent dev mv0", "the service's neighbour entry for 172.16.27.217 was removed"},
 		{"the host gets an address", host("address add 172.16.27.218/32 dev eth0"), "-n haproxy -4 route show 172.16.27.218 proto 118", "the host has got the address 172.16.27.218"},
-		{"the namespace's name is removed", func() { l.run(t, "ip netns delete haproxy") }, "-n haproxy link show mv0", "the name of the namespace was removed"},
+		{"the namespace's name is removed", func() { l.Run(t, "ip netns delete haproxy") }, "-n haproxy link show mv0", "the name of the namespace was removed"},
 	} {
 		start := time.Now()
 		c.spoil()
 		testnet.Eventually(t, c.name+": it is right again", func() error {
 			// As the machine sees it, where the namespaces' names are.
-			out, err := l.try("ip " + c.query)
+			out, err := l.Try("ip " + c.query)
 			if err == nil && (out == "" || strings.Contains(c.query, "route get") && !strings.Contains(out, "dev mv-int")) {
 				err = fmt.Errorf("%q", out)
 			}
@@ -65,8 +65,8 @@ func TestKeeper(t *testing.T) {
 		t.Logf("%s: %s", c.name, took[len(took)-1].Round(10*time.Millisecond))
 		l.says(t, "haproxy: ")
 		l.says(t, c.says)
-		l.serves(t, vip1, vip2)
-		if now := l.mainPID(t); now != pid {
+		l.Serves(t, vip1, vip2)
+		if now := l.MainPID(t); now != pid {
 			t.Fatalf("%s: haproxy was restarted", c.name)
 		}
 		l.settled(t)
@@ -74,7 +74,7 @@ func TestKeeper(t *testing.T) {
 	slices.Sort(took)
 	// On a machine that is busy with other tests, the repair itself takes as long.
 	start := time.Now()
-	l.run(t, "systemctl reload systemd-netns@haproxy")
+	l.Run(t, "systemctl reload systemd-netns@haproxy")
 	limit := max(time.Second, 2*time.Since(start))
 	t.Logf("median %s, limit %s", took[len(took)/2], limit)
 	if median := took[len(took)/2]; median > limit {
@@ -84,28 +84,28 @@ func TestKeeper(t *testing.T) {
 	t.Run("another holder", func(t *testing.T) { l.otherHolder(t) })
 	t.Run("the cable is out", func(t *testing.T) { l.cableOut(t) })
 	t.Run("again and again", func(t *testing.T) { l.againAndAgain(t) })
-	if now := l.mainPID(t); now != pid {
+	if now := l.MainPID(t); now != pid {
 		t.Fatal("haproxy was restarted")
 	}
 	t.Run("it goes with the last namespace", func(t *testing.T) {
-		l.m.IP("address del 172.16.27.218/32 dev eth0")
+		l.M.IP("address del 172.16.27.218/32 dev eth0")
 		l.settled(t)
-		l.run(t, "systemctl stop haproxy")
-		l.wantState(t, "systemd-netns-watch", "inactive")
+		l.Run(t, "systemctl stop haproxy")
+		l.WantState(t, "systemd-netns-watch", "inactive")
 		l.gone(t, before)
 	})
 	t.Run("without it", func(t *testing.T) {
-		l.run(t, "systemctl mask systemd-netns-watch")
-		l.run(t, "systemctl start haproxy")
-		l.serves(t, vip1)
-		l.m.IP("link del mv-int")
+		l.Run(t, "systemctl mask systemd-netns-watch")
+		l.Run(t, "systemctl start haproxy")
+		l.Serves(t, vip1)
+		l.M.IP("link del mv-int")
 		time.Sleep(time.Second)
-		if out, err := l.m.TryIP("link show mv-int"); err == nil {
+		if out, err := l.M.TryIP("link show mv-int"); err == nil {
 			t.Errorf("somebody has repaired it: %s", out)
 		}
-		l.run(t, "systemctl reload systemd-netns@haproxy")
-		l.serves(t, vip1)
-		l.run(t, "systemctl stop haproxy")
+		l.Run(t, "systemctl reload systemd-netns@haproxy")
+		l.Serves(t, vip1)
+		l.Run(t, "systemctl stop haproxy")
 		l.gone(t, before)
 	})
 }
@@ -114,7 +114,7 @@ func TestKeeper(t *testing.T) {
 func (l *lab) watched(t *testing.T) {
 	t.Helper()
 	testnet.Eventually(t, "the keeper watches", func() error {
-		if out := l.run(t, "systemctl show -p StatusText --value systemd-netns-watch"); !strings.HasPrefix(out, "1 namespaces are watched") {
+		if out := l.Run(t, "systemctl show -p StatusText --value systemd-netns-watch"); !strings.HasPrefix(out, "1 namespaces are watched") {
 			return fmt.Errorf("status: %q", out)
 		}
 		return nil
@@ -125,17 +125,17 @@ func (l *lab) watched(t *testing.T) {
 func (l *lab) settled(t *testing.T) {
 	t.Helper()
 	time.Sleep(200 * time.Millisecond)
-	l.wantState(t, "systemd-netns@haproxy", "active")
+	l.WantState(t, "systemd-netns@haproxy", "active")
 	time.Sleep(100 * time.Millisecond)
-	l.wantState(t, "systemd-netns@haproxy", "active")
+	l.WantState(t, "systemd-netns@haproxy", "active")
 }
 
 // idle asserts that the keeper computes nothing while nothing happens, and how
 // much memory it takes.
 func (l *lab) idle(t *testing.T) {
-	pid := l.run(t, "systemctl show -p MainPID --value systemd-netns-watch")
+	pid := l.Run(t, "systemctl show -p MainPID --value systemd-netns-watch")
 	ticks := func() string {
-		f := strings.Fields(l.run(t, "cat /proc/"+pid+"/stat"))
+		f := strings.Fields(l.Run(t, "cat /proc/"+pid+"/stat"))
 		return f[13] + "+" + f[14]
 	}
 	time.Sleep(time.Second)
@@ -144,7 +144,7 @@ func (l *lab) idle(t *testing.T) {
 	if now := ticks(); now != start {
 		t.Errorf("ticks of CPU time: %s became %s", start, now)
 	}
-	out := l.run(t, "grep VmRSS /proc/"+pid+"/status")
+	out := l.Run(t, "grep VmRSS /proc/"+pid+"/status")
 	t.Log(out)
 	var kB int
 	if _, err := fmt.Sscanf(out, "VmRSS: %d kB", &kB); err != nil || kB > 10<<10 {
@@ -155,15 +155,15 @@ func (l *lab) idle(t *testing.T) {
 // otherHolder: a station that begins to use a VIP is named in the journal, in the
 // status of the unit, and by systemd-netns status.
 func (l *lab) otherHolder(t *testing.T) {
-	l.peer.IP("address add " + vip1 + "/32 dev port")
-	t.Cleanup(func() { l.peer.IP("address del " + vip1 + "/32 dev port") })
-	mac := strings.Fields(l.peer.IP("-br link show port"))[2]
-	l.peer.Do(func() error { return announce("port", vip1) })
+	l.Peer.IP("address add " + vip1 + "/32 dev port")
+	t.Cleanup(func() { l.Peer.IP("address del " + vip1 + "/32 dev port") })
+	mac := strings.Fields(l.Peer.IP("-br link show port"))[2]
+	l.Peer.Do(func() error { return announce("port", vip1) })
 	said := "VIP " + vip1 + " is used by " + mac + ", too"
 	l.says(t, "haproxy: "+said+": find that station by its MAC")
 	for _, command := range []string{"systemctl show -p StatusText --value systemd-netns@haproxy", "systemctl show -p StatusText --value systemd-netns-watch", program + "status haproxy"} {
 		testnet.Eventually(t, command+" names the other holder", func() error {
-			if out := l.run(t, command); !strings.Contains(out, said) {
+			if out := l.Run(t, command); !strings.Contains(out, said) {
 				return fmt.Errorf("%s", out)
 			}
 			return nil
@@ -174,40 +174,40 @@ func (l *lab) otherHolder(t *testing.T) {
 // cableOut: without a carrier the unit says what is true, and is not said to have
 // failed; with one again it says so, too.
 func (l *lab) cableOut(t *testing.T) {
-	if err := l.m.SetCarrier(0, false); err != nil {
+	if err := l.M.SetCarrier(0, false); err != nil {
 		t.Fatal(err)
 	}
 	const says = "eth0 has no carrier, so nobody reaches the"
 	for _, command := range []string{"systemctl show -p StatusText --value systemd-netns@haproxy", program + "status haproxy"} {
 		testnet.Eventually(t, command+" speaks of the carrier", func() error {
-			if out, _ := l.try(command); !strings.Contains(out, says) {
+			if out, _ := l.Try(command); !strings.Contains(out, says) {
 				return fmt.Errorf("%s", out)
 			}
 			return nil
 		})
 	}
-	l.wantState(t, "systemd-netns@haproxy", "active")
-	if err := l.m.SetCarrier(0, true); err != nil {
+	l.WantState(t, "systemd-netns@haproxy", "active")
+	if err := l.M.SetCarrier(0, true); err != nil {
 		t.Fatal(err)
 	}
 	testnet.Eventually(t, "the unit speaks of no carrier any more", func() error {
-		if out := l.run(t, "systemctl show -p StatusText --value systemd-netns@haproxy"); strings.Contains(out, says) {
+		if out := l.Run(t, "systemctl show -p StatusText --value systemd-netns@haproxy"); strings.Contains(out, says) {
 			return fmt.Errorf("%s", out)
 		}
 		return nil
 	})
-	l.serves(t, vip1, vip2)
+	l.Serves(t, vip1, vip2)
 }
 
 // againAndAgain: who breaks the same thing each time is given way to, by name.
 func (l *lab) againAndAgain(t *testing.T) {
 	testnet.Eventually(t, "the keeper gives way", func() error {
-		l.run(t, "ip -n haproxy address del 172.16.26.2/22 dev mv0")
+		l.Run(t, "ip -n haproxy address del 172.16.26.2/22 dev mv0")
 		l.says(t, "VIP 172.16.26.2 was removed from mv0 by process ")
-		out, err := l.try("journalctl --no-pager -o cat -t systemd-netns")
+		out, err := l.Try("journalctl --no-pager -o cat -t systemd-netns")
 		if err == nil && !strings.Contains(out, "; the next one is in ") {
 			testnet.Eventually(t, "it is repaired", func() error {
-				if out := l.run(t, "ip -n haproxy address show to 172.16.26.2"); out == "" {
+				if out := l.Run(t, "ip -n haproxy address show to 172.16.26.2"); out == "" {
 					return errors.New("it is not")
 				}
 				return nil
@@ -217,7 +217,7 @@ func (l *lab) againAndAgain(t *testing.T) {
 		}
 		return err
 	})
-	l.serves(t, vip1, vip2)
+	l.Serves(t, vip1, vip2)
 }
 
 // announce sends gratuitous ARP out of a link of the calling thread's namespace.

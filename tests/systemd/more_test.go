@@ -13,7 +13,7 @@ import (
 // run0 runs a command on the machine's root from outside, before it is booted.
 func (l *lab) run0(t testing.TB, command string) {
 	t.Helper()
-	args := strings.Fields(strings.ReplaceAll(command, "%s", l.m.Path("")))
+	args := strings.Fields(strings.ReplaceAll(command, "%s", l.M.Path("")))
 	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v: %s", command, err, out)
 	}
@@ -23,24 +23,24 @@ func (l *lab) run0(t testing.TB, command string) {
 // power cut, with a lease that is the same as before.
 func TestReboot(t *testing.T) {
 	l := newLab(t).withHaproxy()
-	l.write(netDir+"haproxy.conflist", `{"cniVersion": "1.1.0", "name": "haproxy", "plugins": [
+	l.Write(netDir+"haproxy.conflist", `{"cniVersion": "1.1.0", "name": "haproxy", "plugins": [
 		{"type": "macvlan-vip", "master": "eth0", "ipam": {"type": "host-local", "dataDir": "/run/cni/leases", "ranges": [
 			[{"subnet": "172.16.24.0/22", "rangeStart": "172.16.26.1", "rangeEnd": "172.16.26.1"}], [{"subnet": "172.16.24.0/22", "rangeStart": "172.16.26.2", "rangeEnd": "172.16.26.2"}]]}},
 		{"type": "hairpin-route"}]}`)
 	l.boot()
-	l.wantState(t, "haproxy", "active")
-	l.serves(t, vip1, vip2)
-	if err := l.m.PowerOff(); err != nil {
+	l.WantState(t, "haproxy", "active")
+	l.Serves(t, vip1, vip2)
+	if err := l.M.PowerOff(); err != nil {
 		t.Fatal(err)
 	}
 	l.boot()
-	l.wantState(t, "haproxy", "active")
-	l.serves(t, vip1, vip2)
+	l.WantState(t, "haproxy", "active")
+	l.Serves(t, vip1, vip2)
 
-	l.m.Cut()
+	l.M.Cut()
 	l.boot()
-	l.wantState(t, "haproxy", "active")
-	l.serves(t, vip1, vip2)
+	l.WantState(t, "haproxy", "active")
+	l.Serves(t, vip1, vip2)
 }
 
 // TestServicesOfAllKinds on one machine: two instances of a template, a
@@ -49,84 +49,84 @@ func TestServicesOfAllKinds(t *testing.T) {
 	l := newLab(t)
 	l.run0(t, "systemctl --root=%s mask haproxy.service")
 	backend := "/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:" + peerAddr + ":8080"
-	l.write(dropIns+"app@.service", "[Unit]\nDescription=Instance %i\n[Service]\nExecStart="+backend+"\n")
+	l.Write(dropIns+"app@.service", "[Unit]\nDescription=Instance %i\n[Service]\nExecStart="+backend+"\n")
 	l.link("app@.service.d/netns.conf", unitDir+"netns.conf")
 	l.network("app-1", vip1+"/22")
 	l.network("app-2", vip2+"/22")
 
-	l.write(dropIns+"web.socket", "[Socket]\nListenStream=80\n")
-	l.write(dropIns+"web.service", "[Unit]\nDescription=Socket-activated\n[Service]\nExecStart=/lib/systemd/systemd-socket-proxyd "+peerAddr+":8080\n")
+	l.Write(dropIns+"web.socket", "[Socket]\nListenStream=80\n")
+	l.Write(dropIns+"web.service", "[Unit]\nDescription=Socket-activated\n[Service]\nExecStart=/lib/systemd/systemd-socket-proxyd "+peerAddr+":8080\n")
 	l.link("web.service.d/netns.conf", unitDir+"netns.conf")
 	l.link("web.socket.d/netns.conf", unitDir+"netns-socket.conf")
 	l.network("web", "172.16.26.3/22")
 
-	l.write(dropIns+"env.service", "[Service]\nExecStart="+backend+"\n")
+	l.Write(dropIns+"env.service", "[Service]\nExecStart="+backend+"\n")
 	l.link("env.service.d/netns.conf", unitDir+"netns.conf")
-	l.write("etc/netns/env/resolv.conf", "nameserver 172.16.27.5\n")
-	l.write("etc/systemd-netns/env.env", "NETWORK=app-1\nCAP_ARGS={\"ips\":[\"172.16.26.4/22\",\"fd26::4/64\"]}\n")
+	l.Write("etc/netns/env/resolv.conf", "nameserver 172.16.27.5\n")
+	l.Write("etc/systemd-netns/env.env", "NETWORK=app-1\nCAP_ARGS={\"ips\":[\"172.16.26.4/22\",\"fd26::4/64\"]}\n")
 	l.boot()
-	before := l.m.Snapshot()
+	before := l.M.Snapshot()
 
 	t.Run("two instances side by side", func(t *testing.T) {
-		l.run(t, "systemctl start app@1 app@2")
-		l.serves(t, vip1, vip2)
-		l.run(t, "systemctl stop app@1")
-		l.silent(t, vip1)
-		l.serves(t, vip2)
-		l.run(t, "systemctl stop app@2")
+		l.Run(t, "systemctl start app@1 app@2")
+		l.Serves(t, vip1, vip2)
+		l.Run(t, "systemctl stop app@1")
+		l.Silent(t, vip1)
+		l.Serves(t, vip2)
+		l.Run(t, "systemctl stop app@2")
 		l.gone(t, before)
 	})
 	t.Run("socket activation", func(t *testing.T) {
-		l.run(t, "systemctl start web.socket")
-		if got := listeners(l.run(t, "ss -ntlH")); len(got) != 0 {
+		l.Run(t, "systemctl start web.socket")
+		if got := listeners(l.Run(t, "ss -ntlH")); len(got) != 0 {
 			t.Errorf("the socket listens on the host: %q", got)
 		}
-		if got := l.state("web.service"); got != "inactive" {
+		if got := l.State("web.service"); got != "inactive" {
 			t.Errorf("web.service is %s before anybody asks", got)
 		}
-		l.serves(t, "172.16.26.3")
-		l.wantState(t, "web.service", "active")
-		l.run(t, "systemctl stop web.socket web.service")
+		l.Serves(t, "172.16.26.3")
+		l.WantState(t, "web.service", "active")
+		l.Run(t, "systemctl stop web.socket web.service")
 		l.gone(t, before)
 	})
 	t.Run("VIPs from the environment file", func(t *testing.T) {
-		l.run(t, "systemctl start env app@1")
-		l.serves(t, "172.16.26.4", vip1)
-		l.run(t, "ping -c1 -W2 fd26::4")
-		if err := l.peer.Ping(netip.MustParseAddr("fd26::4")); err != nil {
+		l.Run(t, "systemctl start env app@1")
+		l.Serves(t, "172.16.26.4", vip1)
+		l.Run(t, "ping -c1 -W2 fd26::4")
+		if err := l.Peer.Ping(netip.MustParseAddr("fd26::4")); err != nil {
 			t.Error(err)
 		}
-		root := "/proc/" + l.run(t, "systemctl show env -p MainPID --value") + "/root"
-		if out := l.run(t, "cat "+root+"/etc/resolv.conf"); out != "nameserver 172.16.27.5" {
+		root := "/proc/" + l.Run(t, "systemctl show env -p MainPID --value") + "/root"
+		if out := l.Run(t, "cat "+root+"/etc/resolv.conf"); out != "nameserver 172.16.27.5" {
 			t.Errorf("the service's resolv.conf: %q", out)
 		}
-		l.run(t, "systemctl stop env app@1")
+		l.Run(t, "systemctl stop env app@1")
 		l.gone(t, before)
 	})
 	t.Run("a VIP of another service", func(t *testing.T) {
-		l.write("etc/systemd-netns/env.env", "NETWORK=app-1\n")
-		l.run(t, "systemctl start app@1")
-		if _, err := l.try("systemctl start env"); err == nil {
+		l.Write("etc/systemd-netns/env.env", "NETWORK=app-1\n")
+		l.Run(t, "systemctl start app@1")
+		if _, err := l.Try("systemctl start env"); err == nil {
 			t.Error("a second service got the same VIP")
 		}
-		l.serves(t, vip1)
-		l.run(t, "systemctl stop app@1")
+		l.Serves(t, vip1)
+		l.Run(t, "systemctl stop app@1")
 		l.gone(t, before)
 	})
 	t.Run("repair timer", func(t *testing.T) {
-		l.run(t, "systemctl start app@1")
-		l.m.IP("link del mv-int")
-		l.run(t, "systemctl start systemd-netns-repair@app@1.service")
-		l.serves(t, vip1)
-		l.run(t, "systemctl start systemd-netns-repair@app@1.timer")
-		l.run(t, "systemctl stop app@1")
-		l.wantState(t, "systemd-netns-repair@app@1.timer", "inactive")
+		l.Run(t, "systemctl start app@1")
+		l.M.IP("link del mv-int")
+		l.Run(t, "systemctl start systemd-netns-repair@app@1.service")
+		l.Serves(t, vip1)
+		l.Run(t, "systemctl start systemd-netns-repair@app@1.timer")
+		l.Run(t, "systemctl stop app@1")
+		l.WantState(t, "systemd-netns-repair@app@1.timer", "inactive")
 		l.gone(t, before)
 	})
 	t.Run("units are clean", func(t *testing.T) {
 		l.newAnalyze(t)
 		units := "systemd-netns@x.service systemd-netns-settle@x.service systemd-netns-access@x.service systemd-netns-repair@x.service systemd-netns-repair@x.timer"
-		if out, err := l.m.Run("sh", "-c", "systemd-analyze verify --man=no "+units+" 2>&1"); err != nil || strings.TrimSpace(out) != "" {
+		if out, err := l.M.Run("sh", "-c", "systemd-analyze verify --man=no "+units+" 2>&1"); err != nil || strings.TrimSpace(out) != "" {
 			t.Errorf("%v:\n%s", err, out)
 		}
 	})
@@ -136,26 +136,26 @@ func TestServicesOfAllKinds(t *testing.T) {
 func TestArticlesWay(t *testing.T) {
 	l := newLab(t)
 	l.conflist("haproxy.conflist", "", "")
-	l.haproxyConfig("")
+	l.Haproxy("")
 	l.run0(t, "systemctl --root=%s mask haproxy.service")
 	l.link("haproxy.service.d/private-network.conf", unitDir+"private-network.conf")
 	l.link("systemd-netns@haproxy.service.d/private.conf", unitDir+"systemd-netns-private.conf")
 	l.boot()
-	before := l.m.Snapshot()
-	l.run(t, "systemctl unmask haproxy")
-	l.run(t, "systemctl start haproxy")
+	before := l.M.Snapshot()
+	l.Run(t, "systemctl unmask haproxy")
+	l.Run(t, "systemctl start haproxy")
 	l.validationOfPrivate(t)
 	l.crash(t)
-	l.run(t, "systemctl stop haproxy")
+	l.Run(t, "systemctl stop haproxy")
 	l.gone(t, before)
-	l.silent(t, vip1)
+	l.Silent(t, vip1)
 
 	l.conflist("haproxy.conflist", `"master": "eth0"`, `"master": "eth0", "mode": "bad"`)
-	if _, err := l.try("systemctl start haproxy"); err == nil {
+	if _, err := l.Try("systemctl start haproxy"); err == nil {
 		t.Error("the start succeeded without access")
 	}
 	testnet.Eventually(t, "haproxy is not running", func() error {
-		if out, _ := l.try("pgrep haproxy"); out != "" {
+		if out, _ := l.Try("pgrep haproxy"); out != "" {
 			return fmt.Errorf("processes %s", out)
 		}
 		return nil
@@ -165,14 +165,14 @@ func TestArticlesWay(t *testing.T) {
 
 func (l *lab) validationOfPrivate(t *testing.T) {
 	t.Helper()
-	l.serves(t, vip1, vip2)
-	if out := l.run(t, "ip netns list"); !strings.HasPrefix(out, "haproxy") {
+	l.Serves(t, vip1, vip2)
+	if out := l.Run(t, "ip netns list"); !strings.HasPrefix(out, "haproxy") {
 		t.Errorf("ip netns: %q", out)
 	}
-	if got := listeners(l.run(t, "ss -ntlH")); len(got) != 0 {
+	if got := listeners(l.Run(t, "ss -ntlH")); len(got) != 0 {
 		t.Errorf("something listens on the host: %q", got)
 	}
-	l.run(t, "ping -c1 -W2 -I mv-int "+vip2)
+	l.Run(t, "ping -c1 -W2 -I mv-int "+vip2)
 }
 
 // TestNetworkd: the host's own systemd-networkd, which removes routes that it
@@ -181,28 +181,28 @@ func (l *lab) validationOfPrivate(t *testing.T) {
 func TestNetworkd(t *testing.T) {
 	// eth0's addresses are networkd's to set.
 	l := newLabAt(t, nil).withHaproxy()
-	l.write("etc/systemd/network/80-all.network", "[Match]\nType=ether\n[Network]\nAddress="+hostAddr+"/22\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n")
+	l.Write("etc/systemd/network/80-all.network", "[Match]\nType=ether\n[Network]\nAddress="+hostAddr+"/22\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n")
 	l.run0(t, "systemctl --root=%s enable systemd-networkd.service")
 	l.boot()
-	l.wantState(t, "haproxy", "active")
-	l.serves(t, vip1, vip2)
+	l.WantState(t, "haproxy", "active")
+	l.Serves(t, vip1, vip2)
 	for _, disturb := range []string{"systemctl restart systemd-networkd", "networkctl reload", "networkctl reconfigure eth0"} {
-		l.run(t, disturb)
+		l.Run(t, disturb)
 		testnet.Eventually(t, "networkd has configured eth0", func() error {
-			if out := l.run(t, "networkctl list --no-legend"); !strings.Contains(out, "configured") {
+			if out := l.Run(t, "networkctl list --no-legend"); !strings.Contains(out, "configured") {
 				return fmt.Errorf("networkctl: %s", out)
 			}
 			return nil
 		})
-		l.serves(t, vip1, vip2)
-		if out, err := l.try("/usr/local/libexec/macvlan-vip/systemd-netns-helper repair haproxy"); err != nil {
+		l.Serves(t, vip1, vip2)
+		if out, err := l.Try("/usr/local/libexec/macvlan-vip/systemd-netns-helper repair haproxy"); err != nil {
 			t.Errorf("after %s: %v: %s", disturb, err, out)
 		}
 	}
-	if out := l.run(t, "networkctl list --no-legend"); !strings.Contains(line(out, "mv-int"), "unmanaged") || !strings.Contains(line(out, "eth0"), "configured") {
+	if out := l.Run(t, "networkctl list --no-legend"); !strings.Contains(line(out, "mv-int"), "unmanaged") || !strings.Contains(line(out, "eth0"), "configured") {
 		t.Errorf("networkctl:\n%s", out)
 	}
-	if out := l.run(t, "journalctl --no-pager -o cat -t systemd-netns"); strings.Contains(out, "missing") {
+	if out := l.Run(t, "journalctl --no-pager -o cat -t systemd-netns"); strings.Contains(out, "missing") {
 		t.Errorf("something was missing:\n%s", out)
 	}
 }

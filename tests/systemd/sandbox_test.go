@@ -17,22 +17,22 @@ func TestSandbox(t *testing.T) {
 	l.run0(t, "systemctl --root=%s mask haproxy.service")
 	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
 	l.link("app.socket.d/netns.conf", unitDir+"netns-socket.conf")
-	l.write(dropIns+"app.service", "[Service]\nExecStart=sleep infinity\n")
-	l.write(dropIns+"app.socket", "[Socket]\nListenStream=80\n")
+	l.Write(dropIns+"app.service", "[Service]\nExecStart=sleep infinity\n")
+	l.Write(dropIns+"app.socket", "[Socket]\nListenStream=80\n")
 	l.link("article.service.d/netns.conf", unitDir+"private-network.conf")
 	l.link("systemd-netns@article.service.d/private.conf", unitDir+"systemd-netns-private.conf")
-	l.write(dropIns+"article.service", "[Service]\nExecStart=sleep infinity\n")
+	l.Write(dropIns+"article.service", "[Service]\nExecStart=sleep infinity\n")
 	l.boot()
 	l.newAnalyze(t)
 	for unit, limit := range documentedExposure(t) {
 		// The exit status is 1 above the threshold, in tenths.
-		if out, err := l.try("systemd-analyze security --no-pager --threshold=" + strconv.Itoa(limit) + " " + unit); err != nil {
+		if out, err := l.Try("systemd-analyze security --no-pager --threshold=" + strconv.Itoa(limit) + " " + unit); err != nil {
 			t.Errorf("%s is more exposed than documented: %v\n%s", unit, err, out)
 		}
 	}
 	units := "systemd-netns@x.service systemd-netns-settle@x.service systemd-netns-access@x.service systemd-netns-repair@x.service systemd-netns-repair@x.timer systemd-netns-watch.service " +
 		"app.service app.socket article.service systemd-netns@article.service"
-	if out, err := l.m.Run("sh", "-c", "systemd-analyze verify --man=no "+units+" 2>&1"); err != nil || out != "" {
+	if out, err := l.M.Run("sh", "-c", "systemd-analyze verify --man=no "+units+" 2>&1"); err != nil || out != "" {
 		t.Errorf("systemd-analyze verify: %v:\n%s", err, out)
 	}
 }
@@ -41,7 +41,7 @@ func TestSandbox(t *testing.T) {
 // thresholds, nor of programs without a path or of PrivateIPC=.
 func (l *lab) newAnalyze(t *testing.T) {
 	t.Helper()
-	if l.m.Systemd(t) == 247 {
+	if l.M.Systemd(t) == 247 {
 		t.Skip("systemd-analyze is too old")
 	}
 }

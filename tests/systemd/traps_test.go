@@ -14,60 +14,60 @@ func TestEdits(t *testing.T) {
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	// Another service keeps mv-int, and with it routes that nobody removes.
-	l.write(dropIns+"app.service", "[Service]\nExecStart=sleep infinity\n")
+	l.Write(dropIns+"app.service", "[Service]\nExecStart=sleep infinity\n")
 	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
 	l.network("app", "172.16.26.3/22")
 	l.boot()
-	l.run(t, "systemctl start app")
-	before := l.m.Snapshot()
+	l.Run(t, "systemctl start app")
+	before := l.M.Snapshot()
 
 	t.Run("name removed, then a start of what runs", func(t *testing.T) {
 		l.start(t, before)
-		l.run(t, "ip netns delete haproxy")
-		l.run(t, "systemctl start haproxy")
+		l.Run(t, "ip netns delete haproxy")
+		l.Run(t, "systemctl start haproxy")
 		l.named(t)
 		l.stop(t, before)
-		l.silent(t, vip1)
+		l.Silent(t, vip1)
 	})
 	network := netDir + "haproxy.conflist"
 	t.Run("another VIP, while it runs", func(t *testing.T) {
 		l.start(t, before)
-		l.run(t, "systemctl reload systemd-netns@haproxy")
+		l.Run(t, "systemctl reload systemd-netns@haproxy")
 		l.says(t, "haproxy: all is as it should be")
 		l.conflist("haproxy.conflist", "172.16.26.2/22", "172.16.26.8/22")
 		const edited = "/" + netDir + "haproxy.conflist has changed since: `systemctl reload systemd-netns@haproxy.service`"
-		if out := l.run(t, program+"status haproxy"); !strings.Contains(out, edited) {
+		if out := l.Run(t, program+"status haproxy"); !strings.Contains(out, edited) {
 			t.Errorf("status: %s", out)
 		}
 		// The keeper repairs, and leaves the edit to the person who makes it.
-		l.m.IP("route flush table local proto 118")
+		l.M.IP("route flush table local proto 118")
 		l.says(t, "haproxy: repaired as it was made, but "+edited)
-		l.serves(t, vip1, vip2)
-		pid := l.mainPID(t)
-		l.run(t, "sed -i s/"+vip2+":80/172.16.26.8:80/ /etc/haproxy/haproxy.cfg")
-		l.run(t, "systemctl reload systemd-netns@haproxy")
-		if now := l.mainPID(t); now != pid {
+		l.Serves(t, vip1, vip2)
+		pid := l.MainPID(t)
+		l.Run(t, "sed -i s/"+vip2+":80/172.16.26.8:80/ /etc/haproxy/haproxy.cfg")
+		l.Run(t, "systemctl reload systemd-netns@haproxy")
+		if now := l.MainPID(t); now != pid {
 			t.Error("haproxy was restarted")
 		}
-		l.silent(t, vip2)
-		l.run(t, "systemctl restart haproxy")
-		l.serves(t, vip1, "172.16.26.8")
-		if out := l.run(t, program+"status haproxy"); !strings.Contains(out, "172.16.26.8/22") || strings.Contains(out, "changed") {
+		l.Silent(t, vip2)
+		l.Run(t, "systemctl restart haproxy")
+		l.Serves(t, vip1, "172.16.26.8")
+		if out := l.Run(t, program+"status haproxy"); !strings.Contains(out, "172.16.26.8/22") || strings.Contains(out, "changed") {
 			t.Errorf("status: %s", out)
 		}
 		l.stop(t, before)
-		l.haproxyConfig("")
+		l.Haproxy("")
 	})
 	for name, edit := range map[string]func(){
 		"network without hairpin-route": func() {
-			l.write(network, `{"cniVersion": "1.1.0", "name": "haproxy", "plugins": [{"type": "macvlan-vip", "master": "eth0",
+			l.Write(network, `{"cniVersion": "1.1.0", "name": "haproxy", "plugins": [{"type": "macvlan-vip", "master": "eth0",
 				"ipam": {"type": "static", "addresses": [{"address": "172.16.26.9/22"}]}}]}`)
 		},
 		"network of another name":   func() { l.conflist("haproxy.conflist", `"name": "haproxy"`, `"name": "other"`) },
-		"network that is no JSON":   func() { l.write(network, "{") },
-		"no network":                func() { l.run(t, "rm /"+network) },
-		"environment":               func() { l.write("etc/systemd-netns/haproxy.env", "NETWORK=app\nCNI_IFNAME=eth0\n") },
-		"environment, no such link": func() { l.write("etc/systemd-netns/haproxy.env", "CNI_IFNAME=eth1\n") },
+		"network that is no JSON":   func() { l.Write(network, "{") },
+		"no network":                func() { l.Run(t, "rm /"+network) },
+		"environment":               func() { l.Write("etc/systemd-netns/haproxy.env", "NETWORK=app\nCNI_IFNAME=eth0\n") },
+		"environment, no such link": func() { l.Write("etc/systemd-netns/haproxy.env", "CNI_IFNAME=eth1\n") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			l.start(t, before)
@@ -82,44 +82,44 @@ func TestEdits(t *testing.T) {
 func TestSharedNamespace(t *testing.T) {
 	l := newLab(t)
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
-	l.write(dropIns+"one.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:"+peerAddr+":8080\n")
-	l.write(dropIns+"two.service", "[Unit]\nConditionPathExists=/run/wanted\n[Service]\nExecStart=sleep infinity\n")
+	l.Write(dropIns+"one.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:"+peerAddr+":8080\n")
+	l.Write(dropIns+"two.service", "[Unit]\nConditionPathExists=/run/wanted\n[Service]\nExecStart=sleep infinity\n")
 	l.network("shared", vip1+"/22")
-	dropIn, err := l.m.Read(unitDir + "netns.conf")
+	dropIn, err := l.M.Read(unitDir + "netns.conf")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, service := range []string{"one", "two"} {
-		l.write(dropIns+service+".service.d/shared.conf", strings.ReplaceAll(dropIn, "%N", "shared"))
+		l.Write(dropIns+service+".service.d/shared.conf", strings.ReplaceAll(dropIn, "%N", "shared"))
 	}
 	l.boot()
-	before := l.m.Snapshot()
+	before := l.M.Snapshot()
 
-	l.run(t, "systemctl start two")
-	l.wantState(t, "systemd-netns@shared", "inactive")
+	l.Run(t, "systemctl start two")
+	l.WantState(t, "systemd-netns@shared", "inactive")
 	l.gone(t, before)
 
-	l.run(t, "systemctl start one two")
-	l.run(t, "systemctl restart two")
-	l.wantState(t, "systemd-netns-settle@shared", "inactive")
-	l.serves(t, vip1)
-	l.run(t, "touch /run/wanted")
+	l.Run(t, "systemctl start one two")
+	l.Run(t, "systemctl restart two")
+	l.WantState(t, "systemd-netns-settle@shared", "inactive")
+	l.Serves(t, vip1)
+	l.Run(t, "touch /run/wanted")
 	// The next start finds no name, fails, and has it given back.
-	l.run(t, "ip netns delete shared")
-	_, _ = l.try("systemctl start two")
-	l.wantState(t, "two", "failed")
-	l.wantState(t, "systemd-netns-settle@shared", "inactive")
-	l.run(t, "systemctl start two")
-	l.serves(t, vip1)
+	l.Run(t, "ip netns delete shared")
+	_, _ = l.Try("systemctl start two")
+	l.WantState(t, "two", "failed")
+	l.WantState(t, "systemd-netns-settle@shared", "inactive")
+	l.Run(t, "systemctl start two")
+	l.Serves(t, vip1)
 	for _, service := range []string{"one", "two"} {
-		pid := l.run(t, "systemctl show -p MainPID --value "+service)
-		if ours, named := l.run(t, "stat -L -c %i /proc/"+pid+"/ns/net"), l.run(t, "stat -L -c %i /run/netns/shared"); ours != named {
+		pid := l.Run(t, "systemctl show -p MainPID --value "+service)
+		if ours, named := l.Run(t, "stat -L -c %i /proc/"+pid+"/ns/net"), l.Run(t, "stat -L -c %i /run/netns/shared"); ours != named {
 			t.Errorf("%s is in namespace %s, not %s", service, ours, named)
 		}
 	}
-	l.run(t, "systemctl stop one")
-	l.wantState(t, "systemd-netns@shared", "active")
-	l.run(t, "systemctl stop two")
+	l.Run(t, "systemctl stop one")
+	l.WantState(t, "systemd-netns@shared", "active")
+	l.Run(t, "systemctl stop two")
 	l.gone(t, before)
 }
 
@@ -127,24 +127,24 @@ func TestSharedNamespace(t *testing.T) {
 func (l *lab) start(t *testing.T, before string) {
 	t.Helper()
 	l.conflist("haproxy.conflist", "", "")
-	l.write("etc/systemd-netns/haproxy.env", "")
-	l.run(t, "systemctl reset-failed")
-	l.run(t, "systemctl start haproxy")
-	l.serves(t, vip1, vip2)
+	l.Write("etc/systemd-netns/haproxy.env", "")
+	l.Run(t, "systemctl reset-failed")
+	l.Run(t, "systemctl start haproxy")
+	l.Serves(t, vip1, vip2)
 }
 
 // stop stops haproxy, of which nothing is to be left.
 func (l *lab) stop(t *testing.T, before string) {
 	t.Helper()
-	l.run(t, "systemctl stop haproxy")
+	l.Run(t, "systemctl stop haproxy")
 	testnet.Eventually(t, "nothing is left of haproxy", func() error {
-		if after := l.m.Snapshot(); after != before {
+		if after := l.M.Snapshot(); after != before {
 			return fmt.Errorf("host before:\n%s\nafter:\n%s", before, after)
 		}
-		if names := l.run(t, "ip netns list"); strings.Contains(names, "haproxy") {
+		if names := l.Run(t, "ip netns list"); strings.Contains(names, "haproxy") {
 			return fmt.Errorf("namespaces: %s", names)
 		}
-		if files := l.run(t, "find /run/cni /var/lib/cni/results -name *haproxy*") + l.run(t, "find /run -maxdepth 1 -name systemd-netns.*"); files != "" {
+		if files := l.Run(t, "find /run/cni /var/lib/cni/results -name *haproxy*") + l.Run(t, "find /run -maxdepth 1 -name systemd-netns.*"); files != "" {
 			return fmt.Errorf("files: %s", files)
 		}
 		return nil
@@ -155,64 +155,64 @@ func (l *lab) stop(t *testing.T, before string) {
 func (l *lab) named(t *testing.T) {
 	t.Helper()
 	testnet.Eventually(t, "the namespace has its name back", func() error {
-		want := l.run(t, "stat -L -c %i /proc/"+l.mainPID(t)+"/ns/net")
-		got, err := l.try("stat -L -c %i /run/netns/haproxy")
+		want := l.Run(t, "stat -L -c %i /proc/"+l.MainPID(t)+"/ns/net")
+		got, err := l.Try("stat -L -c %i /run/netns/haproxy")
 		if err == nil && got != want {
 			err = fmt.Errorf("it is of %s, haproxy's is %s", got, want)
 		}
 		return err
 	})
-	l.serves(t, vip1, vip2)
+	l.Serves(t, vip1, vip2)
 }
 
 // TestArticlesTraps: the article's way has the same traps, and ways out.
 func TestArticlesTraps(t *testing.T) {
 	l := newLab(t)
-	l.haproxyConfig("")
+	l.Haproxy("")
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	l.link("haproxy.service.d/private-network.conf", unitDir+"private-network.conf")
 	l.link("systemd-netns@haproxy.service.d/private.conf", unitDir+"systemd-netns-private.conf")
 	l.boot()
-	before := l.m.Snapshot()
+	before := l.M.Snapshot()
 
 	t.Run("restart", func(t *testing.T) {
 		l.start(t, before)
 		l.restart(t)
 	})
 	t.Run("name removed, then a start of what runs", func(t *testing.T) {
-		l.run(t, "ip netns delete haproxy")
-		l.run(t, "systemctl start haproxy")
+		l.Run(t, "ip netns delete haproxy")
+		l.Run(t, "systemctl start haproxy")
 		l.named(t)
 	})
 	t.Run("name removed, then a reload", func(t *testing.T) {
-		l.run(t, "ip netns delete haproxy")
-		l.run(t, "systemctl reload systemd-netns-access@haproxy")
+		l.Run(t, "ip netns delete haproxy")
+		l.Run(t, "systemctl reload systemd-netns-access@haproxy")
 		l.named(t)
 	})
 	t.Run("name removed, then a restart", func(t *testing.T) {
-		l.run(t, "ip netns delete haproxy")
-		l.run(t, "systemctl restart haproxy")
+		l.Run(t, "ip netns delete haproxy")
+		l.Run(t, "systemctl restart haproxy")
 		l.named(t)
 	})
 	t.Run("name removed, then a stop", func(t *testing.T) {
-		l.run(t, "ip netns delete haproxy")
+		l.Run(t, "ip netns delete haproxy")
 		l.stop(t, before)
-		l.silent(t, vip1)
+		l.Silent(t, vip1)
 	})
 	t.Run("stop and start in a row", func(t *testing.T) {
 		for range 5 {
 			l.start(t, before)
-			l.run(t, "systemctl stop haproxy")
+			l.Run(t, "systemctl stop haproxy")
 		}
 		l.stop(t, before)
 	})
 	t.Run("final failure", func(t *testing.T) {
 		l.start(t, before)
-		l.haproxyConfig("this is no configuration")
-		_, _ = l.try("systemctl restart haproxy")
-		l.wantState(t, "haproxy", "failed")
+		l.Haproxy("this is no configuration")
+		_, _ = l.Try("systemctl restart haproxy")
+		l.WantState(t, "haproxy", "failed")
 		l.gone(t, before)
-		l.haproxyConfig("")
+		l.Haproxy("")
 	})
 	t.Run("skipped by a condition", func(t *testing.T) {
 		l.start(t, before)

@@ -172,6 +172,16 @@ func (n *Namespace) TryIP(args string) (string, error) {
 	return out.String(), nil
 }
 
+// Shell runs a script in the namespace and gives all that it prints.
+func (n *Namespace) Shell(script string) (string, error) {
+	var out []byte
+	err := n.NetNS.Do(func(ns.NetNS) (err error) {
+		out, err = exec.Command("sh", "-euc", script).CombinedOutput()
+		return err
+	})
+	return string(out), err
+}
+
 // Snapshot is the namespace's whole state of links, addresses, routes, rules and
 // permanent neighbours, without what changes by itself.
 func (n *Namespace) Snapshot() string {
