@@ -1,6 +1,6 @@
 # Testing, and what it needs on a fresh Debian machine beside Go.
 
-DEBS := ca-certificates containerd cpio curl dnsmasq-base e2fsprogs git iproute2 iputils-ping lintian make mmdebstrap nftables podman procps qemu-system-x86 qemu-utils runc shellcheck systemd-container tcpdump util-linux xz-utils
+DEBS := bash-completion ca-certificates containerd cpio curl dnsmasq-base e2fsprogs fish git iproute2 iputils-ping lintian make mmdebstrap nftables podman procps qemu-system-x86 qemu-utils runc shellcheck systemd-container tcpdump util-linux xz-utils zsh
 
 missing = $(shell for p in $(DEBS); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q '^install ok' || echo $$p; done)
 

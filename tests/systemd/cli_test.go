@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"macvlan-vip/tests/machine"
 	"macvlan-vip/tests/testnet"
 )
@@ -417,6 +419,51 @@ func TestSet(t *testing.T) {
 	l.untouched(t, files)
 }
 
+// TestEnableOptions: what --dns and --hardened make of a service, and that nothing of it
+// is left.
+func TestEnableOptions(t *testing.T) {
+	l := newCommandLab(t).up()
+	before, files := l.M.Snapshot(), l.etc(t)
+	l.Run(t, "systemctl start one")
+	effective := func() string {
+		return l.Run(t, "systemctl show one --property=CapabilityBoundingSet,NoNewPrivileges,PrivateDevices,ProtectSystem")
+	}
+	unhardened := effective()
+	l.Run(t, program+"enable one --vip 172.16.26.4/22 --dns "+peerAddr+" --dns "+peerAddr6+" --hardened")
+	l.Serves(t, "172.16.26.4")
+	t.Run("--dns", func(t *testing.T) {
+		pid := l.Run(t, "systemctl show one -p MainPID --value")
+		seen := l.Run(t, "nsenter --mount --target "+pid+" cat /etc/resolv.conf")
+		if !strings.Contains(seen, "nameserver "+peerAddr+"\nnameserver "+peerAddr6) {
+			t.Errorf("the service's resolv.conf:\n%s", seen)
+		}
+		if out := l.Run(t, program+"exec one -- cat /etc/resolv.conf"); out != seen {
+			t.Errorf("exec sees another one:\n%s", out)
+		}
+	})
+	t.Run("--hardened", func(t *testing.T) {
+		got := effective()
+		for _, want := range []string{"NoNewPrivileges=yes", "PrivateDevices=yes", "ProtectSystem=full"} {
+			if !strings.Contains(got, want) {
+				t.Errorf("no %s in:\n%s", want, got)
+			}
+		}
+		pid := l.Run(t, "systemctl show one -p MainPID --value")
+		status := l.Run(t, "grep CapBnd /proc/"+pid+"/status")
+		var bounding uint64
+		if _, err := fmt.Sscanf(status, "CapBnd: %x", &bounding); err != nil || bounding&(1<<unix.CAP_NET_ADMIN|1<<unix.CAP_NET_RAW|1<<unix.CAP_SYS_ADMIN) != 0 {
+			t.Errorf("%s: %v", status, err)
+		}
+	})
+	l.Run(t, program+"disable one --yes")
+	if got := effective(); got != unhardened {
+		t.Errorf("after disable: %s", got)
+	}
+	l.Run(t, "systemctl stop one")
+	l.gone(t, before)
+	l.untouched(t, files)
+}
+
 // TestForward: what the service finds on its 127.0.0.1 is the host's.
 func TestForward(t *testing.T) {
 	l := newCommandLab(t)
@@ -527,6 +574,72 @@ func TestCheck(t *testing.T) {
 			}
 			return nil
 		})
+	})
+	t.Run("the wrong master", func(t *testing.T) {
+		l.M.IP("link add other type veth peer name nobody")
+		l.M.IP("link set other up")
+		l.M.IP("link set nobody up")
+		l.Run(t, program+"enable two --vip 172.16.26.6/22 --master other --gateway "+peerAddr)
+		l.Run(t, "systemctl start two")
+		f := wrong(t, "two", "master", "other is not on the LAN of the VIPs, as eth0 is", "--master eth0")
+		l.Run(t, f.Remedy)
+		if f := l.finding(t, "two", "master"); !f.OK {
+			t.Errorf("%+v", f)
+		}
+		l.Run(t, "systemctl stop two")
+		l.Run(t, program+"disable two --yes")
+		l.M.IP("link del other")
+	})
+	t.Run("no such master", func(t *testing.T) {
+		l.Run(t, program+"enable two --vip 172.16.26.6/22")
+		l.Run(t, "sed -i s/eth0/eth9/ /etc/systemd-netns/net.d/two.conflist")
+		l.Write("etc/systemd-netns/two.env", "RETRY_SEC=0\n")
+		l.refused(t, "systemctl start two")
+		wrong(t, "two", "master", "eth9: no such link", "--master LINK")
+		wrong(t, "two", "service", "systemd-netns@two.service failed", "journalctl")
+		l.Run(t, "rm /etc/systemd-netns/two.env")
+		l.Run(t, program+"disable two --yes")
+		l.Run(t, "systemctl reset-failed")
+	})
+	t.Run("a service that is skipped", func(t *testing.T) {
+		l.Write("etc/systemd/system/two.service.d/skip.conf", "[Unit]\nConditionPathExists=/nothing\n")
+		l.Run(t, program+"enable two --vip 172.16.26.6/22")
+		l.Run(t, "systemctl start two")
+		wrong(t, "two", "service", "skipped because of a condition")
+		l.Run(t, program+"disable two --yes")
+		l.Run(t, "rm -r /etc/systemd/system/two.service.d")
+		l.daemonReload(t)
+	})
+	t.Run("a route is gone", func(t *testing.T) {
+		l.M.IP("route flush table local proto 118")
+		wrong(t, "one", "host", "no answer from")
+		mended(t, wrong(t, "one", "attachment", "172.16.26.4"))
+	})
+	t.Run("a policy rule comes first", func(t *testing.T) {
+		l.M.IP("route add 172.16.26.0/24 dev eth0 table 50")
+		l.M.IP("rule add pref 50 lookup 50")
+		l.M.IP("rule add pref 100 lookup local")
+		l.M.IP("rule del pref 0")
+		mended(t, wrong(t, "one", "host", "by eth0, not by mv-int", "ip rule add pref 40 to 172.16.26.4 lookup local"))
+		l.M.IP("rule add pref 0 lookup local")
+		for _, pref := range []string{"40", "50", "100"} {
+			l.M.IP("rule del pref " + pref)
+		}
+	})
+	t.Run("the service's link was down", func(t *testing.T) {
+		l.M.IP("-n one link set mv0 down")
+		l.M.IP("-n one link set mv0 up")
+		wrong(t, "one", "way-back", hostAddr)
+		mended(t, wrong(t, "one", "attachment", hostAddr))
+	})
+	t.Run("the MTU", func(t *testing.T) {
+		l.M.IP("link set eth0 mtu 1400")
+		l.M.IP("link set eth0 mtu 1500")
+		mended(t, wrong(t, "one", "attachment", "1400"))
+	})
+	t.Run("the link was removed", func(t *testing.T) {
+		l.M.IP("-n one link del mv0")
+		mended(t, wrong(t, "one", "attachment", "mv0"))
 	})
 	t.Run("mv-int is gone", func(t *testing.T) {
 		l.M.IP("link del mv-int")

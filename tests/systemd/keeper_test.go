@@ -156,7 +156,6 @@ func (l *lab) idle(t *testing.T) {
 // status of the unit, and by systemd-netns status.
 func (l *lab) otherHolder(t *testing.T) {
 	l.Peer.IP("address add " + vip1 + "/32 dev port")
-	t.Cleanup(func() { l.Peer.IP("address del " + vip1 + "/32 dev port") })
 	mac := strings.Fields(l.Peer.IP("-br link show port"))[2]
 	l.Peer.Do(func() error { return announce("port", vip1) })
 	said := "VIP " + vip1 + " is used by " + mac + ", too"
@@ -168,6 +167,14 @@ func (l *lab) otherHolder(t *testing.T) {
 			}
 			return nil
 		})
+	}
+	if f := l.finding(t, "haproxy", "duplicate-address"); f.OK || !strings.Contains(f.Detail, vip1+" is in use by "+mac) {
+		t.Errorf("%+v", f)
+	}
+	// It answers no more, but the keeper has heard it.
+	l.Peer.IP("address del " + vip1 + "/32 dev port")
+	if f := l.finding(t, "haproxy", "duplicate-address"); f.OK || !strings.Contains(f.Detail, said) {
+		t.Errorf("%+v", f)
 	}
 }
 

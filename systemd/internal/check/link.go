@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,8 @@ import (
 
 	"macvlan-vip/systemd/internal/enter"
 	"macvlan-vip/systemd/internal/networks"
+	"macvlan-vip/systemd/internal/record"
+	"macvlan-vip/systemd/internal/uplink"
 )
 
 // checkMaster: the host's link below the VIPs is there, up and has carrier.
@@ -40,9 +43,47 @@ func checkMaster(_ context.Context, s *subject) *Finding {
 	case link.Attrs().RawFlags&unix.IFF_LOWER_UP == 0:
 		f = s.fail("check the cable or the switch port of "+name, "%s has no carrier", name)
 	default:
-		f = s.ok("%s is up", name)
+		f = s.onLAN(name)
 	}
 	return &f
+}
+
+// onLAN finds a master that is not on the VIPs' LAN: another link of the host has
+// an address in their subnet, and nobody on the master answers for that address. A
+// second card on the same LAN hears an answer.
+func (s *subject) onLAN(master string) Finding {
+	all, err := uplink.All()
+	if err != nil {
+		return s.fail("", "%v", err)
+	}
+	ifi, err := net.InterfaceByName(master)
+	if err != nil {
+		return s.fail("", "%s: %v", master, err)
+	}
+	for _, l := range all {
+		for _, p := range l.Prefixes {
+			if l.Name == master || !s.inSubnet(p) || onLink(all, master, p) {
+				continue
+			}
+			if mac, err := ask(ifi, p.Addr(), true); err == nil && mac == nil {
+				return s.fail("systemd-netns enable "+s.stem()+" --in "+s.namespace.Name+" --master "+l.Name,
+					"%s is not on the LAN of the VIPs, as %s is, which has %s", master, l.Name, p)
+			}
+		}
+	}
+	return s.ok("%s is up", master)
+}
+
+// inSubnet tells whether a prefix of the host's holds a VIP.
+func (s *subject) inSubnet(p netip.Prefix) bool {
+	return slices.ContainsFunc(s.facts.VIPs, func(vip netip.Prefix) bool { return p.Contains(vip.Addr()) })
+}
+
+// onLink tells whether a link has an address in a subnet, too.
+func onLink(all []uplink.Link, name string, subnet netip.Prefix) bool {
+	return slices.ContainsFunc(all, func(l uplink.Link) bool {
+		return l.Name == name && slices.ContainsFunc(l.Prefixes, subnet.Overlaps)
+	})
 }
 
 // master is the link below the VIPs, or the one that is configured.
@@ -91,6 +132,12 @@ func checkDuplicates(_ context.Context, s *subject) *Finding {
 			taken = append(taken, fmt.Sprintf("%s is in use by %s", vip.Addr(), mac))
 		}
 	}
+	// The keeper hears those as well that answer no question, and for some time.
+	for _, line := range record.Conflicts(s.namespace.Name) {
+		if !slices.ContainsFunc(taken, func(t string) bool { return sameVIP(t, line) }) {
+			taken = append(taken, line)
+		}
+	}
 	f := s.ok("no other station answers for the VIPs")
 	if len(unasked) > 0 {
 		f = s.ok("no other station answers; %s", strings.Join(unasked, "; "))
@@ -100,6 +147,13 @@ func checkDuplicates(_ context.Context, s *subject) *Finding {
 			"%s", strings.Join(taken, "; "))
 	}
 	return &f
+}
+
+// sameVIP tells whether a line of the keeper's, "VIP ADDR is used by MAC, too", is
+// about the VIP that another one begins with.
+func sameVIP(taken, line string) bool {
+	addr, _, _ := strings.Cut(taken, " ")
+	return strings.HasPrefix(line, "VIP "+addr+" ")
 }
 
 // checkGateway: the gateways of the service's default routes answer.

@@ -27,13 +27,23 @@ func checkDropIn(_ context.Context, s *subject) *Finding {
 	return &f
 }
 
-// checkService: it runs.
-func checkService(_ context.Context, s *subject) *Finding {
+// checkService: it runs, or else why not.
+func checkService(ctx context.Context, s *subject) *Finding {
 	f := s.ok("%s", s.unit.Active)
-	if s.unit.Active == "failed" {
-		f = s.fail("journalctl -n 20 -u "+s.unit.Name+" -u "+s.namespace.Shim(), "failed")
-	} else if !s.unit.Runs() {
-		f = s.fail("systemctl start "+s.unit.Name, "%s; its VIPs are silent", s.unit.Active)
+	if s.unit.Runs() {
+		return &f
+	}
+	shim, err := s.sd.Unit(ctx, s.namespace.Shim())
+	start := "systemctl start " + s.unit.Name
+	switch {
+	case err == nil && shim.Active == "failed":
+		f = s.fail("journalctl -n 20 -u "+shim.Name+", remove the cause, and then: "+start, "%s, since %s failed", s.unit.Active, shim.Name)
+	case s.unit.Active == "failed":
+		f = s.fail("journalctl -n 20 -u "+s.unit.Name, "failed")
+	case s.unit.Skipped:
+		f = s.fail("systemctl status "+s.unit.Name+" names the condition; then: "+start, "%s: its start was skipped because of a condition; its VIPs are silent", s.unit.Active)
+	default:
+		f = s.fail(start, "%s; its VIPs are silent", s.unit.Active)
 	}
 	return &f
 }

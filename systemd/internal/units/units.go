@@ -70,6 +70,8 @@ type Unit struct {
 	NetnsPath string
 	// JoinsNamespaceOf are other units' names.
 	JoinsNamespaceOf []string
+	// Skipped says that the last start was skipped by a Condition…= of the unit.
+	Skipped bool
 	// Stale says that files were changed which systemd has not read.
 	Stale bool
 }
@@ -89,6 +91,8 @@ func (s *Systemd) Unit(ctx context.Context, name string) (*Unit, error) {
 		MainPID: property[uint32](p, "MainPID"), NetnsPath: property[string](p, "NetworkNamespacePath"),
 		JoinsNamespaceOf: property[[]string](p, "JoinsNamespaceOf"), Stale: property[bool](p, "NeedDaemonReload"),
 	}
+	asked := property[uint64](p, "ConditionTimestampMonotonic") != 0
+	u.Skipped = asked && !property[bool](p, "ConditionResult")
 	if u.Load == "not-found" || u.Name == "" {
 		u.Name = name
 	}
