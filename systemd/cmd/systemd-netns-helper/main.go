@@ -1,6 +1,6 @@
 // systemd-netns-helper is what the units of a network namespace run: a thin layer
-// over cnitool and ip(8) that says in plain words what was done to which link,
-// VIP and route. An operator can repeat each step by hand.
+// over cnitool and ip(8) that logs what was done to which link, VIP and
+// route. An operator can repeat each step by hand.
 package main
 
 import (
@@ -15,17 +15,17 @@ import (
 const help = `Usage: systemd-netns-helper VERB NAME
 
 What the units of the network namespace of service NAME run:
-  make     make the namespace, in place of one that was left
-  add      add it to its CNI network; while an error says that it may pass,
-           try again for RETRY_SEC seconds [10]
-  rename   give it its name back if somebody has removed that or, if nothing
-           runs in it, make it again
-  repair   put right what CHECK finds missing, without touching the service
-  settle   have that done, and the name given back, if the name is missing
+  make     create the namespace, in place of a stale one
+  add      add it to its CNI network; retry temporary errors for RETRY_SEC
+           seconds [10]
+  rename   restore its name if somebody has removed it or, if nothing runs in
+           it, create it again
+  repair   restore what CHECK finds missing, without touching the service
+  settle   if the name is missing, reload the unit, which restores it
   attach   name the namespace of the running systemd-netns@NAME.service
-  undo     take it out of its network
+  undo     remove it from its network
   remove   remove the namespace
-  clear    undo and remove; nothing there is no error
+  clear    undo and remove; it is no error if there is nothing
 
 See systemd-netns(8) for the environment that is read, and for the commands that
 put a service into a namespace.
