@@ -24,7 +24,7 @@ func main() {
 		fmt.Fprintf(os.Stderr, "\ndemo: %v\n", err)
 		os.Exit(1)
 	}
-	fmt.Println("\nEverything was as it should be.")
+	fmt.Println("\nEvery step printed what it should.")
 }
 
 // stage is the scene: a host and a peer on one LAN, each a network namespace.

@@ -60,7 +60,7 @@ func TestCleanUp(t *testing.T) {
 		l.Run(t, "systemctl stop haproxy")
 		l.Silent(t, vip1)
 		l.WantState(t, "systemd-netns@haproxy", "failed")
-		for _, words := range []string{"failed to find plugin", "the host's way to 172.16.26.1 172.16.26.2", "/systemd-netns-helper clear haproxy"} {
+		for _, words := range []string{"failed to find plugin", "the host's routes to 172.16.26.1 172.16.26.2", "/systemd-netns-helper clear haproxy"} {
 			l.says(t, words)
 		}
 		l.Run(t, "mv /root/hairpin-route /root/macvlan-vip /opt/cni/bin/")
@@ -110,7 +110,7 @@ func TestRepairAsMade(t *testing.T) {
 			l.Run(t, "systemctl reload systemd-netns@haproxy")
 			l.Serves(t, vip1, vip2)
 			if c.says != "" {
-				l.says(t, "haproxy: repaired as it was made, but ")
+				l.says(t, "haproxy: repaired according to the record, but ")
 				l.says(t, c.says)
 			}
 			l.stop(t, before)

@@ -136,7 +136,7 @@ func TestEnable(t *testing.T) {
 		l.Run(t, "systemctl start two")
 		in := l.etc(t)
 		for _, wish := range []string{"--in front", "--in back --network lan"} {
-			l.refused(t, program+"enable one --yes "+wish+" --vip "+hostAddr+"/22", "the host itself has it", "as it was before")
+			l.refused(t, program+"enable one --yes "+wish+" --vip "+hostAddr+"/22", "the host itself has it", "rolled back")
 			l.untouched(t, in)
 			l.on(t, "one", "/run/netns/front")
 			l.on(t, "two", "/run/netns/front")
@@ -162,7 +162,7 @@ func TestEnable(t *testing.T) {
 	})
 	t.Run("refusals", func(t *testing.T) {
 		l.refused(t, program+"enable nothing", "nothing.service", "no such unit")
-		l.refused(t, program+"enable ../haproxy", "no name of a unit")
+		l.refused(t, program+"enable ../haproxy", "not a valid unit name")
 		l.refused(t, program+"enable app@", "instances")
 		l.refused(t, program+"enable one --network haproxy --vip 172.16.26.4/22", `"ips": true`)
 		l.refused(t, program+"enable one --network lan --vip 172.16.26.4", "prefix length")

@@ -33,7 +33,7 @@ func TestEdits(t *testing.T) {
 	t.Run("another VIP, while it runs", func(t *testing.T) {
 		l.start(t, before)
 		l.Run(t, "systemctl reload systemd-netns@haproxy")
-		l.says(t, "haproxy: all is as it should be")
+		l.says(t, "haproxy: nothing to repair")
 		l.conflist("haproxy.conflist", "172.16.26.2/22", "172.16.26.8/22")
 		const edited = "/" + netDir + "haproxy.conflist has changed since: `systemctl reload systemd-netns@haproxy.service`"
 		if out := l.Run(t, program+"status haproxy"); !strings.Contains(out, edited) {
@@ -41,7 +41,7 @@ func TestEdits(t *testing.T) {
 		}
 		// The keeper repairs, and leaves the edit to the person who makes it.
 		l.M.IP("route flush table local proto 118")
-		l.says(t, "haproxy: repaired as it was made, but "+edited)
+		l.says(t, "haproxy: repaired according to the record, but "+edited)
 		l.Serves(t, vip1, vip2)
 		pid := l.MainPID(t)
 		l.Run(t, "sed -i s/"+vip2+":80/172.16.26.8:80/ /etc/haproxy/haproxy.cfg")

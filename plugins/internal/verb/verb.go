@@ -278,6 +278,6 @@ func DriftError(drift []string) error {
 	if len(drift) == 0 {
 		return nil
 	}
-	return cnierr.New(cnierr.Drift, "ADD it again to put it right (systemctl reload systemd-netns@NAME)",
+	return cnierr.New(cnierr.Drift, "repeat ADD to repair it (systemctl reload systemd-netns@NAME)",
 		"the kernel's state is not what ADD makes:\n  %s", strings.Join(drift, "\n  "))
 }

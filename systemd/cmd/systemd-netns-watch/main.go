@@ -1,5 +1,5 @@
 // systemd-netns-watch is the keeper of a host's network namespaces, which
-// systemd-netns-watch.service runs: it has repaired what somebody breaks.
+// systemd-netns-watch.service runs. It repairs what other programs break.
 package main
 
 import (
@@ -46,7 +46,7 @@ func run(args []string) int {
 		fmt.Fprint(os.Stderr, help)
 		return 2
 	}
-	// There is little to collect, and it is to stay little.
+	// Keeps the heap small: there is little to collect.
 	debug.SetGCPercent(20)
 	own := sdlog.New("systemd-netns-watch")
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -69,12 +69,12 @@ func run(args []string) int {
 
 // reload has systemd reload a unit. Its errors are in the unit's own journal.
 func reload(ctx context.Context, namespace, unit string, broken bool) error {
-	// Whoever is editing the network has not asked for it.
+	// An edit that is under way must not be applied by this reload.
 	if err := record.AskForRepair(namespace, broken); err != nil {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, "systemctl", "reload", "--", unit)
-	// It would speak for this process.
+	// Otherwise systemctl would notify systemd in the name of this process.
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=")
 	out, err := cmd.CombinedOutput()
 	if err == nil {

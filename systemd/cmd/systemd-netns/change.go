@@ -15,7 +15,7 @@ import (
 	"macvlan-vip/systemd/internal/units"
 )
 
-// transaction is what the commands that change something have in common.
+// transaction is what commands that change something share.
 type transaction struct {
 	dryRun, yes bool
 }
@@ -25,8 +25,8 @@ func (t *transaction) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&t.yes, "yes", false, "do not ask")
 }
 
-// run plans a change and makes it, while no other is made on this host. It tells
-// whether the change was made.
+// run plans and applies a change, under the host-wide lock. It reports whether
+// anything was changed.
 func (t *transaction) run(ctx context.Context, sd *units.Systemd, plan func() (*dropin.Change, error), question string) (bool, error) {
 	if err := needRoot(); err != nil {
 		return false, err

@@ -20,7 +20,7 @@ func newCheck() *cobra.Command {
 		Use:   "check [SERVICE]",
 		Short: "Find out why a VIP does not answer",
 		Long: `Checks one service, or all that are in a namespace, and changes nothing. Each line
-says ok or FAIL, and what to do. It takes about three seconds, in which it listens for
+says ok or FAIL, and what to do. It takes about three seconds, while it watches for
 connections of the service to its own 127.0.0.1.
 
 In JSON it is an array of objects with the keys service, check, ok, detail and remedy.
@@ -84,7 +84,7 @@ func subjects(ctx context.Context, sd *units.Systemd, args []string) ([]*units.U
 	return subjects, err
 }
 
-// tellFindings prints findings; one that is not ok is a failure.
+// tellFindings prints findings. If one is not ok, the command fails.
 func tellFindings(found []check.Finding, f format) error {
 	var err error
 	for _, finding := range found {
@@ -116,7 +116,7 @@ func mark(ok bool) string {
 	return "\x1b[" + colour + "m" + text + "\x1b[0m"
 }
 
-// tellWorks tells what a change has come to.
+// tellWorks reports the outcome of a change.
 func tellWorks(cmd *cobra.Command, sd *units.Systemd, name string) error {
 	ctx := cmd.Context()
 	u, err := sd.Unit(ctx, name)

@@ -10,7 +10,7 @@ func newCompletion() *cobra.Command {
 	return &cobra.Command{
 		Use:   "completion bash|zsh|fish",
 		Short: "Print a shell's completion script",
-		Long: `Prints a script by which a shell completes commands, options and services. The
+		Long: `Prints a script with which a shell completes commands, options and services. The
 packages and ` + "`make install`" + ` install it.`,
 		Example:               "  source <(systemd-netns completion bash)",
 		DisableFlagsInUseLine: true,

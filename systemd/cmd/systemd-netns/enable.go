@@ -45,14 +45,14 @@ name in /etc/cni/net.d.`,
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.Var((*vips)(&w.VIPs), "vip", "a VIP; may be given more than once; they replace those that there were")
+	flags.Var((*vips)(&w.VIPs), "vip", "a VIP, repeatable; together they replace the current ones")
 	flags.Var((*addresses)(&w.Gateways), "gateway", "the default route's gateway, one for each family [the host's own on the master]")
-	flags.Var((*addresses)(&w.DNS), "dns", "a DNS server for the service; may be given more than once")
-	flags.Var(word{&w.Master, "LINK"}, "master", "the host's link that the VIPs are on [the one whose prefix holds them]")
-	flags.Var(word{&w.Network, "NAME"}, "network", "a network of /etc/cni/net.d, which many namespaces can share")
+	flags.Var((*addresses)(&w.DNS), "dns", "a DNS server for the service, repeatable")
+	flags.Var(word{&w.Master, "LINK"}, "master", "the host's link for the VIPs [the one whose subnet contains them]")
+	flags.Var(word{&w.Network, "NAME"}, "network", "a network in /etc/cni/net.d, which namespaces can share")
 	flags.Var(word{&w.In, "NAMESPACE"}, "in", "a namespace, which several services can share [the service's name]")
-	flags.Var((*ports)(&w.Forwards), "forward", "lead 127.0.0.1:PORT in the namespace to the host's 127.0.0.1:PORT; may be given more than once")
-	flags.BoolVar(&w.Hardened, "hardened", false, "take away what the service could do to its host and the LAN (netns-hardened.conf)")
+	flags.Var((*ports)(&w.Forwards), "forward", "forward 127.0.0.1:PORT in the namespace to the host's 127.0.0.1:PORT, repeatable")
+	flags.BoolVar(&w.Hardened, "hardened", false, "remove capabilities that a compromised service could use against host and LAN (netns-hardened.conf)")
 	t.flags(cmd)
 	return cmd
 }
@@ -60,7 +60,7 @@ name in /etc/cni/net.d.`,
 // checkNames checks the options that are names.
 func checkNames(w dropin.Wish) error {
 	if w.Network != "" && settings.NetworkName(w.Network) != w.Network {
-		return exitError{fmt.Errorf("--network: %q: no name of a network; use letters, digits and _.- in it", w.Network), exitUsage}
+		return exitError{fmt.Errorf("--network: %q: not a valid network name; use letters, digits and _.- in it", w.Network), exitUsage}
 	}
 	if w.In != "" {
 		if err := settings.CheckName(w.In); err != nil {

@@ -16,7 +16,7 @@ import (
 	"macvlan-vip/systemd/internal/units"
 )
 
-// Exit statuses of exec for a program that cannot be run, as of a shell.
+// Exit statuses of exec if the program cannot be run, the same as a shell's.
 const (
 	exitNotExecutable = 126
 	exitNotFound      = 127
@@ -50,7 +50,7 @@ is no such command.`,
 			return execIn(cmd.Context(), name, args)
 		},
 	}
-	// What follows the service is the command's.
+	// Options after the service belong to the command.
 	cmd.Flags().SetInterspersed(false)
 	return cmd
 }

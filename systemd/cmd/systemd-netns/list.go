@@ -14,7 +14,7 @@ import (
 type format string
 
 func (f *format) flags(cmd *cobra.Command) {
-	cmd.Flags().VarP(f, "output", "o", "text or json; json."+report.Version+" is json that stays as it is now")
+	cmd.Flags().VarP(f, "output", "o", "text or json; json."+report.Version+" keeps the current JSON format")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -38,7 +38,7 @@ func newList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the services that are in a namespace, with their VIPs",
-		Long: `Lists the services that are in a namespace. What only root can see is said on
+		Long: `Lists the services that are in a namespace. What only root can see is reported on
 standard error.
 
 In JSON it is an array of objects with the keys service, state, namespace, network,
@@ -67,7 +67,7 @@ func list(cmd *cobra.Command, f format) error {
 	})
 }
 
-// tellProblems tells what could not be seen; only root's is a failure.
+// tellProblems reports what could not be read. For root that is a failure.
 func tellProblems(problems []error, err error) error {
 	for _, p := range problems {
 		complain(p)

@@ -1,6 +1,6 @@
 // systemd-netns gives services network namespaces of their own with virtual IPs,
-// changes these, moves services back to the host's network, and tells and checks
-// what there is.
+// changes these, moves services back to the host's network, and reports and checks
+// their state.
 package main
 
 import (
@@ -26,7 +26,7 @@ const (
 	exitNoUnit  = 4
 )
 
-// exitError is an error with an exit status of its own; a nil one has been told.
+// exitError is an error with its own exit status; a nil one is already printed.
 type exitError struct {
 	error
 	status int
@@ -67,8 +67,8 @@ func run(ctx context.Context, args []string) int {
 
 func complain(err error) { fmt.Fprintf(os.Stderr, "systemd-netns: %v\n", err) }
 
-// newRoot makes the tree of commands, which is also what completion, --help and
-// the manual page are made of.
+// newRoot builds the command tree, from which completion, --help and the manual
+// page are generated as well.
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "systemd-netns",
@@ -101,7 +101,7 @@ func withSystemd(ctx context.Context, f func(*units.Systemd) error) error {
 
 func needRoot() error {
 	if os.Geteuid() != 0 {
-		return errors.New("this takes root: run it with sudo")
+		return errors.New("this needs root: run it with sudo")
 	}
 	return nil
 }

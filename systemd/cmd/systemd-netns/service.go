@@ -26,7 +26,7 @@ func serviceName(name string) (string, error) {
 	}
 	for _, kind := range []string{".socket", ".timer", ".target", ".mount", ".slice"} {
 		if strings.HasSuffix(stem, kind) {
-			return "", fmt.Errorf("%q: no service; name the service, and its sockets are seen to", name)
+			return "", fmt.Errorf("%q: not a service; name the service, which includes its sockets", name)
 		}
 	}
 	return stem + ".service", nil
@@ -85,7 +85,7 @@ type addresses []netip.Addr
 func (a *addresses) Set(text string) error {
 	addr, err := netip.ParseAddr(text)
 	if err != nil {
-		return errors.New("no IP address; write it as 192.0.2.1")
+		return errors.New("not an IP address; write it as 192.0.2.1")
 	}
 	*a = append(*a, addr)
 	return nil
@@ -100,7 +100,7 @@ type ports []uint16
 func (p *ports) Set(text string) error {
 	var port uint16
 	if _, err := fmt.Sscanf(text+"\n", "%d\n", &port); err != nil || port == 0 {
-		return errors.New("no TCP port; use one of 1 to 65535")
+		return errors.New("not a TCP port; use 1 to 65535")
 	}
 	if !slices.Contains(*p, port) {
 		*p = append(*p, port)

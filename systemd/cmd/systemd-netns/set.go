@@ -47,9 +47,9 @@ it is rolled back.`,
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.Var((*vips)(&up.VIPs), "vip", "a VIP; may be given more than once; they replace those that there were")
-	flags.Var((*vips)(&up.Add), "add-vip", "one VIP more; may be given more than once")
-	flags.Var((*vips)(&up.Remove), "remove-vip", "one VIP less; may be given more than once")
+	flags.Var((*vips)(&up.VIPs), "vip", "a VIP, repeatable; together they replace the current ones")
+	flags.Var((*vips)(&up.Add), "add-vip", "a VIP to add, repeatable")
+	flags.Var((*vips)(&up.Remove), "remove-vip", "a VIP to remove, repeatable")
 	flags.Var((*addresses)(&up.Gateways), "gateway", "the default route's gateway, one for each family; restarts the service")
 	t.flags(cmd)
 	return cmd

@@ -14,9 +14,9 @@ func newStatus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status [SERVICE]",
 		Short: "Show what the kernel holds of a service's namespace",
-		Long: `Shows the VIPs, links and routes of a service as the kernel has them, what of them
-differs from what was made, and what of its configuration was edited and has not taken
-effect. Without a service it is the list.
+		Long: `Shows the VIPs, links and routes of a service as the kernel has them, how they differ
+from what was created, and which edits of its configuration are not in effect. Without
+a service it is the list.
 
 In JSON it is an object with the keys of list, and drift, an array of differences, and
 edited, true or false.`,

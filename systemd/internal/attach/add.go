@@ -18,7 +18,7 @@ import (
 	"macvlan-vip/systemd/internal/settings"
 )
 
-// retryInterval parts the tries of an ADD.
+// retryInterval is the time between two tries of an ADD.
 const retryInterval = 500 * time.Millisecond
 
 // add adds the namespace to the network that is configured for it.
@@ -98,8 +98,8 @@ func (n *Netns) complete(a *record.Attachment) {
 	}
 }
 
-// addPatiently tries again while an error says that it may pass. It tells an
-// error when it comes up, not each time.
+// addPatiently retries temporary errors. It logs an error when it first occurs, not each
+// time.
 func (n *Netns) addPatiently() (*current.Result, error) {
 	deadline := time.Now().Add(n.Retry)
 	said := ""
@@ -122,11 +122,11 @@ func (n *Netns) addPatiently() (*current.Result, error) {
 	}
 }
 
-// tell says what there is, by the result and the kernel.
+// tell logs the state after an ADD, by the result and the kernel.
 func (n *Netns) tell(result *current.Result) error {
 	f, err := n.look(result)
 	if err != nil {
-		return fmt.Errorf("look at what was made: %w", err)
+		return fmt.Errorf("read what was created: %w", err)
 	}
 	for _, line := range f.Made(n.Network) {
 		n.Say(sdlog.LevelInfo, "%s", line)

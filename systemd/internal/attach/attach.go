@@ -17,7 +17,7 @@ import (
 	"macvlan-vip/systemd/internal/settings"
 )
 
-// ErrSaid is an error that has been told already.
+// ErrSaid is an error that was already logged.
 var ErrSaid = errors.New("said")
 
 // Verbs are what the units run.
@@ -51,7 +51,7 @@ func (n *Netns) configured() (*Netns, error) {
 	return &Netns{n.Voice, now}, err
 }
 
-// cni runs cnitool, and passes on what the plugins have to say.
+// cni runs cnitool, and logs the plugins' output.
 func (n *Netns) cni(verb string) (*current.Result, error) {
 	result, logs, err := cnitool.Run(n.Namespace, verb)
 	if logs != "" {

@@ -21,7 +21,7 @@ const runDir = "/run/systemd-netns"
 // own one on a loopback address asks: systemd-resolved, NetworkManager.
 var upstreams = []string{"/run/systemd/resolve/resolv.conf", "/run/NetworkManager/no-stub-resolv.conf"}
 
-// giveDNS sees to it that the service finds DNS servers that it can reach,
+// giveDNS makes sure that the service has DNS servers that it can reach,
 // through the resolv.conf that the drop-in binds: an administrator's for this
 // namespace or else the network's. Failing both it is the host's own, of which
 // only a server on a loopback address needs another.

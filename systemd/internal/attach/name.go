@@ -15,7 +15,7 @@ import (
 	"macvlan-vip/systemd/internal/units"
 )
 
-// make makes the namespace, in place of one that was left.
+// make creates the namespace, in place of a stale one.
 func (n *Netns) make() error {
 	return onHost(func() error {
 		if err := n.clearTheWay(); err != nil {
@@ -78,7 +78,7 @@ func shareDir() (unlock func(), err error) {
 	return func() { dir.Close() }, nil
 }
 
-// clearTheWay removes a name that was left, and makes the folders that the
+// clearTheWay removes a stale name, and creates the directories that the
 // sandbox can let its processes write to only if they are there.
 func (n *Netns) clearTheWay() error {
 	for _, dir := range []string{"/run/cni", "/var/lib/cni"} {

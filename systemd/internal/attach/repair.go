@@ -16,9 +16,8 @@ import (
 	"macvlan-vip/systemd/internal/units"
 )
 
-// repair puts right what CHECK finds missing of what was made. If a person asks, not
-// the keeper or the timer, it puts into effect what was edited, as far as that is no
-// more than addresses.
+// repair restores what CHECK finds missing. If a person triggers it, not the keeper or
+// the timer, it also applies edited addresses.
 func (n *Netns) repair() error {
 	if err := n.rename(); err != nil {
 		return err
@@ -38,7 +37,7 @@ func (n *Netns) repair() error {
 // update puts into effect that addresses were edited. The plugins keep what was
 // if they cannot.
 func (n *Netns) update(a record.Attachment, edit networks.Edit, now *Netns) error {
-	n.Say(sdlog.LevelNotice, "%s has changed: putting it into effect", edit.What)
+	n.Say(sdlog.LevelNotice, "%s has changed: applying it", edit.What)
 	want, err := now.wanted()
 	if err == nil {
 		// If it fails, what was made is what there is.
@@ -51,7 +50,7 @@ func (n *Netns) update(a record.Attachment, edit networks.Edit, now *Netns) erro
 	if keeping := n.keep(a); keeping != nil {
 		n.Say(sdlog.LevelErr, "%v", keeping)
 	}
-	return fmt.Errorf("%s has changed, which could not be put into effect; what was is kept: %w", edit.What, err)
+	return fmt.Errorf("%s has changed, and could not be applied; the old addresses stay: %w", edit.What, err)
 }
 
 // current is what was made last.
@@ -62,7 +61,7 @@ func (n *Netns) current() (record.Attachment, error) {
 		if err == nil {
 			err = fmt.Errorf("nothing is known of an attachment")
 		}
-		return record.Attachment{}, fmt.Errorf("%w; `systemctl restart %s` makes it anew", err, n.Shim())
+		return record.Attachment{}, fmt.Errorf("%w; `systemctl restart %s` recreates it", err, n.Shim())
 	}
 	if err != nil {
 		n.Say(sdlog.LevelWarning, "%v", err)
@@ -133,26 +132,26 @@ func (n *Netns) tellUntouched(edit networks.Edit, a record.Attachment) {
 	}
 	others := record.Conflicts(n.Name)
 	for _, conflict := range others {
-		n.Say(sdlog.LevelErr, "%s: find that station by its MAC, and take the address from it", conflict)
+		n.Say(sdlog.LevelErr, "%s: find that station by its MAC, and remove the address from it", conflict)
 	}
 	if edit.What == "" {
 		if len(others) == 0 && f.Carrier {
-			n.Say(sdlog.LevelInfo, "all is as it should be")
+			n.Say(sdlog.LevelInfo, "nothing to repair")
 		}
 		return
 	}
-	n.Say(sdlog.LevelNotice, "all is as it was made, but %s has changed since: %s", edit.What, edit.Renewal(n.Namespace))
+	n.Say(sdlog.LevelNotice, "nothing to repair, but %s has changed since: %s", edit.What, edit.Renewal(n.Namespace))
 }
 
 func (n *Netns) tellEdit(edit networks.Edit) {
 	if edit.What != "" {
-		n.Say(sdlog.LevelNotice, "repaired as it was made, but %s has changed since: %s", edit.What, edit.Renewal(n.Namespace))
+		n.Say(sdlog.LevelNotice, "repaired according to the record, but %s has changed since: %s", edit.What, edit.Renewal(n.Namespace))
 	}
 }
 
-// rename gives the namespace its name back: `ip netns delete` takes away the
-// name alone while processes live in the namespace, of a service or, the
-// article's way, of the shim. Where none does, it is made again.
+// rename restores the namespace's name: `ip netns delete` removes only the name while
+// processes run in the namespace, of a service or, the article's way, of the shim.
+// Without any, the namespace is created again.
 func (n *Netns) rename() error {
 	if n.exists() {
 		return nil
@@ -166,10 +165,10 @@ func (n *Netns) rename() error {
 			if onHostsNetwork(pid) || units.Run("ip", "netns", "attach", n.Name, pid) != nil {
 				continue
 			}
-			n.Say(sdlog.LevelNotice, "somebody removed the name of this namespace; it is back")
+			n.Say(sdlog.LevelNotice, "somebody removed the name of this namespace; restored")
 			return nil
 		}
-		n.Say(sdlog.LevelNotice, "somebody removed this namespace; it is made again")
+		n.Say(sdlog.LevelNotice, "somebody removed this namespace; recreated")
 		return n.addName()
 	})
 }
@@ -207,7 +206,7 @@ func onHostsNetwork(pid string) bool {
 	return err != nil || its == own
 }
 
-// settle has the shim put the namespace's name right, if that is missing.
+// settle makes the shim restore the namespace's name, if that is missing.
 func (n *Netns) settle() error {
 	if n.exists() {
 		return nil

@@ -63,7 +63,7 @@ func (n *Netns) undo() error {
 	return nil
 }
 
-// stopRepairs notes in the record that nothing of it is to be repaired any more.
+// stopRepairs notes in the record that it must not be repaired any more.
 func (n *Netns) stopRepairs() {
 	all, err := record.Load(n.Name)
 	if err != nil || len(all) == 0 {
@@ -88,7 +88,7 @@ func (n *Netns) toUndo() (made, guessed []record.Attachment, err error) {
 	}
 	damaged := err != nil
 	if all, err = cnitool.Remembered(n.Namespace); damaged && err == nil {
-		err = fmt.Errorf("the record of what was made is empty or damaged; going by what cnitool and the plugins know")
+		err = fmt.Errorf("the record of the attachment is empty or damaged; using cnitool's cache and the plugins' records instead")
 	}
 	for _, a := range n.inJournals() {
 		if !slices.ContainsFunc(all, a.Same) {
@@ -140,7 +140,7 @@ func (n *Netns) undoAs(ctx context.Context, a record.Attachment) error {
 	result := cnitool.Result(a)
 	before, err := facts.Look(n.Path, a.IfName, result)
 	if err != nil {
-		n.Say(sdlog.LevelWarning, "look at what is to be removed: %v", err)
+		n.Say(sdlog.LevelWarning, "read the state before removing it: %v", err)
 	}
 	logs, errs := chain.Delete(ctx, n.request(a))
 	if logs != "" {
@@ -148,7 +148,7 @@ func (n *Netns) undoAs(ctx context.Context, a record.Attachment) error {
 	}
 	after, err := facts.Look(n.Path, a.IfName, result)
 	if err != nil {
-		n.Say(sdlog.LevelWarning, "look at what was removed: %v", err)
+		n.Say(sdlog.LevelWarning, "read the state after removing it: %v", err)
 	}
 	for _, line := range before.Removed(after, a.Network) {
 		n.Say(sdlog.LevelInfo, "%s", line)
@@ -172,7 +172,7 @@ func (n *Netns) request(a record.Attachment) chain.Request {
 func (n *Netns) notUndone(a record.Attachment, errs []error, left facts.Facts) error {
 	then := n.Namespace
 	then.Network, then.IfName, then.CNIPath, then.ConfDir = a.Network, a.IfName, cnitool.PluginPath(a), "/etc/cni/net.d"
-	lines := []string{fmt.Sprintf("network %s was not left whole:", a.Network)}
+	lines := []string{fmt.Sprintf("network %s could not be undone completely:", a.Network)}
 	for _, err := range errs {
 		var p chain.PluginError
 		if errors.As(err, &p) {
@@ -181,7 +181,7 @@ func (n *Netns) notUndone(a record.Attachment, errs []error, left facts.Facts) e
 		lines = append(lines, "  "+err.Error())
 	}
 	for _, w := range left.Ways {
-		lines = append(lines, fmt.Sprintf("  still there: the host's way to %s; see `ip route show table all proto 118`", facts.List(w.VIPs)))
+		lines = append(lines, fmt.Sprintf("  still there: the host's routes to %s; see `ip route show table all proto 118`", facts.List(w.VIPs)))
 	}
 	return errors.New(strings.Join(lines, "\n"))
 }
@@ -214,5 +214,5 @@ func (n *Netns) undone() error {
 	if err == nil && len(left) == 0 {
 		return nil
 	}
-	return fmt.Errorf("not all was undone, as told above; remove the cause, and then: %s clear %s", settings.Helper(), n.Name)
+	return fmt.Errorf("not everything was undone, see above; remove the cause, and then: %s clear %s", settings.Helper(), n.Name)
 }

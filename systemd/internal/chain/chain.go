@@ -1,5 +1,5 @@
 // Package chain calls the plugins of a network's list for clean-up. cnitool
-// would end at the first plugin's error, wait for a plugin that hangs, and read
+// would stop at the first plugin's error, wait for a plugin that hangs, and require
 // settings that clean-up does not need.
 package chain
 
@@ -82,12 +82,12 @@ func Delete(ctx context.Context, r Request) (logs string, errs []error) {
 func parse(config []byte) (list, error) {
 	var l list
 	if err := json.Unmarshal(config, &l); err != nil {
-		return l, fmt.Errorf("read the network that was made: %w", err)
+		return l, fmt.Errorf("read the recorded network: %w", err)
 	}
 	if l.Plugins == nil {
 		var single map[string]json.RawMessage
 		if err := json.Unmarshal(config, &single); err != nil {
-			return l, fmt.Errorf("read the network that was made: %w", err)
+			return l, fmt.Errorf("read the recorded network: %w", err)
 		}
 		l.Plugins = append(l.Plugins, single)
 	}

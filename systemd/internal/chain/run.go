@@ -42,7 +42,7 @@ func Run(ctx context.Context, c Command) (stdout []byte, stderr string, err erro
 	cmd.WaitDelay = lastWords
 	err = cmd.Run()
 	if ctx.Err() != nil && err != nil {
-		err = fmt.Errorf("%w within %s, and it was ended", ErrTimeout, c.Timeout)
+		err = fmt.Errorf("%w within %s, and was stopped", ErrTimeout, c.Timeout)
 	} else if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil
 	}

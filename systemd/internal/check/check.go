@@ -29,13 +29,13 @@ type Finding struct {
 	Remedy string `json:"remedy"`
 }
 
-// subject is a service with what is known of it.
+// subject is the service to check, with its known state.
 type subject struct {
 	unit *units.Unit
 	sd   *units.Systemd
 	// namespace is the one that it is in; network says what is configured.
 	namespace settings.Namespace
-	// known is what was made of it, nil if nothing.
+	// known is its attachment, nil if there is none.
 	known *record.Attachment
 	facts facts.Facts
 }
@@ -79,7 +79,7 @@ var checks = []struct {
 	{"loopback", true, checkLoopback},
 }
 
-// Works are the checks that tell what a change has come to.
+// Works are the checks that show whether a change works.
 var Works = []string{"master", "attachment", "gateway", "host"}
 
 // Service checks a service, such as "web.service", by the checks of these names,
@@ -113,7 +113,7 @@ func (s *subject) look(in string) (err error) {
 	return err
 }
 
-// run runs the checks side by side, since some wait for answers.
+// run runs the checks concurrently, since some wait for answers.
 func (s *subject) run(ctx context.Context, names []string) (all []Finding) {
 	results := make([]chan *Finding, len(checks))
 	for i, c := range checks {
@@ -142,8 +142,8 @@ func wanted(name string, names []string) bool {
 	return len(names) == 0
 }
 
-// ErrUnseen is for whoever cannot look into other processes' namespaces.
-var ErrUnseen = fmt.Errorf("looking into a namespace takes root: run this with sudo")
+// ErrUnseen is the error without permission to enter namespaces.
+var ErrUnseen = fmt.Errorf("looking into a namespace needs root: run this with sudo")
 
 // Seeing tells whether this process can check.
 func Seeing() error {

@@ -132,7 +132,7 @@ func checkDuplicates(_ context.Context, s *subject) *Finding {
 			taken = append(taken, fmt.Sprintf("%s is in use by %s", vip.Addr(), mac))
 		}
 	}
-	// The keeper hears those as well that answer no question, and for some time.
+	// The keeper also knows stations that announced a VIP but do not answer a probe.
 	for _, line := range record.Conflicts(s.namespace.Name) {
 		if !slices.ContainsFunc(taken, func(t string) bool { return sameVIP(t, line) }) {
 			taken = append(taken, line)

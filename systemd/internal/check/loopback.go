@@ -17,11 +17,11 @@ import (
 	"macvlan-vip/systemd/internal/enter"
 )
 
-// listenTime is how long the service's connections to itself are listened for: a
-// proxy looks after its backends every two seconds or so.
+// listenTime is how long the service's connections to itself are watched: a proxy checks
+// its backends every two seconds or so.
 const listenTime = 3 * time.Second
 
-// checkLoopback: the service does not look on its 127.0.0.1 for what is on the
+// checkLoopback: the service does not try to reach, on its 127.0.0.1, what listens on the
 // host's.
 func checkLoopback(ctx context.Context, s *subject) *Finding {
 	var refused []port
@@ -45,7 +45,7 @@ func checkLoopback(ctx context.Context, s *subject) *Finding {
 			remedy = "have the service ask " + s.hostAddress() + " instead"
 		}
 	}
-	f := s.fail(remedy, "the service looks for %s, where nothing listens: the namespace's loopback is not the host's", join(refused))
+	f := s.fail(remedy, "the service tries to connect to %s, where nothing listens: the namespace's loopback is not the host's", join(refused))
 	return &f
 }
 
@@ -66,7 +66,7 @@ type port struct {
 
 func (p port) String() string { return p.network + " " + p.AddrPort.String() }
 
-// listen gives the ports that refuse connections on this namespace's lo.
+// listen returns the ports that refuse connections on this namespace's lo.
 func listen(ctx context.Context) (refused []port, err error) {
 	lo, err := net.InterfaceByName("lo")
 	if err != nil {

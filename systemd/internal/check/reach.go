@@ -172,8 +172,8 @@ func hostPrefix(addr string) string {
 	return netip.PrefixFrom(a, a.BitLen()).String()
 }
 
-// checkFirewall: where the routes are right and yet no answer comes back, some
-// rule of this host drops it.
+// checkFirewall: if the routes are correct and yet no answer arrives, a rule of this host
+// drops it.
 func checkFirewall(_ context.Context, s *subject) *Finding {
 	if s.facts.Host == "" {
 		return nil
@@ -183,7 +183,7 @@ func checkFirewall(_ context.Context, s *subject) *Finding {
 		return !slices.Contains(routed, vip) || s.oif(vip) != s.facts.Host
 	})
 	if len(lost) == 0 {
-		f := s.ok("nothing drops what comes from %s", s.facts.Host)
+		f := s.ok("no packet from %s is dropped", s.facts.Host)
 		return &f
 	}
 	out, _ := exec.Command("nft", "list", "ruleset").Output()

@@ -67,7 +67,7 @@ func checkSockets(ctx context.Context, s *subject) *Finding {
 	return &f
 }
 
-// checkAttachment: the kernel holds what was made.
+// checkAttachment: the kernel state is complete.
 func checkAttachment(_ context.Context, s *subject) *Finding {
 	var f Finding
 	switch {

@@ -1,5 +1,5 @@
-// Package cnitool runs cnitool for a namespace, puts its errors into plain
-// words, and reads what it remembers.
+// Package cnitool runs cnitool for a namespace, rewrites its errors for people, and
+// reads its cache.
 package cnitool
 
 import (
@@ -24,7 +24,7 @@ import (
 const Patience = 30 * time.Second
 
 // Run runs cnitool for the namespace. It gives the result of an ADD, else nil,
-// and what the plugins have to say; an error is in plain words.
+// and the plugins' log lines; errors are rewritten for people.
 func Run(n settings.Namespace, verb string) (result *current.Result, logs string, err error) {
 	found, _, err := networks.Find(n.ConfDir, n.Network)
 	if err != nil {

@@ -46,7 +46,7 @@ func Remembered(n settings.Namespace) (all []record.Attachment, err error) {
 	for _, file := range files {
 		a, err := readMemory(file)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w; `systemctl restart %s` makes it anew", file, err, n.Shim()))
+			errs = append(errs, fmt.Errorf("%s: %w; `systemctl restart %s` recreates it", file, err, n.Shim()))
 			a = record.Attachment{}
 			a.Network, a.IfName, _ = strings.Cut(filepath.Base(file), id)
 		}

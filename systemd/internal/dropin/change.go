@@ -14,10 +14,10 @@ import (
 	"macvlan-vip/systemd/internal/units"
 )
 
-// Change is a transaction: what files are to be, and what happens to units then.
-// It is planned without changing anything, and taken back whole if it fails.
+// Change is a transaction over files and units. Planning changes nothing; if applying it
+// fails, everything is rolled back.
 type Change struct {
-	// Done says in one line what is so when the change was made.
+	// Done is the message after a successful change, one line.
 	Done string
 	// Others are running services that stop for a while, besides the one that the
 	// change is for.
@@ -26,13 +26,13 @@ type Change struct {
 	want, before []files.File
 	// stop are units that are stopped before any is restarted.
 	stop []string
-	// restart are the units that run, and are to run as the files say.
+	// restart are the running units that need a restart.
 	restart []string
-	// start are units that come with the change, and go when it is taken back.
+	// start are units to start; they are stopped if the change is rolled back.
 	start []string
-	// end are units that go with the change, and come back if it is taken back.
+	// end are units to stop; they are started again if the change is rolled back.
 	end []string
-	// reload is a shim that puts the change into effect by itself.
+	// reload is a shim whose reload applies the change.
 	reload string
 	// release are shims that are stopped at the end if nothing is bound to them.
 	release []string
@@ -47,7 +47,7 @@ func (c *Change) Empty() bool {
 	return len(c.want) == 0 && len(c.start) == 0 && c.reload == ""
 }
 
-// add notes a file that is to be so, if it is not.
+// add plans a file, unless it has that content already.
 func (c *Change) add(want files.File) error {
 	is, err := files.Read(want.Path)
 	if err != nil || is.Same(want) {
@@ -95,7 +95,7 @@ func nonEmpty(s string) []string {
 	return []string{s}
 }
 
-// Apply makes the change, or leaves everything as it was.
+// Apply applies the change; if it fails, everything is rolled back.
 func (c *Change) Apply(ctx context.Context, sd *units.Systemd) error {
 	if err := c.write(); err != nil {
 		return err
@@ -120,7 +120,7 @@ func (c *Change) Apply(ctx context.Context, sd *units.Systemd) error {
 	if back := c.takeBack(context.WithoutCancel(ctx), sd, touched); back != nil {
 		return fmt.Errorf("%w%s\nand it cannot be rolled back: %w", err, said, back)
 	}
-	return fmt.Errorf("%w%s\neverything is as it was before", err, said)
+	return fmt.Errorf("%w%s\neverything was rolled back", err, said)
 }
 
 // write writes all files, or none.
@@ -149,8 +149,8 @@ func restore(before []files.File) error {
 	return errors.Join(errs...)
 }
 
-// takeBack puts the files back and has what runs run by them. A start limit that
-// is used up by now must not keep a service from running as it did.
+// takeBack restores the files and restarts the units by them. A start limit that was
+// reached meanwhile must not keep a service from running as before.
 func (c *Change) takeBack(ctx context.Context, sd *units.Systemd, touched bool) error {
 	var err error
 	if touched && len(c.start) > 0 {
@@ -166,7 +166,7 @@ func (c *Change) takeBack(ctx context.Context, sd *units.Systemd, touched bool) 
 	return errors.Join(err, back.takeEffect(ctx, sd), c.letGo(ctx, sd))
 }
 
-// takeEffect has the units run as the files say.
+// takeEffect restarts, reloads and stops units according to the new files.
 func (c *Change) takeEffect(ctx context.Context, sd *units.Systemd) error {
 	if c.reload != "" {
 		return sd.Reload(ctx, c.reload)
@@ -251,8 +251,8 @@ func stay(ctx context.Context, sd *units.Systemd, names []string) error {
 	return nil
 }
 
-// letGo stops shims that nothing needs any more: systemd does not look again
-// when a drop-in goes.
+// letGo stops shims that nothing needs any more: systemd does not check that when a
+// drop-in is removed.
 func (c *Change) letGo(ctx context.Context, sd *units.Systemd) error {
 	for _, shim := range c.release {
 		u, err := sd.Unit(ctx, shim)

@@ -130,7 +130,7 @@ func (c *Change) forget(ctx context.Context, sd *units.Systemd, namespace, leavi
 	return c.removeOwn(namespace)
 }
 
-// lastWords are what a unit has logged of late.
+// lastWords are the latest log lines of a unit.
 func lastWords(unit string) string {
 	args := []string{"--quiet", "--no-pager", "--output=cat", "--lines=3", "--unit=" + unit}
 	if strings.HasPrefix(unit, "systemd-netns@") {

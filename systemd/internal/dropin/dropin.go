@@ -54,7 +54,7 @@ func hardening(unit string) dropIn {
 	return dropIn{file: filepath.Join(unitDir, unit+".d", "netns-hardened.conf"), base: "netns-hardened.conf"}
 }
 
-// want is the file as it is to be.
+// want is the desired file.
 func (d dropIn) want() (files.File, error) {
 	if d.in == "" {
 		return files.Link(d.file, shipped(d.base)), nil

@@ -121,8 +121,8 @@ func (c *Change) runs(ctx context.Context, sd *units.Systemd, u *units.Unit) (er
 	return err
 }
 
-// renews has the shim of a namespace start again, if it runs, and all that is
-// bound to it with it.
+// renews plans a restart of a namespace's shim, if it runs, and of everything that is
+// bound to it.
 func (c *Change) renews(ctx context.Context, sd *units.Systemd, n settings.Namespace) error {
 	shim, err := sd.Unit(ctx, n.Shim())
 	if err != nil || !shim.Runs() {

@@ -155,7 +155,7 @@ func (w Wish) shared(c *Change, n settings.Namespace) error {
 		return elsewhere(file)
 	}
 	if len(w.VIPs) > 0 && !found.TakesVIPs() {
-		return fmt.Errorf(`network %q: no plugin of it takes VIPs from outside; add "capabilities": {"ips": true} to macvlan-vip's part of it in %s`, w.Network, file)
+		return fmt.Errorf(`network %q: none of its plugins accepts VIPs from outside; add "capabilities": {"ips": true} to macvlan-vip's part of it in %s`, w.Network, file)
 	}
 	return w.env(c)
 }
@@ -200,7 +200,7 @@ func (w Wish) env(c *Change) error {
 func ParseVIP(text string) (netip.Prefix, error) {
 	vip, err := netip.ParsePrefix(text)
 	if err != nil {
-		return vip, errors.New("no address with a prefix length; write it as 192.0.2.20/24")
+		return vip, errors.New("not an address with a prefix length; write it as 192.0.2.20/24")
 	}
 	return vip, nil
 }

@@ -16,8 +16,8 @@ import (
 	"macvlan-vip/systemd/internal/units"
 )
 
-// Update is what `set` was asked for: all VIPs, or some more and some less, and
-// the gateways, where any are given.
+// Update is the input of `set`: all VIPs, or VIPs to add and to remove, and gateways,
+// if any are given.
 type Update struct {
 	// Unit is a service's name, with its suffix.
 	Unit              string
@@ -25,8 +25,8 @@ type Update struct {
 	Gateways          []netip.Addr
 }
 
-// Set plans to change the VIPs of a service that is in a namespace. Its shim puts
-// them into effect without touching the service.
+// Set plans to change the VIPs of a service that is in a namespace. Its shim applies
+// them without touching the service.
 func Set(ctx context.Context, sd *units.Systemd, up Update) (*Change, error) {
 	u, err := findService(ctx, sd, up.Unit)
 	if err != nil {
@@ -76,7 +76,7 @@ func (c *Change) update(ctx context.Context, sd *units.Systemd, n settings.Names
 	return err
 }
 
-// apply makes the VIPs that are wished for out of those that there are.
+// apply computes the desired VIPs from the current ones.
 func (up Update) apply(have []netip.Prefix) ([]netip.Prefix, error) {
 	vips := slices.Clone(have)
 	if len(up.VIPs) > 0 {
@@ -85,7 +85,7 @@ func (up Update) apply(have []netip.Prefix) ([]netip.Prefix, error) {
 	for _, vip := range up.Remove {
 		i := slices.IndexFunc(vips, func(v netip.Prefix) bool { return v == vip })
 		if i < 0 {
-			return nil, fmt.Errorf("--remove-vip: %s is no VIP of it; it has %s", vip, join(vips))
+			return nil, fmt.Errorf("--remove-vip: %s is not one of its VIPs; it has %s", vip, join(vips))
 		}
 		vips = slices.Delete(vips, i, i+1)
 	}

@@ -1,4 +1,4 @@
-// Package facts reads what the kernel holds of an attachment.
+// Package facts reads the kernel state of an attachment.
 package facts
 
 import (
@@ -18,7 +18,7 @@ import (
 // routeProtocol marks hairpin-route's routes (rtm_protocol, rtnetlink(7)).
 const routeProtocol = 118
 
-// Facts are what the kernel holds of an attachment.
+// Facts is the kernel state of an attachment.
 type Facts struct {
 	// Link is the service's; MAC is empty where there is no such link.
 	Link, MAC, Master string
@@ -27,7 +27,7 @@ type Facts struct {
 	VIPs    []netip.Prefix
 	// Host is the host-side link's name, empty where there is none.
 	Host string
-	// Ways are the host's ways to VIPs: the VIPs of each source address.
+	// Ways are the host's routes to VIPs, grouped by source address.
 	Ways []Way
 }
 
@@ -37,8 +37,8 @@ type Way struct {
 	VIPs   []netip.Addr
 }
 
-// Look finds out what there is of an attachment: a link in the namespace at a
-// path, which an ADD with that result made.
+// Look reads the state of an attachment: of the link in the namespace at a path,
+// which the ADD with that result created.
 func Look(path, ifName string, result *current.Result) (Facts, error) {
 	f := Facts{Link: ifName}
 	hosts, err := netlinksafe.NewHandle(unix.NETLINK_ROUTE)
@@ -62,7 +62,7 @@ func Look(path, ifName string, result *current.Result) (Facts, error) {
 func lookInside(hosts netlinksafe.Handle, path string, f *Facts) error {
 	at, err := vnetns.GetFromPath(path)
 	if err != nil {
-		// There is nothing inside of what is not there.
+		// A missing namespace has no link.
 		return nil
 	}
 	defer func() { _ = at.Close() }()
@@ -174,7 +174,7 @@ func List[T fmt.Stringer](vips []T) string {
 	return text
 }
 
-// Count is a number of VIPs in words.
+// Count formats a number of VIPs.
 func Count(n int) string {
 	if n == 1 {
 		return "1 VIP"
@@ -182,7 +182,7 @@ func Count(n int) string {
 	return fmt.Sprintf("%d VIPs", n)
 }
 
-// Made are the lines that tell what there is after an ADD.
+// Made formats the state after an ADD, as lines for the journal.
 func (f Facts) Made(network string) []string {
 	lines := []string{fmt.Sprintf("%s on %s, network %s", List(f.VIPs), f.Link, network)}
 	if len(f.VIPs) == 0 {
@@ -205,7 +205,7 @@ func (f Facts) Made(network string) []string {
 	return lines
 }
 
-// Removed are the lines that tell what is there no longer.
+// Removed formats what is gone, as lines for the journal.
 func (f Facts) Removed(after Facts, network string) []string {
 	var lines []string
 	gone := slices.DeleteFunc(slices.Clone(f.VIPs), func(p netip.Prefix) bool { return slices.Contains(after.VIPs, p) })
@@ -214,7 +214,7 @@ func (f Facts) Removed(after Facts, network string) []string {
 	}
 	for _, w := range f.Ways {
 		if len(after.Ways) == 0 {
-			lines = append(lines, fmt.Sprintf("removed the host's way to %s", List(w.VIPs)))
+			lines = append(lines, fmt.Sprintf("removed the host's routes to %s", List(w.VIPs)))
 		}
 	}
 	if f.Host != "" && after.Host == "" {

@@ -21,7 +21,7 @@ func TestFactsInWords(t *testing.T) {
 		}},
 		{Facts{Link: "mv0"}.Made("lan"), []string{"no VIPs on mv0, network lan"}},
 		{f.Removed(Facts{}, "lan"), []string{
-			"removed mv0 192.0.2.1/24 2001:db8::1/64, network lan", "removed the host's way to 192.0.2.1", "removed the host's way to 2001:db8::1",
+			"removed mv0 192.0.2.1/24 2001:db8::1/64, network lan", "removed the host's routes to 192.0.2.1", "removed the host's routes to 2001:db8::1",
 			"removed mv-int, which no other service needs",
 		}},
 		{f.Removed(f, "lan"), nil},

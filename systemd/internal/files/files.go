@@ -1,4 +1,4 @@
-// Package files reads, replaces and removes files, each whole or not at all.
+// Package files reads, replaces and removes files, each atomically.
 package files
 
 import (
@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// File is one as it is, or is to be.
+// File is a file's current or desired state.
 type File struct {
 	Path  string
 	Found bool

@@ -9,12 +9,12 @@ import (
 	"macvlan-vip/systemd/internal/settings"
 )
 
-// Edit is what has been changed of a network since an attachment was made.
+// Edit is what was changed in a network since an attachment was made.
 type Edit struct {
 	// What names it, "" if nothing was changed.
 	What string
-	// Live says that no more was changed than what IPAM gives addresses by, which a
-	// reload puts into effect.
+	// Live says that only addresses (IPAM's input) were changed, which a reload
+	// applies.
 	Live bool
 }
 
@@ -104,10 +104,10 @@ func withoutIP(args string) string {
 	return strings.Join(rest, ";")
 }
 
-// Renewal tells how to put into effect what was edited.
+// Renewal is the command that applies an edit.
 func (e Edit) Renewal(n settings.Namespace) string {
 	if e.Live {
-		return fmt.Sprintf("`systemctl reload %s` puts it into effect", n.Shim())
+		return fmt.Sprintf("`systemctl reload %s` applies it", n.Shim())
 	}
-	return fmt.Sprintf("`systemctl restart %s` makes it anew, and restarts what is in it", n.Shim())
+	return fmt.Sprintf("`systemctl restart %s` recreates it, and restarts every service in it", n.Shim())
 }

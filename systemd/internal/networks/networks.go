@@ -70,7 +70,7 @@ func read(file string) (*Network, error) {
 	return n, nil
 }
 
-// ErrNone is the error of a namespace whose network is not there.
+// ErrNone is the error if the network does not exist.
 var ErrNone = errors.New("no such network")
 
 // Missing is ErrNone, with its remedy.

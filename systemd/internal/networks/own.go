@@ -22,8 +22,8 @@ type Own struct {
 // written begins the comment of a network that this project has written.
 const written = "Written by `systemd-netns enable` for "
 
-// OwnFile is where a namespace's own network lies, which has the name that the
-// namespace's network has by default.
+// OwnFile is the file of a namespace's own network, which has the default network
+// name of the namespace.
 func OwnFile(namespace string) string {
 	return filepath.Join(settings.OwnNetworks, settings.NetworkName(namespace)+".conflist")
 }
@@ -117,7 +117,7 @@ func (o *Own) addresses() (entries []map[string]any) {
 	return entries
 }
 
-// SetVIPs replaces the addresses; one that stays keeps what is said of it.
+// SetVIPs replaces the addresses; one that stays keeps its other keys.
 func (o *Own) SetVIPs(vips []netip.Prefix) {
 	old := o.addresses()
 	entries := make([]any, len(vips))

@@ -8,13 +8,13 @@ import (
 	"strings"
 )
 
-// conflictsPath is the file in which the keeper tells who else uses a namespace's
-// VIPs. It goes with the shim's runtime directory.
+// conflictsPath is the file in which the keeper lists other holders of a namespace's
+// VIPs. It is removed with the shim's runtime directory.
 func conflictsPath(name string) string {
 	return filepath.Join("/run/systemd-netns", name, "conflicts")
 }
 
-// Conflicts tells who else uses a namespace's VIPs, one a line.
+// Conflicts lists other holders of a namespace's VIPs, one per line.
 func Conflicts(name string) []string {
 	data, err := os.ReadFile(conflictsPath(name))
 	if err != nil {
@@ -23,8 +23,8 @@ func Conflicts(name string) []string {
 	return strings.FieldsFunc(string(data), func(r rune) bool { return r == '\n' })
 }
 
-// SetConflicts notes them; none removes the file. A namespace whose shim has gone
-// meanwhile has none.
+// SetConflicts writes the list; an empty one removes the file. It is no error if the
+// shim is gone meanwhile.
 func SetConflicts(name string, lines []string) error {
 	if len(lines) == 0 {
 		return note(conflictsPath(name), "")
@@ -67,15 +67,14 @@ func note(path, text string) error {
 	return err
 }
 
-// repairPath is the file by which a reload is known to be nobody's wish to have edits
-// put into effect.
+// repairPath is the file that tells a reload not to apply edits.
 func repairPath(name string) string { return filepath.Join("/run/systemd-netns", name, "repair") }
 
 // broken is in that file if something is known to be. systemd-netns-repair@.service
 // writes an empty one.
 const broken = "broken\n"
 
-// AskForRepair has the next reload repair, and nothing else. If something is known to
+// AskForRepair makes the next reload only repair. If something is known to
 // be broken, it need not look first.
 func AskForRepair(name string, isBroken bool) error {
 	text := ""

@@ -1,5 +1,5 @@
-// Package record keeps what a namespace was added to its network with, so that
-// undoing and repairing go by what was made, whatever is configured by then.
+// Package record stores the input of a namespace's ADD, so that teardown and repair use
+// what was created, even if the configuration has changed since.
 package record
 
 import (
@@ -16,7 +16,7 @@ import (
 // network. Like IPAM's leases it outlives a power cut.
 const Dir = "/var/lib/systemd-netns"
 
-// Attachment is what an ADD was asked for, and what it gave.
+// Attachment is the input and the result of an ADD.
 type Attachment struct {
 	// Network is the network's name, Config its file's text, a list of plugins
 	// or a single one.
@@ -33,7 +33,7 @@ type Attachment struct {
 	Env map[string]string `json:"env,omitempty"`
 	// Unit is the one that a reload of repairs the attachment.
 	Unit string `json:"unit,omitempty"`
-	// Undoing says that it is being undone, and not to be repaired.
+	// Undoing says that it is being undone, and must not be repaired.
 	Undoing bool `json:"undoing,omitempty"`
 	// Result is what the ADD gave; none while it is under way, or if it failed.
 	Result json.RawMessage `json:"result,omitempty"`
@@ -46,7 +46,7 @@ func (a Attachment) Same(o Attachment) bool { return a.Network == o.Network && a
 // ErrDamaged is the error of a record that is there and cannot be read: one
 // that a power cut has emptied, or that version 1 wrote, which noted no more
 // than that there is something to undo.
-var ErrDamaged = errors.New("the record of what was made cannot be read")
+var ErrDamaged = errors.New("the record of the attachment cannot be read")
 
 // Path is the record's file of a namespace.
 func Path(name string) string { return filepath.Join(Dir, name) }
@@ -89,7 +89,7 @@ func Write(path string, all []Attachment) error {
 	}
 	data, err := json.Marshal(all)
 	if err != nil {
-		return fmt.Errorf("record what is made: %w", err)
+		return fmt.Errorf("write the record: %w", err)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
@@ -97,7 +97,7 @@ func Write(path string, all []Attachment) error {
 	// No unit's name ends like this, so no other namespace's file does.
 	tmp := path + "~"
 	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return fmt.Errorf("record what is made: %w", err)
+		return fmt.Errorf("write the record: %w", err)
 	}
 	return os.Rename(tmp, path)
 }

@@ -1,5 +1,5 @@
-// Package report tells which services are in network namespaces, and what the
-// kernel holds there, as values that are printed as text or as JSON.
+// Package report collects which services are in network namespaces, and their kernel
+// state, as values that are printed as text or as JSON.
 package report
 
 import (
@@ -40,9 +40,9 @@ type Service struct {
 // Status is a service with what is wrong or out of date.
 type Status struct {
 	Service
-	// Drift is what of the kernel's state differs from what was made.
+	// Drift lists differences between the kernel's state and what was created.
 	Drift []string `json:"drift"`
-	// Edited says that the configuration was changed and has not taken effect.
+	// Edited says that an edit of the configuration is not in effect.
 	Edited bool `json:"edited"`
 
 	lines []string

@@ -20,14 +20,14 @@ const (
 	LevelInfo    = 6
 )
 
-// Voice speaks of a namespace, to the journal or to a person.
+// Voice writes log lines about a namespace, to the journal or a terminal.
 type Voice struct {
 	who string
 	// leveled puts the level before each line, as sd-daemon(3) has it.
 	leveled bool
 }
 
-// New gives the voice of a namespace or a program.
+// New returns the Voice of a namespace or a program.
 func New(name string) Voice {
 	return Voice{who: name, leveled: os.Getenv("JOURNAL_STREAM") != ""}
 }

@@ -104,7 +104,7 @@ func CheckName(name string) error {
 		return !isAlnum(r) && !strings.ContainsRune(`:_.\@-`, r)
 	}
 	if name == "" || name == "." || name == ".." || name[0] == '-' || len(name) > 255 || strings.IndexFunc(name, bad) >= 0 {
-		return fmt.Errorf(`%q: no name of a unit; use letters, digits and :_.\@- as "haproxy" or "app@1" do`, name)
+		return fmt.Errorf(`%q: not a valid unit name; use letters, digits and :_.\@- as "haproxy" or "app@1" do`, name)
 	}
 	return nil
 }

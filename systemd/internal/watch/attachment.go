@@ -16,7 +16,7 @@ type result struct {
 	IPs        []struct{ Address netip.Prefix }
 }
 
-// What a network says is to be done if another station uses a VIP
+// What to do if another station uses a VIP
 // (macvlan-vip's key addressConflict).
 const (
 	conflictIgnore = "ignore"

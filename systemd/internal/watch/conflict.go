@@ -16,7 +16,7 @@ const (
 	// (DEFEND_INTERVAL of RFC 5227, section 1.1): two stations that both defend one
 	// must not flood the LAN.
 	defendInterval = 10 * time.Second
-	// conflictLife is how long a station is named after it was heard last.
+	// conflictLife is how long a station is reported after its last packet.
 	conflictLife = 10 * time.Minute
 	// questions are asked so many times, questionInterval apart, and answers waited
 	// for as long.
@@ -79,7 +79,7 @@ func (k *Keeper) listenFor(master int, addrs []netip.Addr) error {
 	return nil
 }
 
-// heard takes in that a station says an address is its own.
+// heard processes that a station claims an address.
 func (k *Keeper) heard(u use, now time.Time) {
 	a := k.holder(u)
 	if a == nil {
@@ -93,7 +93,7 @@ func (k *Keeper) heard(u use, now time.Time) {
 		if u.probing {
 			level = levelWarning
 		}
-		k.Say(level, a.namespace, c.String()+": find that station by its MAC, and take the address from it")
+		k.Say(level, a.namespace, c.String()+": find that station by its MAC, and remove the address from it")
 		k.tellConflicts(a)
 	}
 	c.last = now
@@ -146,8 +146,8 @@ func each(addrs []netip.Addr, mac net.HardwareAddr, make func(netip.Addr, net.Ha
 	return frames, nil
 }
 
-// tellConflicts has the conflicts of a namespace shown where one looks for them:
-// in a file and, by it, in the status of its unit.
+// tellConflicts publishes the conflicts of a namespace in a file, from which the
+// status of its unit is set.
 func (k *Keeper) tellConflicts(a *attachment) {
 	var lines []string
 	for _, addr := range slices.SortedFunc(maps.Keys(k.conflicts), netip.Addr.Compare) {
@@ -166,7 +166,7 @@ func (k *Keeper) tellConflicts(a *attachment) {
 	k.tellStatus()
 }
 
-// forgetConflicts drops those that were not heard of for long enough, or whose
+// forgetConflicts drops conflicts that have expired, or whose
 // namespace is gone.
 func (k *Keeper) forgetConflicts(now time.Time) {
 	for addr, c := range k.conflicts {
@@ -205,7 +205,7 @@ func decoys(networks []netip.Prefix, vips []netip.Addr) (all []netip.Addr) {
 	return all
 }
 
-// ask asks who has addresses, and leaves out stations that say so of a decoy, too.
+// ask probes for addresses, and omits stations that answer for a decoy, too.
 func ask(master link, addrs, decoys []netip.Addr) ([]use, error) {
 	mac, err := net.ParseMAC(master.mac)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 // hosts stands for the host's own namespace where others have a number.
 const hosts = -1
 
-// event is a change that the kernel tells of.
+// event is a change that the kernel reports.
 type event struct {
 	// nsid is the namespace's number, or hosts.
 	nsid int
@@ -27,7 +27,7 @@ type event struct {
 	index int
 	// addr is an address, a neighbour's address or a route's destination.
 	addr netip.Addr
-	// usable says of an address that it is there to stay: global, and neither
+	// usable says that an address is permanent: global, and neither
 	// tentative nor temporary nor deprecated.
 	usable bool
 	// protocol is a route's or a rule's (rtm_protocol).
@@ -36,7 +36,7 @@ type event struct {
 
 func (e event) isLink() bool { return e.kind == unix.RTM_NEWLINK || e.kind == unix.RTM_DELLINK }
 
-// link is a link's state, as far as somebody could spoil it.
+// link is the part of a link's state that the keeper compares.
 type link struct {
 	index, lower int
 	// far says that the link below is in another namespace.
@@ -56,7 +56,7 @@ func (l link) neighbourly() bool {
 	return l.flags&(unix.IFF_LOOPBACK|unix.IFF_NOARP|unix.IFF_POINTOPOINT) == 0
 }
 
-// decode reads a message; ok is false for what is of no interest.
+// decode parses a message; ok is false if it is irrelevant.
 func decode(nsid int, m syscall.NetlinkMessage) (e event, ok bool) {
 	e = event{nsid: nsid, kind: m.Header.Type, port: m.Header.Pid}
 	switch m.Header.Type {

@@ -16,7 +16,7 @@ import (
 	"macvlan-vip/systemd/internal/record"
 )
 
-// Config is what a Keeper works with.
+// Config configures a Keeper.
 type Config struct {
 	// Records is the folder of the records, Names that of the namespaces' names.
 	Records, Names string
@@ -26,12 +26,13 @@ type Config struct {
 	// Say writes a line for the journal, about a namespace, at a level of
 	// syslog(3).
 	Say func(level int, namespace, line string)
-	// Conflicts is told which VIPs of a namespace others use, none at the end.
+	// Conflicts is called with the VIPs of a namespace that others use, without any
+	// when the conflict is over.
 	Conflicts func(namespace string, lines []string) error
 	// Doubt is told why the LAN may not have been asked about VIPs of a namespace, ""
 	// at the end.
 	Doubt func(namespace, line string) error
-	// Status is told what there is to be told of all.
+	// Status is called with a summary of all namespaces.
 	Status func(line string)
 }
 
@@ -45,7 +46,7 @@ const (
 // atOnce is how many repairs run at the same time.
 const atOnce = 4
 
-// Keeper watches, and has repaired.
+// Keeper watches namespaces, and triggers repairs.
 type Keeper struct {
 	Config
 	state    *state
@@ -57,8 +58,8 @@ type Keeper struct {
 	// repaired gets the namespace of each repair that has ended.
 	repaired chan outcome
 	running  int
-	// ears are by their master's index; deaf is when they are to be opened anew for
-	// the VIPs that there are then, zero for never.
+	// ears are by their master's index; deaf is when they must be reopened for the
+	// current VIPs, zero for never.
 	ears      map[int]*ear
 	deaf      time.Time
 	uses      chan use
@@ -73,8 +74,8 @@ type outcome struct {
 	err       error
 }
 
-// Run watches until ctx ends. Namespaces that there are are repaired first: what
-// happened while nobody watched is not known.
+// Run watches until ctx ends. It first repairs all existing namespaces, since earlier
+// events were missed.
 func Run(ctx context.Context, c Config) error {
 	k := &Keeper{Config: c, state: newState(), schedule: newSchedule(), repaired: make(chan outcome),
 		ears: map[int]*ear{}, uses: make(chan use, 64), conflicts: map[netip.Addr]*conflict{},
@@ -139,7 +140,7 @@ func (k *Keeper) open() (err error) {
 	return err
 }
 
-// batch is what the kernel has told at once.
+// batch is the events that were received together.
 type batch struct {
 	events []event
 	// overrun says that there was more.
@@ -176,7 +177,7 @@ func (k *Keeper) readFolders(ctx context.Context, to chan<- []nameEvent) error {
 	}
 }
 
-// begin finds out what there is.
+// begin reads the initial state.
 func (k *Keeper) begin() error {
 	if err := k.lookAtHost(); err != nil {
 		return err
@@ -193,7 +194,7 @@ func (k *Keeper) begin() error {
 	return nil
 }
 
-// lookAtHost reads the host's links and addresses anew.
+// lookAtHost rereads the host's links and addresses.
 func (k *Keeper) lookAtHost() error {
 	links, err := dump(unix.RTM_GETLINK, unix.RTM_NEWLINK)
 	if err != nil {
@@ -221,7 +222,7 @@ func (k *Keeper) findAll(f finding) {
 	}
 }
 
-// take takes in what the kernel has told.
+// take processes a batch of events.
 func (k *Keeper) take(b batch) {
 	if b.overrun {
 		if err := k.lookAtHost(); err != nil {
@@ -246,9 +247,9 @@ func (k *Keeper) take(b batch) {
 	}
 }
 
-// find plans a repair, and says so if whoever breaks it is given way to.
+// find plans a repair, and logs if it is delayed because it did not last.
 func (k *Keeper) find(f finding) {
-	// While who did it may still be there.
+	// Now, since the process may end soon.
 	f.who = process(f.port)
 	pause, times := k.schedule.add(f, time.Now())
 	k.tellPause(f.namespace, f, pause, times)
@@ -270,7 +271,7 @@ func (k *Keeper) file(e nameEvent) {
 	}
 }
 
-// learn reads the record of a namespace, of which there may be none by now.
+// learn reads the record of a namespace, which may be gone by now.
 func (k *Keeper) learn(name string) {
 	if strings.HasSuffix(name, "~") {
 		return
@@ -314,11 +315,11 @@ func (k *Keeper) welcome(a *attachment) {
 	}
 }
 
-// read gives what is to be watched of a namespace: nil for nothing.
+// read returns what to watch of a namespace; nil for nothing.
 func (k *Keeper) read(name string) (*attachment, error) {
 	all, err := record.Read(filepath.Join(k.Records, name))
 	if errors.Is(err, record.ErrDamaged) {
-		// What undoes it says so.
+		// The teardown logs this.
 		return nil, nil
 	}
 	i := slices.IndexFunc(all, func(a record.Attachment) bool { return len(a.Result) > 0 && !a.Undoing })
@@ -374,7 +375,7 @@ func (k *Keeper) place(a *attachment, host []string) {
 	}
 }
 
-// untilNext is how long nothing is to be done, if nothing happens.
+// untilNext is the time until the next planned action.
 func (k *Keeper) untilNext() time.Duration {
 	wait := time.Hour
 	if len(k.conflicts) > 0 {
@@ -394,7 +395,7 @@ func (k *Keeper) untilNext() time.Duration {
 	return wait
 }
 
-// startDue starts the repairs whose time has come.
+// startDue starts the repairs that are due.
 func (k *Keeper) startDue(ctx context.Context) {
 	for name, found := range k.schedule.start(time.Now(), atOnce-k.running) {
 		a := k.state.attachments[name]

@@ -26,8 +26,8 @@ type use struct {
 
 // ear listens on a master for stations that use VIPs. There, and not in the
 // services' namespaces, since one socket does for all: what tells of another
-// holder is broadcast or goes to all nodes, and so reaches the master, too. What a
-// holder sends to a single other station reaches nobody else, on either link.
+// holder is a broadcast or an all-nodes multicast, and so reaches the master, too. Unicast
+// frames of a holder to another station reach neither link.
 type ear struct {
 	master int
 	files  []*os.File

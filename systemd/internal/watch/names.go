@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nameEvent says that a file of a folder that is watched has come or gone.
+// nameEvent says that a file in a watched directory was created or removed.
 type nameEvent struct {
 	// watch is the number that add gave the folder.
 	watch int32
@@ -16,7 +16,7 @@ type nameEvent struct {
 	gone  bool
 }
 
-// folders tells of files that come and go in folders (inotify(7)).
+// folders reports files that are created and removed (inotify(7)).
 type folders struct {
 	file *os.File
 	fd   int
@@ -30,7 +30,7 @@ func openFolders() (*folders, error) {
 	return &folders{file: os.NewFile(uintptr(fd), "inotify"), fd: fd}, nil
 }
 
-// add watches a folder, and gives it a number; once more does no harm.
+// add watches a directory, and returns its number; it can be repeated.
 func (f *folders) add(path string) (int32, error) {
 	wd, err := unix.InotifyAddWatch(f.fd, path, unix.IN_MOVED_TO|unix.IN_DELETE|unix.IN_MOVED_FROM|unix.IN_ONLYDIR)
 	if err != nil {

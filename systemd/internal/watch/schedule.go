@@ -6,16 +6,15 @@ import (
 )
 
 const (
-	// debounce is how long more events are waited for: one command of a person
-	// makes many.
+	// debounce is how long to wait for more events: one command causes many.
 	debounce = 20 * time.Millisecond
-	// free is how many repairs in a row are made at once; whoever goes on to
-	// break what is repaired is given way to, for longer each time.
+	// free is how many repairs in a row are immediate. If the same thing keeps
+	// breaking, each further repair waits longer.
 	free = 3
 	// firstPause and longestPause bound that.
 	firstPause   = time.Second
 	longestPause = 5 * time.Minute
-	// calm is how long nothing must break for all to be forgotten.
+	// calm is how long nothing must break until the counts are reset.
 	calm = time.Minute
 )
 
@@ -28,7 +27,7 @@ type turn struct {
 	// running says that it is being repaired. An event meanwhile can be of the
 	// repair itself, or of what breaks it again.
 	running bool
-	// habits are what was repaired of late.
+	// habits are the recent repairs.
 	habits map[string]*habit
 }
 
@@ -46,7 +45,7 @@ func (h *habit) pause() time.Duration {
 	return min(firstPause<<min(h.times-free, 16), longestPause)
 }
 
-// schedule says when namespaces are to be repaired.
+// schedule plans the repairs of namespaces.
 type schedule struct {
 	turns map[string]*turn
 	// waiting are those of the turns that have a time.
@@ -86,8 +85,7 @@ func (t *turn) forget(now time.Time) {
 	}
 }
 
-// plan sets the time of the next repair: what has become a habit waits, and
-// nothing else does.
+// plan sets the time of the next repair: only repeated ones wait.
 func (t *turn) plan(now time.Time) (pause time.Duration, times int) {
 	wait := longestPause
 	for _, f := range causes(t.found) {
@@ -118,7 +116,7 @@ func causes(found []finding) []finding {
 	return slices.DeleteFunc(slices.Clone(found), func(f finding) bool { return !isLink(f) })
 }
 
-// start gives the namespaces whose time has come, at most n, with the reasons.
+// start returns the namespaces that are due, at most n, with the reasons.
 func (s *schedule) start(now time.Time, n int) map[string][]finding {
 	due := map[string][]finding{}
 	for name, t := range s.waiting {

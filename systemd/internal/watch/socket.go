@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// groups are the subjects that the kernel is asked to tell of (rtnetlink(7)).
+// groups are the multicast groups to join (rtnetlink(7)).
 var groups = []int{
 	unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
@@ -76,7 +76,7 @@ func (s *socket) subscribe(fd int) error {
 	return nil
 }
 
-// filter passes what could spoil something of ours, so that a router's changes of
+// filter passes what could affect an attachment, so that a router's changes of
 // routes, or neighbours that come and go, do not wake the process.
 func filter() []bpf.Instruction {
 	const typeOffset, protocolOffset = 4, unix.SizeofNlMsghdr + 5

@@ -8,13 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attachment is what is to be watched of a namespace.
+// attachment is what the keeper watches of a namespace.
 type attachment struct {
 	// namespace is its name, unit the one whose reload repairs it.
 	namespace, unit string
 	// nsid is its number in the host's namespace.
 	nsid int
-	// inside is the service's link as it is to be.
+	// inside is the service's link in its desired state.
 	inside link
 	// hostLink is the host-side link's name, or "", master the name of the link
 	// below both.
@@ -25,7 +25,7 @@ type attachment struct {
 	conflict string
 }
 
-// finding is a change that may have spoilt something.
+// finding is a change that may have broken something.
 type finding struct {
 	namespace string
 	// what is a sentence without its end: "route to 192.0.2.10 was removed".
@@ -104,7 +104,7 @@ func (s *state) drop(namespace string) {
 	}
 }
 
-// apply takes an event in, and says what it may have spoilt.
+// apply processes an event, and returns what it may have broken.
 func (s *state) apply(e event) []finding {
 	if e.nsid != hosts {
 		if a := s.inside[e.nsid]; a != nil {
@@ -174,7 +174,7 @@ func (s *state) linkIs(e event) []finding {
 	return found
 }
 
-// hostSide says what has been spoilt of a link if that is a host-side one.
+// hostSide says what was broken of a link if it is a host-side one.
 func (s *state) hostSide(was, is link, known bool) string {
 	wanted := s.macs[is.name]
 	switch {
@@ -301,7 +301,7 @@ func (a *attachment) applyInside(e event, s *state) []finding {
 	return []finding{{namespace: a.namespace, what: what, port: e.port, link: e.isLink()}}
 }
 
-// spoilt says how the service's link differs from what it is to be.
+// spoilt says how the service's link differs from its desired state.
 func (a *attachment) spoilt(is link) string {
 	want := a.inside
 	switch {
