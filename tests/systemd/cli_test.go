@@ -578,7 +578,8 @@ func TestCheck(t *testing.T) {
 	t.Run("the wrong master", func(t *testing.T) {
 		l.M.IP("link add other type veth peer name nobody")
 		l.M.IP("link set other up")
-		l.M.IP("link set nobody up")
+		// Its other end is on this host, which would answer there.
+		l.M.IP("link set nobody up arp off")
 		l.Run(t, program+"enable two --vip 172.16.26.6/22 --master other --gateway "+peerAddr)
 		l.Run(t, "systemctl start two")
 		f := wrong(t, "two", "master", "other is not on the LAN of the VIPs, as eth0 is", "--master eth0")
@@ -630,7 +631,7 @@ func TestCheck(t *testing.T) {
 		l.M.IP("-n one link set mv0 down")
 		l.M.IP("-n one link set mv0 up")
 		wrong(t, "one", "way-back", hostAddr)
-		mended(t, wrong(t, "one", "attachment", hostAddr))
+		mended(t, wrong(t, "one", "attachment", "via "+peerAddr+" dev mv0: missing"))
 	})
 	t.Run("the MTU", func(t *testing.T) {
 		l.M.IP("link set eth0 mtu 1400")
