@@ -98,7 +98,7 @@ func (d remover) removeUnrecorded(key journal.Key, netns string) error {
 	}
 	err = errors.Join(removeByAlias(k, key), d.leaveAll(k, key))
 	// Without the IPAM plugin no ADD can have got an address.
-	if _, err := delegate.Find(d.ipam, d.path); err == nil {
+	if _, missing := delegate.Find(d.ipam, d.path); missing == nil {
 		err = errors.Join(err, d.releaseUnrecorded(rec))
 	}
 	if err != nil {

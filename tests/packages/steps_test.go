@@ -2,6 +2,7 @@ package packages
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -35,7 +36,7 @@ backend peer
 	before := l.etc(t)
 
 	var out string
-	steps := append(install, use[0], use[2])
+	steps := slices.Concat(install, []string{use[0], use[2]})
 	for _, step := range steps {
 		out = l.typed(t, step)
 	}

@@ -49,8 +49,9 @@ func Find(kind, path string) (string, error) {
 }
 
 // grace is how long a plugin's own children may hold its output open once it
-// has ended or was killed.
-const grace = 100 * time.Millisecond
+// has ended or was killed. It is also what this process has to read the output
+// in, on a host whose CPUs are busy.
+const grace = 3 * time.Second
 
 // Do runs the plugin with a verb and gives what it prints. An error of the
 // plugin's own is a *types.Error.

@@ -169,9 +169,12 @@ func (l *lab) start() {
 	for name := range l.services {
 		l.await("its start", 0, "reload "+name)
 	}
-	// Its ears are open a moment after its start; a frame of the LAN ends its doubt.
-	time.Sleep(10 * debounce)
-	l.sends(must(question(netip.MustParseAddr("192.0.2.250"), stranger)))
+	// Its ears are open a moment after its start; a frame of the LAN ends its doubt,
+	// and whoever sends one later has the VIPs announced once more.
+	for range 5 {
+		time.Sleep(settle)
+		l.sends(must(question(netip.MustParseAddr("192.0.2.250"), stranger)))
+	}
 	time.Sleep(questions*questionInterval + 2*settle)
 }
 
