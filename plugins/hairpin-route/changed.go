@@ -23,12 +23,11 @@ type change struct {
 	Changes []string `json:"changes"`
 }
 
-// changed prints, one JSON object a line, which attachments need another way
-// than the one that they were given, because the host's addresses or its side
-// of the way are not what they were. It is for whoever watches the host's
-// events: the host's addresses are read once, the rest is compared with the
-// records, and no service's namespace is opened. What somebody has flushed is
-// CHECK's to find.
+// changed prints one JSON object a line for each attachment whose routes no longer
+// fit the host's addresses or its host-side link. It serves the process that
+// watches the host's events: it reads the host's addresses once, compares the rest
+// with the records, and opens no service's namespace. What was flushed is for CHECK
+// to find.
 func changed(out io.Writer) error {
 	store, err := verb.OpenJournal(name)
 	if err != nil {

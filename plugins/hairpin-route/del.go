@@ -23,7 +23,7 @@ func cmdDel(args *skel.CmdArgs) error {
 	return remove(store, key, rec, args.Netns)
 }
 
-// remove takes away what the record says, and forgets it. It goes on after an
+// remove removes what the record names, and then the record. It continues after an
 // error.
 func remove(store *journal.Store, key journal.Key, rec *journal.Record, netns string) error {
 	if rec == nil {
@@ -81,8 +81,8 @@ func find(store *journal.Store, k *kernel.Kernel, key journal.Key) (found *journ
 	return found, err
 }
 
-// undo takes away what one record says, but for the way to a VIP that another
-// attachment has by now.
+// undo removes what one record names, except the routes to a VIP that another
+// attachment owns by now.
 func undo(store *journal.Store, rec *journal.Record, netns string) error {
 	k, err := verb.OpenRecorded(rec, netns)
 	if err != nil {
@@ -97,10 +97,9 @@ func undo(store *journal.Store, rec *journal.Record, netns string) error {
 	return err
 }
 
-// forgetHost takes away the service's way to the host. That goes with its link,
-// too, but for its rules, and the plugin before this one removes that, unless
-// an error of this one keeps the runtime from asking it to: so this one gives
-// none.
+// forgetHost removes the service's routes to the host. They also disappear with
+// the service's link, except for rules. The plugin before this one removes that
+// link, unless an error here keeps the runtime from calling it: so there is none.
 func forgetHost(k *kernel.Kernel, rec *journal.Record) {
 	if k.Service == nil {
 		return

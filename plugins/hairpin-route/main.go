@@ -34,7 +34,8 @@ func main() {
 	verb.Main(skel.CNIFuncs{Add: cmdAdd, Del: cmdDel, Check: cmdCheck, GC: cmdGC, Status: cmdStatus}, bv.BuildString(name), help)
 }
 
-// attachment is one service's way to and from its host, as a verb works on it.
+// attachment is the state of one verb's work on the routes between a service and
+// its host.
 type attachment struct {
 	*verb.Attachment
 	conf  *config.Hairpin
@@ -44,8 +45,8 @@ type attachment struct {
 	rec *journal.Record
 }
 
-// open does what ADD and CHECK begin with: it reads the configuration and
-// prevResult, and plans the way as the host's addresses are now.
+// open is the first step of ADD and CHECK: it reads the configuration and
+// prevResult, and plans the routes for the host's current addresses.
 func open(args *skel.CmdArgs) (*attachment, error) {
 	conf, err := config.ParseHairpin(args.StdinData)
 	if err != nil {
@@ -97,7 +98,7 @@ func cmdAdd(args *skel.CmdArgs) error {
 	return a.Finish(err, func() error { return verb.PassOn(&a.conf.NetConf) })
 }
 
-// add makes the way, or turns what an earlier ADD made into it.
+// add creates the routes, or updates those of an earlier ADD.
 func (a *attachment) add() error {
 	if err := a.turnIPv6On(); err != nil {
 		return err
@@ -189,9 +190,9 @@ func cmdCheck(args *skel.CmdArgs) error {
 	if rec == nil {
 		rec = &journal.Record{}
 	}
-	// What keeps the way on its link is compared as it was made: of links that
-	// came later, such as a later plugin's, CHECK is not to complain (CNI
-	// specification, "CHECK").
+	// What keeps the routes on their link is compared with what was created: CHECK
+	// must not complain of links that were added later, by a later plugin for
+	// instance (CNI specification, "CHECK").
 	want := a.facts.Plan()
 	want.Add(onLink(rec.Desired))
 	drift, err := reconcile.Verify(a.K, want)

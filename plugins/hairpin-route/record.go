@@ -30,8 +30,8 @@ func (a *attachment) before() (*journal.Record, error) {
 	return &journal.Record{Key: a.Key, NetnsID: id, Desired: plan.Desired{Rules: rules}, Before: found}, err
 }
 
-// record writes what is about to be made, and what an earlier ADD made, which
-// is there as well until this one is through.
+// record writes down what is about to be created, and what an earlier ADD created:
+// both can exist until this ADD is complete.
 func (a *attachment) record(before *journal.Record) error {
 	a.rec = a.NewRecord()
 	a.rec.HostInterface, a.rec.ClaimScope, a.rec.Desired, a.rec.Before = a.facts.HostLink.Name, a.claimScope(), a.want, before
@@ -49,8 +49,8 @@ func (a *attachment) record(before *journal.Record) error {
 	return nil
 }
 
-// restore is the way back to an earlier ADD's state. What is in both is not
-// touched: packets take it.
+// restore rolls back to an earlier ADD's state. What both have in common carries
+// packets, and is left alone.
 func (a *attachment) restore(before *journal.Record) error {
 	return errors.Join(
 		reconcile.Remove(a.K, a.want.Minus(before.Desired)),
@@ -58,8 +58,8 @@ func (a *attachment) restore(before *journal.Record) error {
 		reconcile.Apply(a.K, before.Desired, &reconcile.Undo{}))
 }
 
-// replace takes away what earlier ADDs made and this one has not, and forgets
-// them.
+// replace removes what earlier ADDs created and this one does not want, and then
+// their records.
 func (a *attachment) replace(before *journal.Record) error {
 	if a.rec == before {
 		return nil

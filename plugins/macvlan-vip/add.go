@@ -19,8 +19,8 @@ import (
 	"macvlan-vip/plugins/internal/reconcile"
 )
 
-// add makes the attachment, puts right what is missing of one that an earlier
-// ADD of the same configuration made, or gives that other addresses.
+// add creates the attachment. One that an earlier ADD of the same configuration
+// created is repaired; if only addresses differ, they are updated.
 func (a *attachment) add() (*current.Result, error) {
 	if err := a.recall(); err != nil {
 		return nil, err
@@ -40,9 +40,9 @@ func (a *attachment) add() (*current.Result, error) {
 	return a.plan.Result(a.host, a.service, ipam, a.Args.Netns), nil
 }
 
-// recall looks whether this attachment has been added before. What an earlier
-// ADD that did not finish has left, or one in a netns that is gone, is cleared
-// away first; one that stands is kept, for this ADD to repair or to change.
+// recall checks whether this attachment has been added before. The remains of an
+// ADD that did not finish, or of one in a netns that no longer exists, are removed
+// first. A complete attachment is kept, for this ADD to repair or to update.
 func (a *attachment) recall() error {
 	rec, bad, err := a.Store.Recall(a.Key)
 	if err != nil || rec == nil && bad == nil {
@@ -53,7 +53,7 @@ func (a *attachment) recall() error {
 		return err
 	}
 	if !stands {
-		logf("clearing away what is left of an earlier ADD of %s", a.Key)
+		logf("removing the remains of an earlier ADD of %s", a.Key)
 		if bad != nil {
 			logf("%v", bad)
 		}
@@ -74,13 +74,13 @@ func (a *attachment) recall() error {
 	return nil
 }
 
-// remover takes away what an earlier ADD has left.
+// remover removes the remains of an earlier ADD.
 func (a *attachment) remover() remover {
 	return remover{store: a.Store, ipam: a.conf.IPAM.Type, stdin: a.Args.StdinData, path: a.Args.Path, args: a.Args.Args}
 }
 
-// stands tells whether an ADD that finished has made what is in the netns at
-// hand. One that was to change it may have been killed since.
+// stands reports whether a finished ADD created the attachment in this netns. A
+// later update of it may have been killed.
 func (a *attachment) stands(rec *journal.Record) (bool, error) {
 	if rec == nil || rec.NetnsID != "" && rec.NetnsID != a.NetnsID {
 		return false, nil
@@ -93,9 +93,9 @@ func (a *attachment) stands(rec *journal.Record) (bool, error) {
 	return found && f.Alias == a.service.Links[1].Alias, err
 }
 
-// compare decides what this ADD is to one that stands: a repair if it has the
-// same configuration, a change if that asks for other addresses. Everything
-// else would need another link.
+// compare decides what this ADD does to an existing attachment: with the same
+// configuration it repairs, with other addresses it updates. Any other difference
+// would need another link, and is refused.
 func (a *attachment) compare(rec *journal.Record) error {
 	if rec.Config == a.digest() && rec.Before == nil {
 		a.rec, a.repairing = rec, true
@@ -125,7 +125,7 @@ func (a *attachment) compare(rec *journal.Record) error {
 	return nil
 }
 
-// digest tells configurations apart.
+// digest identifies a configuration.
 func (a *attachment) digest() string {
 	sum := sha256.New()
 	sum.Write(a.Args.StdinData)
@@ -133,8 +133,8 @@ func (a *attachment) digest() string {
 	return fmt.Sprintf("%x", sum.Sum(nil)[:16])
 }
 
-// record writes what is about to be made, so that whatever happens from here
-// on can be cleaned up.
+// record writes down what is about to be created, so that it can be removed
+// whatever happens from here on.
 func (a *attachment) record() error {
 	if err := a.planHost(); err != nil {
 		return err
@@ -152,9 +152,8 @@ func (a *attachment) record() error {
 	return a.Save(rec, a.before)
 }
 
-// toRecord is the plan as the record has it: as if the host-side link were not
-// there yet. Who made one that is there now is found out when it is to be
-// removed, by its alias.
+// toRecord is the plan as it is recorded: as if the host-side link did not exist
+// yet. Whether an existing one is ours is decided at its removal, by its alias.
 func (a *attachment) toRecord() (d plan.Desired) {
 	d.Add(a.plan.HostSide(nil))
 	d.Add(a.service)
@@ -174,11 +173,11 @@ func (a *attachment) claimScope() string {
 	return scope
 }
 
-// hostLock is held while a host-side link is made, removed or given a name. It
-// is one for all masters, which take names from each other.
+// hostLock is held while a host-side link is created, removed or named. All
+// masters share it, since their links' names must differ.
 const hostLock = config.DefaultHostInterface
 
-// joinHost makes the host's side, or finds it made.
+// joinHost creates the host's side unless it exists.
 func (a *attachment) joinHost() error {
 	if a.conf.HostInterface == "" {
 		return reconcile.Apply(a.K, a.host, &a.Undo)
@@ -188,8 +187,8 @@ func (a *attachment) joinHost() error {
 		return err
 	}
 	defer lock.Unlock()
-	// Another's DEL can have removed the link since it was looked at, or
-	// another's ADD have taken its name for another master.
+	// Since the last look another attachment's DEL may have removed the link, or
+	// another's ADD may have taken its name for another master.
 	a.K.Host.Refresh()
 	if err := a.planHost(); err != nil {
 		return err
@@ -206,7 +205,7 @@ func (a *attachment) joinHost() error {
 	return reconcile.Apply(a.K, a.host, &a.Undo)
 }
 
-// recordHost notes which host-side link it is to be, where that has changed.
+// recordHost updates the record if another host-side link was chosen.
 func (a *attachment) recordHost() error {
 	if a.rec.HostInterface == a.plan.HostInterface {
 		return nil
@@ -242,7 +241,7 @@ func leaveHost(store *journal.Store, k *kernel.Kernel, rec *journal.Record) erro
 	return errors.Join(err, store.Forget(lock))
 }
 
-// makeLink makes the service's macvlan.
+// makeLink creates the service's macvlan.
 func (a *attachment) makeLink() error {
 	return reconcile.Apply(a.K, a.service, &a.Undo)
 }
@@ -256,7 +255,7 @@ func (a *attachment) addresses() (*current.Result, error) {
 	if a.vips, err = a.plan.Addresses(result); err != nil {
 		return nil, err
 	}
-	// IPv6 has to be on before anything can be asked about its addresses.
+	// Probing for IPv6 addresses needs IPv6 to be enabled.
 	if err := reconcile.Apply(a.K, plan.Desired{Sysctls: a.vips.Sysctls}, &a.Undo); err != nil {
 		return nil, err
 	}
@@ -276,8 +275,8 @@ func (a *attachment) addresses() (*current.Result, error) {
 	return result, nil
 }
 
-// linkless are the IPAM plugins that look at nothing but their configuration
-// and their own files. They can be asked while the links are being made.
+// linkless are the IPAM plugins that read only their configuration and their own
+// files. They can run while the links are being created.
 var linkless = []string{stateless, "host-local"}
 
 // askEarly asks such a plugin for the VIPs, and does not wait for the answer.
@@ -310,9 +309,9 @@ func (a *attachment) ask() {
 	}()
 }
 
-// firstAddresses are those of an attachment that has none. After a power cut
-// host-local still has the lease of the one before, and refuses a second: the
-// leases are on a disk, the records are not.
+// firstAddresses allocates the addresses of a new attachment. After a power cut
+// host-local still has the previous lease, and refuses a second one: leases are on
+// disk, records are not.
 func (a *attachment) firstAddresses() (*current.Result, error) {
 	result, err := a.asks().add()
 	if err == nil || a.conf.IPAM.Type != "host-local" {

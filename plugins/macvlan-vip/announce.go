@@ -27,20 +27,20 @@ const announceArg = "announce"
 
 // rounds is what the announcer is told, as JSON on its standard input.
 type rounds struct {
-	// Netns and ID are the service's namespace; a path may come to stand for
-	// another one.
+	// Netns and ID identify the service's namespace; the path alone may lead to
+	// another one later.
 	Netns, ID string
 	Link      string
 	VIPs      []netip.Addr
 	// Count is how many rounds are left, if any.
 	Count    int
 	Interval time.Duration
-	// Handed is how many descriptors, from 3 on, are there to be closed.
+	// Handed is the number of inherited descriptors, from 3 on, to close.
 	Handed int
 }
 
-// announce tells the LAN where the VIPs are that it could not know of yet. It
-// never fails an ADD: a peer that heard nothing asks when its entry has aged.
+// announce announces the new VIPs to the LAN. It never fails an ADD: a peer that
+// missed it asks when its entry has aged.
 func (a *attachment) announce() {
 	if len(a.rec.Unasked) > 0 {
 		return
@@ -51,8 +51,8 @@ func (a *attachment) announce() {
 	if a.lan == nil {
 		return
 	}
-	// Without further rounds, too: it closes the sockets, for which the kernel
-	// takes longer than a process takes to start.
+	// It is started even if no round is left: it closes the sockets, which takes the
+	// kernel longer than starting a process.
 	if err := a.startAnnouncer(rounds{
 		Netns: a.Args.Netns, ID: a.NetnsID, Link: a.Args.IfName, VIPs: a.fresh,
 		Count: a.conf.Announce.Count - 1, Interval: a.conf.Announce.Interval,
@@ -82,8 +82,8 @@ func (a *attachment) startAnnouncer(r rounds) error {
 		return err
 	}
 	r.Handed = len(cmd.ExtraFiles)
-	// Its own session, and none of the runtime's pipes, which the runtime
-	// would wait for.
+	// It gets a session of its own and none of the runtime's pipes, since the
+	// runtime would wait for those.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Dir = "/"
 	cmd.Env = []string{}
@@ -163,8 +163,8 @@ func (r rounds) announceOn(name string) (goOn bool, err error) {
 	return true, errors.Join(err, conn.Close())
 }
 
-// stillOn leaves out the addresses that the link has no more: somebody else
-// may have them by now.
+// stillOn drops the addresses that the link no longer has: another station may
+// use them by now.
 func stillOn(link *net.Interface, addrs []netip.Addr) []netip.Addr {
 	there, err := link.Addrs()
 	if err != nil {

@@ -14,13 +14,13 @@ import (
 	"macvlan-vip/plugins/internal/reconcile"
 )
 
-// An ADD that is repeated with other addresses changes those of an attachment
-// that stands. The new ones are claimed and added before the old ones go, so
-// that whenever the process ends the service has the one set, the other, or
-// both; the record names both until the change is through.
+// An ADD that is repeated with other addresses updates an existing attachment.
+// New addresses are claimed and added before old ones are removed. Whenever the
+// process ends, the service has one set, the other, or both, and the record names
+// both until the update is complete.
 
-// exchange has the IPAM plugin take the addresses of before back, and give
-// others.
+// exchange releases the addresses of before to the IPAM plugin and allocates the
+// new ones.
 func (a *attachment) exchange() (*current.Result, error) {
 	q := a.asks()
 	a.Undo.Push(func() error { return a.reclaimLease() })
@@ -42,7 +42,7 @@ func (a *attachment) exchange() (*current.Result, error) {
 	return q.add()
 }
 
-// releaseOld gives the addresses of before back to where they came from.
+// releaseOld releases the addresses of before to the IPAM plugins that gave them.
 func (a *attachment) releaseOld() error {
 	var last asked
 	for rec := range a.before.All() {
@@ -61,7 +61,7 @@ func (a *attachment) releaseOld() error {
 	return nil
 }
 
-// reclaimLease gets the addresses of before again, after a change that failed.
+// reclaimLease allocates the addresses of before again after a failed update.
 func (a *attachment) reclaimLease() error {
 	given := a.asks().del()
 	if a.rec.IPAM == nil {
@@ -116,8 +116,8 @@ func (q asked) requesting(ips []*current.IPConfig) (result *current.Result, err 
 	return q.add()
 }
 
-// makeRoom takes away what the kernel cannot have beside its successor: a route
-// with other attributes, and an IPv6 address of another prefix length.
+// makeRoom removes what the kernel cannot hold beside its replacement: a route
+// with other attributes, and an IPv6 address with another prefix length.
 func (a *attachment) makeRoom() error {
 	if a.before == nil {
 		return nil
@@ -141,8 +141,8 @@ func (a *attachment) makeRoom() error {
 	return reconcile.Remove(a.K, old)
 }
 
-// settle ends a change: what is not wanted any more is withdrawn. There is no
-// way back from here on.
+// settle completes an update: it removes what is no longer wanted. From here on
+// the update is not rolled back.
 func (a *attachment) settle() error {
 	if a.before == nil {
 		return nil

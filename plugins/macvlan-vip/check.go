@@ -44,8 +44,8 @@ func (a *attachment) verify() error {
 	return a.isReachable()
 }
 
-// isReachable is what the specification asks of CHECK last: to say so if nobody
-// reaches the container. ADD cannot put it right, so it is no drift.
+// isReachable fails if nobody can reach the container, as the specification asks
+// of CHECK. ADD cannot repair that, so it is not drift.
 func (a *attachment) isReachable() error {
 	master := a.plan.Master
 	switch {
@@ -57,7 +57,7 @@ func (a *attachment) isReachable() error {
 	return cnierr.Transient("plug in its cable, or look at the switch's port", "%s has no carrier, so nobody reaches the VIPs", master.Name)
 }
 
-// toAsk says for which VIPs the LAN has to be asked, now that it can be.
+// toAsk lists the VIPs that were never probed for, and can be now.
 func (a *attachment) toAsk() (drift []string) {
 	if a.rec == nil || !a.plan.Master.Carrier {
 		return nil

@@ -19,9 +19,9 @@ import (
 	"macvlan-vip/plugins/internal/plan"
 )
 
-// A conflict may pass by itself: of two hosts that start at the same moment one
-// will have the VIP, a predecessor is about to leave, a switch only asks who is
-// there. So the LAN is asked up to attempts times, in about a second and a half.
+// Some conflicts are temporary: of two hosts that start at the same moment one
+// gets the VIP, a predecessor is about to release it, a switch only looks for
+// stations. So probing is repeated up to attempts times, within about 1.5 s.
 const (
 	attempts = 3
 	pause    = 400 * time.Millisecond
@@ -65,7 +65,7 @@ func addressesOf(d plan.Desired) []netip.Addr {
 	return addrs
 }
 
-// mayBeVIPs refuses what is not to be a VIP here, whoever has it.
+// mayBeVIPs refuses addresses that must not be VIPs here.
 func (a *attachment) mayBeVIPs(vips []netip.Addr) error {
 	at := a.K.Host
 	if a.conf.LinkInContainer {
@@ -181,8 +181,8 @@ func (a *attachment) uses(owner journal.Key, vip netip.Addr) (bool, error) {
 	return slices.ContainsFunc(addrs, func(f plan.AddrFacts) bool { return f.Prefix.Addr() == vip }), err
 }
 
-// claimOnLAN asks the LAN whether anybody has the VIPs that are not on the link
-// yet, all at once, and asks again where the answer may change.
+// claimOnLAN probes for all VIPs that are not on the link yet at once, and again
+// for those whose conflict may be temporary.
 func (a *attachment) claimOnLAN() error {
 	switch {
 	case !a.plan.Master.Carrier && len(a.rec.Unasked) > 0:
@@ -205,7 +205,8 @@ func (a *attachment) claimOnLAN() error {
 	return a.Store.Save(a.rec)
 }
 
-// resolveConflicts probes until nobody objects, or somebody still does.
+// resolveConflicts probes until there is no conflict left, or the attempts are
+// used up.
 func (a *attachment) resolveConflicts() error {
 	cfg := announce.ProbeConfig{
 		Count: a.conf.Probe.Count, Interval: a.conf.Probe.Interval, Wait: a.conf.Probe.Wait,
@@ -243,7 +244,7 @@ func (a *attachment) overtaken() error {
 	return a.judge(slices.DeleteFunc(conflicts, func(c announce.Conflict) bool { return c.Probing }))
 }
 
-// notOnLink leaves out what an earlier ADD has put on the link.
+// notOnLink drops the addresses that an earlier ADD has put on the link.
 func (a *attachment) notOnLink(vips []netip.Addr) ([]netip.Addr, error) {
 	if !a.repairing {
 		return vips, nil

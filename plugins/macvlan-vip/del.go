@@ -17,8 +17,8 @@ import (
 	"macvlan-vip/plugins/internal/verb"
 )
 
-// remover takes attachments away, for DEL, for GC, and for an ADD that finds
-// the remains of another.
+// remover removes attachments: for DEL, for GC, and for an ADD that finds the
+// remains of an earlier one.
 type remover struct {
 	store *journal.Store
 	// ipam is the IPAM plugin's type as the configuration has it, stdin that
@@ -27,8 +27,8 @@ type remover struct {
 	stdin            []byte
 }
 
-// remove takes away what the record says and nothing else, goes on after an
-// error, and forgets the record only once all is gone.
+// remove removes exactly what the record names. It continues after an error, and
+// deletes the record only once everything is removed.
 func (d remover) remove(key journal.Key, rec *journal.Record, netns string) error {
 	if rec == nil {
 		return d.removeUnrecorded(key, netns)
@@ -36,7 +36,7 @@ func (d remover) remove(key journal.Key, rec *journal.Record, netns string) erro
 	return verb.Remove(d.store, key, rec, func(r *journal.Record) error { return d.undo(r, netns) })
 }
 
-// undo takes away what one record says.
+// undo removes what one record names.
 func (d remover) undo(rec *journal.Record, netns string) error {
 	k, err := verb.OpenRecorded(rec, netns)
 	if err != nil {
@@ -47,15 +47,15 @@ func (d remover) undo(rec *journal.Record, netns string) error {
 	lease := func() error { return d.release(rec) }
 	service := func() error { return atOnce(links, lease) }
 	if d.ipamOf(rec) == "dhcp" {
-		// It gives the lease back to the server through the link.
+		// dhcp releases the lease through the link.
 		service = func() error { return errors.Join(lease(), links()) }
 	}
 	host := func() error { return leaveHost(d.store, k, rec) }
 	return atOnce(service, host)
 }
 
-// atOnce does things of which each mostly waits: for the kernel, which takes
-// some RCU grace periods to remove a link, or for a process.
+// atOnce runs in parallel what mostly waits: for the kernel, which takes a few RCU
+// grace periods to remove a link, or for a process.
 func atOnce(steps ...func() error) error {
 	errs := make([]error, len(steps))
 	var wg sync.WaitGroup

@@ -32,7 +32,7 @@ func main() {
 	verb.Main(skel.CNIFuncs{Add: cmdAdd, Del: cmdDel, Check: cmdCheck, GC: cmdGC, Status: cmdStatus}, bv.BuildString(name), help)
 }
 
-// attachment is one service's interface, as a verb works on it.
+// attachment is the state of one verb's work on one service's interface.
 type attachment struct {
 	*verb.Attachment
 	conf *config.Macvlan
@@ -40,23 +40,23 @@ type attachment struct {
 	// rec is the journal's record: an earlier ADD's, if this one repairs what
 	// that one made, or else this one's.
 	rec *journal.Record
-	// before is the record of an attachment that stands and is to have other
-	// addresses.
+	// before is the record of an existing attachment whose addresses this ADD
+	// changes.
 	before *journal.Record
-	// repairing tells that there is an attachment that stands.
+	// repairing says that the attachment exists already.
 	repairing bool
 	// ipam is what the IPAM plugin answers, once it was asked.
 	ipam *answer
 	// fresh are the VIPs that were not on the link before this ADD.
 	fresh []netip.Addr
-	// lan speaks ARP and NDP on the service's link, once it is open.
+	// lan sends and receives ARP and NDP on the service's link, once it is open.
 	lan *announce.Conn
 	// host and service are the plan's two sides; vips is the part of the
 	// service's side that waits for the claim.
 	host, service, vips plan.Desired
 }
 
-// open does what ADD and CHECK begin with: it reads the configuration and
+// open is the first step of ADD and CHECK: it reads the configuration and
 // finds the namespaces, the record and the master.
 func open(args *skel.CmdArgs) (*attachment, error) {
 	conf, err := config.ParseMacvlan(args.StdinData, args.Args, args.IfName)
@@ -161,7 +161,7 @@ func cmdStatus(args *skel.CmdArgs) error {
 	return status(conf, args.StdinData)
 }
 
-// logf speaks to the runtime's log.
+// logf writes to the runtime's log.
 func logf(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, name+": "+format+"\n", args...)
 }

@@ -27,7 +27,7 @@ func (s *Store) claim(scope string, addr netip.Addr) string {
 
 // Claim makes an attachment the owner of an address within a scope (a layer 2
 // domain). It returns the owner: key itself, or whoever was there first. A
-// claim whose owner has no record any more is taken over.
+// claim whose owner no longer has a record is replaced.
 func (s *Store) Claim(scope string, addr netip.Addr, key Key) (owner Key, err error) {
 	path := s.claim(scope, addr)
 	err = s.inFolder(claims(scope), func(string) error { return os.Symlink(key.String(), path) })

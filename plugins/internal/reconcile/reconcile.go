@@ -1,5 +1,5 @@
-// Package reconcile drives the kernel towards a plan, tells how it differs
-// from one, and takes one away again.
+// Package reconcile applies a plan to the kernel, compares the kernel with it, and
+// removes it.
 package reconcile
 
 import (
@@ -10,8 +10,8 @@ import (
 	"macvlan-vip/plugins/internal/plan"
 )
 
-// Undo is the way back from an ADD that fails: the inverse of every step that
-// was done, and of nothing else.
+// Undo rolls a failed ADD back: it holds the inverse of every step that was taken,
+// and of no other.
 type Undo struct{ steps []func() error }
 
 // Push notes how to undo the step that was just done.
@@ -222,8 +222,8 @@ func onBothSides[T plan.Item](all []T, do func(plan.Side, []T) error) error {
 	return nil
 }
 
-// Remove takes away what a plan created, in reverse, as far as it is there
-// and ours. Shared links and sysctls stay. It goes on after an error.
+// Remove removes what a plan created, in reverse, as far as it exists and is ours.
+// Shared links and sysctls stay. It continues after an error.
 func Remove(k *kernel.Kernel, d plan.Desired) error {
 	var errs []error
 	for _, side := range []plan.Side{plan.Host, plan.Service} {

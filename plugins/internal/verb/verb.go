@@ -78,7 +78,7 @@ func answer(arg, about, help string) {
 	}
 }
 
-// Logf speaks to the runtime's log.
+// Logf writes to the runtime's log.
 func Logf(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 
 func withCode(f func(*skel.CmdArgs) error) func(*skel.CmdArgs) error {
