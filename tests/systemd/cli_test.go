@@ -173,8 +173,8 @@ func TestFromNothing(t *testing.T) {
 	})
 	t.Run("disable asks", func(t *testing.T) {
 		in := l.etc(t)
-		l.wantStatus(t, 2, program+"disable one --yes")
-		l.refused(t, program+"disable one --yes", "one.service", "--yes")
+		l.wantStatus(t, 2, program+"disable one")
+		l.refused(t, program+"disable one", "one.service", "--yes")
 		for answer, want := range map[string]string{"n": "nothing was changed", "": "nothing was changed"} {
 			out, err := l.M.Run("sh", "-c", "echo "+answer+" | script --quiet --return --command '"+program+"disable one' /dev/null")
 			if err == nil || !strings.Contains(out, "Continue? [y/N]") || !strings.Contains(out, want) {
