@@ -25,8 +25,8 @@ import (
 const (
 	attempts = 3
 	pause    = 400 * time.Millisecond
-	// jitter parts those that start at the same moment (RFC 5227 has a random
-	// delay before the first probe, which every ADD would have to wait for).
+	// jitter separates hosts that start at the same moment. RFC 5227 has a random
+	// delay before the first probe instead, which would slow every ADD down.
 	jitter = 200 * time.Millisecond
 )
 
