@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mdlayher/arp"
+	"github.com/mdlayher/ethernet"
 	"github.com/mdlayher/ndp"
 	"github.com/mdlayher/packet"
 	"golang.org/x/sys/unix"
@@ -29,37 +30,63 @@ func askARP(ifi *net.Interface, addr netip.Addr, probe bool) (net.HardwareAddr, 
 		return nil, err
 	}
 	defer func() { _ = conn.Close() }()
-	client, err := arp.New(ifi, conn)
-	if err != nil {
-		return nil, err
-	}
-	if err := client.SetDeadline(time.Now().Add(answerTime)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(answerTime)); err != nil {
 		return nil, err
 	}
 	if probe {
-		request, err := arp.NewPacket(arp.OperationRequest, ifi.HardwareAddr, netip.IPv4Unspecified(), make(net.HardwareAddr, 6), addr)
-		if err != nil {
-			return nil, err
-		}
-		err = client.WriteTo(request, net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
-		if err != nil {
-			return nil, err
-		}
-	} else if err := client.Request(addr); err != nil {
+		err = sendProbe(conn, ifi, addr)
+	} else {
+		err = sendRequest(conn, ifi, addr)
+	}
+	if err != nil {
 		return nil, err
 	}
+	buf := make([]byte, ifi.MTU+14)
 	for {
-		reply, _, err := client.Read()
+		n, _, err := conn.ReadFrom(buf)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil, nil
 		}
 		if err != nil {
 			return nil, err
 		}
+		var frame ethernet.Frame
+		var reply arp.Packet
+		if frame.UnmarshalBinary(buf[:n]) != nil || reply.UnmarshalBinary(frame.Payload) != nil {
+			continue
+		}
 		if reply.SenderIP == addr && reply.SenderHardwareAddr.String() != ifi.HardwareAddr.String() {
 			return reply.SenderHardwareAddr, nil
 		}
 	}
+}
+
+// sendProbe needs no address on the link, as arp.Client does.
+func sendProbe(conn *packet.Conn, ifi *net.Interface, addr netip.Addr) error {
+	probe, err := arp.NewPacket(arp.OperationRequest, ifi.HardwareAddr, netip.IPv4Unspecified(), make(net.HardwareAddr, 6), addr)
+	if err != nil {
+		return err
+	}
+	payload, err := probe.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	frame, err := (&ethernet.Frame{
+		Destination: ethernet.Broadcast, Source: ifi.HardwareAddr, EtherType: ethernet.EtherTypeARP, Payload: payload,
+	}).MarshalBinary()
+	if err != nil {
+		return err
+	}
+	_, err = conn.WriteTo(frame, &packet.Addr{HardwareAddr: ethernet.Broadcast})
+	return err
+}
+
+func sendRequest(conn *packet.Conn, ifi *net.Interface, addr netip.Addr) error {
+	client, err := arp.New(ifi, conn)
+	if err != nil {
+		return err
+	}
+	return client.Request(addr)
 }
 
 func askNDP(ifi *net.Interface, addr netip.Addr) (net.HardwareAddr, error) {

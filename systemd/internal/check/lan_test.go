@@ -41,6 +41,23 @@ func TestAsk(t *testing.T) {
 	}
 }
 
+// TestProbeWithoutAddress: a link needs no address of its own for a probe.
+func TestProbeWithoutAddress(t *testing.T) {
+	host, lan := testnet.NewHost(t, "192.0.2.2/24")
+	lan.AddAddress("port", "192.0.2.3/24")
+	host.IP("address del 192.0.2.2/24 dev eth0")
+	host.Do(func() error {
+		ifi, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		if mac, err := ask(ifi, netip.MustParseAddr("192.0.2.3"), true); mac == nil || err != nil {
+			t.Errorf("%v, %v", mac, err)
+		}
+		return nil
+	})
+}
+
 // TestListen: a connection and a datagram to nobody on loopback are seen, and one
 // that is accepted is not.
 func TestListen(t *testing.T) {
