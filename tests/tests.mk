@@ -17,10 +17,15 @@ test-deps:
 		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; }
 
 # Those that have targets of their own, since their machines take long to make.
-LATER := /tests/(cluster|runtimes)$$
+LATER := /tests/(cluster|runtimes|managers)$$
+# Booted machines mostly wait, so their tests run beside the others.
+BOOTED := /tests/(machine|systemd|docs|packages)$$
 test: test-deps build ## Run the tests, as root, but for those with targets of their own; installs what it needs
 	$(GO) vet ./...
-	$(GO) run ./tests/roots & $(GOTEST) -skip '^TestRelease$$' $$($(GO) list ./... | grep -vE '$(LATER)')
+	$(GO) run ./tests/roots & \
+	$(GOTEST) $$($(GO) list ./... | grep -vE '$(LATER)|$(BOOTED)') & others=$$!; \
+	$(GOTEST) -skip '^TestRelease$$' $$($(GO) list ./... | grep -E '$(BOOTED)'); booted=$$?; \
+	wait $$others && exit $$booted
 	$(MAIN_JOB)
 
 MACHINES := ./tests/systemd ./tests/docs ./tests/packages ./tests/cluster
