@@ -38,17 +38,13 @@ func remove(store *journal.Store, key journal.Key, rec *journal.Record, netns st
 // lost finds what an attachment without a record has left on the host, and takes
 // the rules in its namespace away, if that is found.
 func lost(store *journal.Store, key journal.Key, netns string) (*journal.Record, error) {
-	k, err := verb.OpenRecorded(&journal.Record{Key: key, Netns: netns}, "")
+	k, err := verb.OpenUnrecorded(key, netns)
 	if err != nil {
 		return nil, err
 	}
 	defer k.Close()
-	alias := plan.ServiceAlias(key.Network, key.ContainerID)
-	if k.Service == nil {
-		k.FindService(key.IfName, alias)
-	}
 	if k.Service != nil {
-		rules, err := k.Service.RulesOf(key.IfName, alias)
+		rules, err := k.Service.RulesOf(key.IfName, plan.ServiceAlias(key.Network, key.ContainerID))
 		if err == nil {
 			err = k.RemoveRules(plan.Service, rules)
 		}

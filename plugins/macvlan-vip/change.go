@@ -27,7 +27,7 @@ func (a *attachment) exchange() (*current.Result, error) {
 	if err := a.releaseOld(); err != nil {
 		return nil, err
 	}
-	if q.Type != "host-local" || config.AsksFor(q.Stdin, q.args) {
+	if q.Type != "host-local" || config.AsksFor(q.Stdin, a.Args.Args) {
 		return q.add()
 	}
 	// It would give the next addresses of its ranges.

@@ -87,19 +87,15 @@ func (d remover) release(rec *journal.Record) error {
 // removeUnrecorded serves a DEL before any ADD, a second DEL, and one after
 // the record was lost: a link in the netns is ours if its alias says so.
 func (d remover) removeUnrecorded(key journal.Key, netns string) error {
-	rec := &journal.Record{Key: key, Netns: netns}
-	k, err := verb.OpenRecorded(rec, "")
+	k, err := verb.OpenUnrecorded(key, netns)
 	if err != nil {
 		return err
 	}
 	defer k.Close()
-	if k.Service == nil {
-		k.FindService(key.IfName, plan.ServiceAlias(key.Network, key.ContainerID))
-	}
 	err = errors.Join(removeByAlias(k, key), d.leaveAll(k, key))
 	// Without the IPAM plugin no ADD can have got an address.
 	if _, missing := delegate.Find(d.ipam, d.path); missing == nil {
-		err = errors.Join(err, d.releaseUnrecorded(rec))
+		err = errors.Join(err, d.releaseUnrecorded(&journal.Record{Key: key, Netns: netns}))
 	}
 	if err != nil {
 		return err

@@ -47,17 +47,13 @@ const (
 )
 
 // asked is an IPAM plugin, and what it is asked with.
-type asked struct {
-	delegate.Call
-	// args are the CNI_ARGS that Env has.
-	args string
-}
+type asked struct{ delegate.Call }
 
 func ask(kind string, stdin []byte, key journal.Key, netns, args, path string) asked {
 	return asked{delegate.Call{Type: kind, Stdin: stdin, Path: path, Env: []string{
 		"CNI_CONTAINERID=" + key.ContainerID, "CNI_NETNS=" + netns, "CNI_IFNAME=" + key.IfName,
 		"CNI_ARGS=" + args, "CNI_PATH=" + path,
-	}}, args}
+	}}}
 }
 
 // asks is the IPAM plugin of this ADD's configuration.

@@ -209,7 +209,7 @@ func ReadResult(data []byte, confVersion string) (types.Result, error) {
 	if version != "" {
 		return create.Create(version, data)
 	}
-	members := map[string]json.RawMessage{}
+	var members map[string]json.RawMessage
 	if err := json.Unmarshal(data, &members); err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/journal"
 	"macvlan-vip/plugins/internal/kernel"
+	"macvlan-vip/plugins/internal/plan"
 	"macvlan-vip/plugins/internal/reconcile"
 )
 
@@ -162,6 +163,16 @@ func OpenRecorded(rec *journal.Record, path string) (*kernel.Kernel, error) {
 		k.Unseen = errors.Join(k.Unseen, err)
 	}
 	return k, nil
+}
+
+// OpenUnrecorded is OpenRecorded where no record tells of the attachment: if the
+// path leads nowhere, the service's namespace is looked for by the link in it.
+func OpenUnrecorded(key journal.Key, netns string) (*kernel.Kernel, error) {
+	k, err := OpenRecorded(&journal.Record{Key: key, Netns: netns}, "")
+	if err == nil && k.Service == nil {
+		k.FindService(key.IfName, plan.ServiceAlias(key.Network, key.ContainerID))
+	}
+	return k, err
 }
 
 // openRecorded opens the namespace at a path; nil where there is none, or
