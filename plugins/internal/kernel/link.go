@@ -68,7 +68,11 @@ func (k *Kernel) CreateLink(l plan.Link) (made bool, err error) {
 	} else if err != nil {
 		return false, createError(l, err)
 	}
-	return true, k.finish(n, l)
+	if err := k.finish(n, l); err != nil || !l.Shared {
+		return true, err
+	}
+	// One that is down is in nobody's way, and would stay.
+	return true, n.removeRenamed(l)
 }
 
 // finish sets what the create call does not take.
@@ -253,8 +257,8 @@ func (k *Kernel) RaiseLink(l plan.Link) (raised bool, err error) {
 	return true, nil
 }
 
-// removeRenamed removes a link of ours that somebody has given another name: by it
-// the MAC is in use that the link in its place is to have.
+// removeRenamed removes a link of ours that somebody has given another name. While
+// it is up, the MAC is in use that the link in its place is to have.
 func (n *Namespace) removeRenamed(l plan.Link) error {
 	all, err := n.handle.LinkList()
 	if err != nil {

@@ -30,14 +30,16 @@ func TestRenamed(t *testing.T) {
 	if raised, err := make(); !raised || err != nil {
 		t.Fatal(raised, err)
 	}
-	host.IP("link set mv-int down")
-	host.IP("link set mv-int name other")
-	host.IP("link set other up")
-	if raised, err := make(); !raised || err != nil {
-		t.Fatal(raised, err)
-	}
-	if out, err := host.TryIP("link show other"); err == nil {
-		t.Errorf("left: %s", out)
+	for _, state := range []string{"up", "down"} {
+		host.IP("link set mv-int down")
+		host.IP("link set mv-int name other")
+		host.IP("link set other " + state)
+		if raised, err := make(); !raised || err != nil {
+			t.Fatal(state, raised, err)
+		}
+		if out, err := host.TryIP("link show other"); err == nil {
+			t.Errorf("left: %s", out)
+		}
 	}
 	host.IP("link del mv-int")
 	host.IP("link add other link eth0 address 02:00:00:00:00:01 type macvlan mode bridge")
