@@ -181,11 +181,13 @@ func (n *Netns) processes() (pids []string, err error) {
 		if err != nil {
 			return err
 		}
-		for _, name := range append(shim.BoundBy, shim.Name) {
-			u, err := sd.Unit(ctx, name)
-			if err != nil {
+		all := make([]*units.Unit, len(shim.BoundBy), len(shim.BoundBy)+1)
+		for i, name := range shim.BoundBy {
+			if all[i], err = sd.Unit(ctx, name); err != nil {
 				return err
 			}
+		}
+		for _, u := range append(all, shim) {
 			if u.MainPID != 0 {
 				pids = append(pids, fmt.Sprint(u.MainPID))
 			}

@@ -26,10 +26,7 @@ func Conflicts(name string) []string {
 // SetConflicts writes the list; an empty one removes the file. It is no error if the
 // shim is gone meanwhile.
 func SetConflicts(name string, lines []string) error {
-	if len(lines) == 0 {
-		return note(conflictsPath(name), "")
-	}
-	return note(conflictsPath(name), strings.Join(lines, "\n")+"\n")
+	return note(conflictsPath(name), strings.Join(lines, "\n"))
 }
 
 // doubtPath is the file in which the keeper tells why the LAN may not have been asked
@@ -46,20 +43,15 @@ func Doubt(name string) string {
 }
 
 // SetDoubt notes it; "" removes the file.
-func SetDoubt(name, line string) error {
-	if line == "" {
-		return note(doubtPath(name), "")
-	}
-	return note(doubtPath(name), line+"\n")
-}
+func SetDoubt(name, line string) error { return note(doubtPath(name), line) }
 
-// note writes a file, or removes it if there is nothing to be written.
+// note writes lines to a file, or removes it if there are none.
 func note(path, text string) error {
 	var err error
 	if text == "" {
 		err = os.Remove(path)
 	} else {
-		err = os.WriteFile(path, []byte(text), 0o644)
+		err = os.WriteFile(path, []byte(text+"\n"), 0o644)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

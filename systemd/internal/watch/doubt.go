@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -29,6 +30,8 @@ const (
 // The LAN has been asked when it was after a frame that nobody but another station
 // can have sent, or forwarding after the carrier.
 type doubt struct {
+	// index is the master's, by which the keeper has the doubt.
+	index  int
 	master string
 	since  time.Time
 	// next is when there is something to do, zero for not before something is heard.
@@ -54,7 +57,7 @@ type sign struct {
 // beginDoubt is for a master that has got a carrier.
 func (k *Keeper) beginDoubt(master int, now time.Time) {
 	k.endDoubt(master, "")
-	d := &doubt{master: k.state.links[master].name, since: now, next: now.Add(settle)}
+	d := &doubt{index: master, master: k.state.links[master].name, since: now, next: now.Add(settle)}
 	k.doubts[master] = d
 	fd, err := packetSocket(master, unix.ETH_P_ALL, fromStations)
 	if err != nil {
@@ -87,25 +90,20 @@ var fromStations = []bpf.Instruction{
 
 // sign takes in that a frame was heard, or that the LAN has been asked.
 func (k *Keeper) sign(s sign, now time.Time) {
-	master, d := 0, s.doubt
-	for index, of := range k.doubts {
-		if of == d {
-			master = index
-		}
-	}
-	switch {
-	case master == 0:
+	d := s.doubt
+	if k.doubts[d.index] != d {
 		return
-	case s.asked:
+	}
+	if s.asked {
 		d.asking = false
-	default:
+	} else {
 		d.heard = true
 		d.witness.Close()
 	}
 	switch {
 	case d.asking:
 	case s.asked && d.last:
-		k.endDoubt(master, "the LAN was asked again whether the VIPs are free")
+		k.endDoubt(d.index, "the LAN was asked again whether the VIPs are free")
 	case d.heard:
 		// What was asked before may have been lost.
 		d.next = d.since.Add(settle)
@@ -117,7 +115,7 @@ func (k *Keeper) sign(s sign, now time.Time) {
 
 // pursueDoubts does what is due.
 func (k *Keeper) pursueDoubts(now time.Time) {
-	for master, d := range k.doubts {
+	for _, d := range k.doubts {
 		if d.next.IsZero() || now.Before(d.next) || d.asking {
 			continue
 		}
@@ -125,7 +123,7 @@ func (k *Keeper) pursueDoubts(now time.Time) {
 		if tell {
 			d.told = true
 			d.next = d.since.Add(forwarding)
-			for _, a := range k.on(master) {
+			for _, a := range k.on(d.index) {
 				k.tellDoubt(a, d.String(), d.String())
 			}
 			k.tellStatus()
@@ -133,7 +131,7 @@ func (k *Keeper) pursueDoubts(now time.Time) {
 		}
 		d.next = time.Time{}
 		d.asking, d.last = true, d.heard || now.Sub(d.since) >= forwarding
-		k.askLAN(master, d)
+		k.askLAN(d)
 	}
 }
 
@@ -177,29 +175,28 @@ func (k *Keeper) on(master int) (all []*attachment) {
 	return all
 }
 
-// askLAN asks the LAN whether somebody else has the VIPs on a master, and tells it
-// where they are. It takes some hundred milliseconds.
-func (k *Keeper) askLAN(master int, d *doubt) {
+// askLAN asks the LAN whether somebody else has the VIPs on a doubt's master, and
+// tells it where they are. It takes some hundred milliseconds.
+func (k *Keeper) askLAN(d *doubt) {
 	var vips []netip.Addr
 	var networks []netip.Prefix
 	var frames [][]byte
 	var err error
-	for _, a := range k.on(master) {
+	for _, a := range k.on(d.index) {
 		of := slices.Collect(maps.Keys(a.vips))
 		vips, networks = append(vips, of...), append(networks, a.prefixes...)
-		var its [][]byte
-		its, err = a.announcements(of...)
-		frames = append(frames, its...)
+		its, bad := a.announcements(of...)
+		frames, err = append(frames, its...), errors.Join(err, bad)
 	}
 	nobodys := decoys(networks, vips)
-	l := k.state.links[master]
+	l := k.state.links[d.index]
 	go func() {
 		var found []use
 		if err == nil {
 			found, err = ask(l, vips, nobodys)
 		}
 		if err == nil {
-			err = send(master, frames...)
+			err = send(d.index, frames...)
 		}
 		if err != nil {
 			k.Say(levelWarning, "systemd-netns-watch", fmt.Sprintf("ask the LAN on %s about the VIPs: %v", l.name, err))
