@@ -29,6 +29,13 @@ func TestKeeper(t *testing.T) {
 	pid := l.MainPID(t)
 	inside := func(args string) func() { return func() { l.Run(t, "ip -n haproxy "+args) } }
 	host := func(args string) func() { return func() { l.M.IP(args) } }
+	// Before Linux 6.2 a link has to be down for it.
+	renamed := func(ip, link string) func() {
+		name := fmt.Sprintf("%s link set %s name other", ip, link)
+		return func() {
+			l.M.MustRun(t, "sh", "-c", fmt.Sprintf("%s 2>/dev/null || { %s link set %s down; %s; }", name, ip, link, name))
+		}
+	}
 	var took []time.Duration
 	for _, c := range []struct {
 		name  string
@@ -39,13 +46,13 @@ func TestKeeper(t *testing.T) {
 	}{
 		{"mv-int is deleted", host("link del mv-int"), "-4 route get 172.16.26.1", "mv-int was deleted"},
 		{"mv-int is down", host("link set mv-int down"), "-4 route get 172.16.26.1", "mv-int was taken down"},
-		{"mv-int is renamed", host("link set mv-int name other"), "link show mv-int", "mv-int was renamed other"},
+		{"mv-int is renamed", renamed("ip", "mv-int"), "link show mv-int", "mv-int was renamed other"},
 		{"the host's routes are flushed", host("route flush table local proto 118"), "-4 route get 172.16.26.1", "the host's route to 172.16.26.1 was removed by process "},
 		{"the host's neighbours are flushed", host("neigh flush nud permanent dev mv-int"), "neigh show nud permanent dev mv-int", "the host's neighbour entry for 172.16.26.1 was removed"},
 		{"a VIP is removed", inside("address del 172.16.26.1/22 dev mv0"), "-n haproxy address show to 172.16.26.1", "VIP 172.16.26.1 was removed from mv0"},
 		{"mv0 is down", inside("link set mv0 down"), "-n haproxy link show mv0 up", "mv0 was taken down"},
 		{"mv0 is deleted", inside("link del mv0"), "-n haproxy link show mv0", "mv0 was deleted"},
-		{"mv0 is renamed", inside("link set mv0 name other"), "-n haproxy link show mv0", "mv0 was renamed other"},
+		{"mv0 is renamed", renamed("ip -n haproxy", "mv0"), "-n haproxy link show mv0", "mv0 was renamed other"},
 		{"the service's routes are flushed", inside("route flush proto 118"), "-n haproxy -4 route show proto 118", "the service's route to 172.16.27.217 was removed"},
 		{"the service's neighbours are flushed", inside("neigh flush nud permanent dev mv0"), "-n haproxy neigh show nud permanent dev mv0", "the service's neighbour entry for 172.16.27.217 was removed"},
 		{"the host gets an address", host("address add 172.16.27.218/32 dev eth0"), "-n haproxy -4 route show 172.16.27.218 proto 118", "the host has got the address 172.16.27.218"},
