@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"macvlan-vip/tests/machine"
@@ -69,17 +68,15 @@ func (l *lab) clone(t *testing.T) {
 
 // sh runs a script on the machine, in the clone.
 func (l *lab) sh(script string) (string, error) {
-	return l.M.Run("sh", "-euc", "cd "+clone+"\n"+script)
+	return l.M.Run(inClone(script)...)
 }
+
+func inClone(script string) []string { return []string{"sh", "-euc", "cd " + clone + "\n" + script} }
 
 // must is sh for a script that may not fail.
 func (l *lab) must(t *testing.T, script string) string {
 	t.Helper()
-	out, err := l.sh(script)
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	return strings.TrimSpace(out)
+	return l.M.MustRun(t, inClone(script)...)
 }
 
 // install brings the machine to where the README has its reader.

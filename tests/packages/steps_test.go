@@ -19,12 +19,7 @@ func TestSteps(t *testing.T) {
 	}
 	deb := build(t, older, "022")["deb"]
 	l := newLab(t)
-	l.Write("etc/haproxy/haproxy.cfg", `
-defaults
-	mode http
-	timeout connect 5s
-	timeout client 5s
-	timeout server 5s
+	l.Write("etc/haproxy/haproxy.cfg", testlab.HaproxyDefaults+`
 frontend all
 	bind :80
 	default_backend peer

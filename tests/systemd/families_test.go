@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"macvlan-vip/tests/testlab"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -26,12 +27,7 @@ func (l *lab) withDualStack(dropIn string) *lab {
 	l.link("haproxy.service.d/netns.conf", unitDir+dropIn)
 	l.Write(dropIns+"haproxy.service.d/often.conf", "[Unit]\nStartLimitIntervalSec=0\n")
 	l.Peer.ServePage("["+peerAddr6+"]:8080", answer)
-	l.Write("etc/haproxy/haproxy.cfg", fmt.Sprintf(`
-defaults
-	mode http
-	timeout connect 5s
-	timeout client 5s
-	timeout server 5s
+	l.Write("etc/haproxy/haproxy.cfg", testlab.HaproxyDefaults+fmt.Sprintf(`
 frontend vips
 	bind %s:80
 	bind %s:80

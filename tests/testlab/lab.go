@@ -24,6 +24,14 @@ const (
 	Answer = "answer of the backend"
 )
 
+// HaproxyDefaults is the section of haproxy's configuration that all proxies share.
+const HaproxyDefaults = `
+defaults
+	mode http
+	timeout connect 5s
+	timeout client 5s
+	timeout server 5s`
+
 // HostAddresses are those of the machine's eth0.
 var HostAddresses = []string{HostAddr + "/22", HostAddr6 + "/64"}
 
@@ -66,11 +74,7 @@ func (l *Lab) Haproxy(more string) {
 	l.Write("etc/haproxy/haproxy.cfg", fmt.Sprintf(`
 global
 	stats socket /run/haproxy/admin.sock mode 660 level admin
-defaults
-	mode http
-	timeout connect 5s
-	timeout client 5s
-	timeout server 5s
+%s
 frontend vips
 	bind %s:80
 	bind %s:80
@@ -78,7 +82,7 @@ frontend vips
 backend peer
 	server peer %s:8080
 %s
-`, VIP1, VIP2, PeerAddr, more))
+`, HaproxyDefaults, VIP1, VIP2, PeerAddr, more))
 }
 
 // Write writes a file of the machine.
