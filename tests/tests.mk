@@ -41,8 +41,8 @@ test-vm: test-deps build ## Run all tests on booted machines on virtual ones of 
 	MACHINE=qemu DEBIAN_SUITE=$(SUITE) $(GOTEST) -timeout 120m ./tests/machine $(MACHINES)
 
 RUN      ?= .
-PACKAGES ?= ./plugins/... ./tests/cni ./tests/lan
-test-kernel: test-deps ## Run the suites of the plugins on the kernel of Debian SUITE [bookworm]; of PACKAGES [all] what matches RUN [all]
+PACKAGES ?= ./plugins/... ./systemd/internal/watch ./tests/cni ./tests/lan
+test-kernel: test-deps ## Run the suites of plugins and keeper on the kernel of Debian SUITE [bookworm]; of PACKAGES [all] what matches RUN [all]
 	DEBIAN_SUITE=$(SUITE) $(ALONE) $(GO) run ./tests/kernel -run '$(RUN)' $(PACKAGES)
 
 race: test-deps ## Run the plugins' own tests under the race detector, which needs a C compiler

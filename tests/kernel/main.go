@@ -1,7 +1,7 @@
 // kernel runs suites of tests on the kernel of a Debian release, DEBIAN_SUITE
 // in the environment: it compiles them here, boots a virtual machine, and runs
 // them there one after the other, each in its own folder of a copy of the
-// project. Arguments are the packages [./plugins/... ./tests/cni ./tests/lan].
+// project. Arguments are the packages [those of plugins and keeper, ./tests/cni, ./tests/lan].
 package main
 
 import (
@@ -33,7 +33,7 @@ func main() {
 
 func run(patterns []string, only string) (err error) {
 	if len(patterns) == 0 {
-		patterns = []string{"./plugins/...", "./tests/cni", "./tests/lan"}
+		patterns = []string{"./plugins/...", "./systemd/internal/watch", "./tests/cni", "./tests/lan"}
 	}
 	m, err := machine.New(machine.Of(machine.QEMU), machine.Bare(), machine.Memory(2048))
 	if err != nil {

@@ -240,6 +240,8 @@ func TestEvents(t *testing.T) {
 		{func() { l.host.IP("link set mv-int down") }, "the host's link down", "mv-int was taken down", []string{"one", "two"}},
 		{func() { l.host.IP("link set mv-int up") }, "the host's link up", "", nil},
 		{func() { l.host.IP("link set mv-int mtu 1400") }, "the host's link with another MTU", "the MTU of mv-int was changed to 1400", []string{"one", "two"}},
+		{func() { l.host.IP("link set eth0 mtu 1400") }, "another MTU of the master", "the MTU of eth0 was changed to 1400", []string{"one", "two"}},
+		{func() { l.host.IP("link set eth0 address 02:00:00:00:00:98") }, "another MAC of the master", "the MAC of eth0 was changed", []string{"one", "two"}},
 		{func() {
 			l.lan.IP("link set port down")
 			// The kernel tells of it when its link watch gets to it.
