@@ -76,6 +76,7 @@ func (w *world) events() map[string]func(*rapid.T) {
 		"entry spoiled":   w.spoilEntry,
 		"cache spoiled":   w.spoilCache,
 		"disk full":       w.diskFull,
+		"daemon killed":   func(*rapid.T) { w.note("DHCP daemon killed"); w.dhcp.kill(); w.dhcp.start() },
 		"reboot":          func(*rapid.T) { w.reboot() },
 		"power cut":       w.powerCut,
 	}
@@ -84,11 +85,15 @@ func (w *world) events() map[string]func(*rapid.T) {
 // edit gives a service other addresses, or another MTU, or what is refused.
 func (w *world) edit(r *rapid.T) {
 	s := w.any()
+	was := s.wants
 	s.wants = wish{
 		parts:  rapid.SliceOfNDistinct(rapid.IntRange(10, 17), 1, 3, rapid.ID[int]).Draw(r, "VIPs"),
 		family: rapid.SampledFrom([]int{0, 0, 4, 6}).Draw(r, "family"),
 		mtu:    rapid.SampledFrom([]int{1500, 1500, 1500, 1400}).Draw(r, "MTU"),
 		broken: rapid.SampledFrom([]bool{false, false, false, true}).Draw(r, "broken"),
+	}
+	if s.network.ipam == "dhcp" {
+		s.wants.parts, s.wants.family = was.parts, was.family
 	}
 	w.note("edit %s: %+v", s.name, s.wants)
 	w.write(s)

@@ -100,6 +100,8 @@ func (w *world) reboot() {
 		}
 		s.up, s.certain, s.maybe = false, true, set{}
 	}
+	w.dhcp.kill()
+	w.dhcp.start()
 	for _, l := range w.hostSides() {
 		w.host.IP("link del " + l)
 	}

@@ -22,9 +22,11 @@ import (
 
 // world is the model of a host that a history happens to: what each service
 // was asked for, and what of that must hold now. The host has two uplinks, and
-// three networks on them, one of which has its addresses from host-local.
+// four networks on them, of which one has its addresses from host-local, and one
+// from a DHCP server on the LAN.
 type world struct {
 	*lab
+	dhcp     *dhcp
 	r        *rapid.T
 	networks []*network
 	services []*svc
@@ -46,8 +48,8 @@ type world struct {
 type network struct {
 	name string
 	// uplink is the number of its master.
-	uplink    int
-	hostLocal bool
+	uplink int
+	ipam   string
 }
 
 // space is a network namespace, of one service or of two.
@@ -112,9 +114,10 @@ func newWorld(t *testing.T, r *rapid.T) *world {
 		w.host.IP(foreign)
 	}
 	cookie := w.cookie()
-	for i, name := range []string{"a", "b", "c"} {
-		w.networks = append(w.networks, &network{name: fmt.Sprintf("lab-%s-%d", name, cookie), uplink: i % 2, hostLocal: name == "c"})
+	for i, ipam := range []string{"static", "static", "host-local", "dhcp"} {
+		w.networks = append(w.networks, &network{name: fmt.Sprintf("lab-%d-%d", i, cookie), uplink: i % 2, ipam: ipam})
 	}
+	w.dhcp = newDHCP(t, w.host, w.lans[1])
 	var spaces []*space
 	for i := range 3 {
 		name := fmt.Sprintf("history-%d-%d", cookie, i)
@@ -129,9 +132,12 @@ func newWorld(t *testing.T, r *rapid.T) *world {
 		{network: w.networks[1], space: spaces[0], ifName: "eth1"},
 		{network: w.networks[2], space: spaces[1], ifName: "eth1"},
 		{network: w.networks[2], space: spaces[2], ifName: "eth0"},
+		{network: w.networks[3], space: spaces[2], ifName: "eth1", wants: wish{parts: []int{leased}, family: 4, mtu: 1500}},
 	} {
 		s.name, s.folder, s.certain, s.maybe, s.leased = fmt.Sprintf("s%d", i), t.TempDir(), true, set{}, set{}
-		s.wants = wish{parts: []int{10 + i}, mtu: 1500}
+		if s.network.ipam != "dhcp" {
+			s.wants = wish{parts: []int{10 + i}, mtu: 1500}
+		}
 		w.services = append(w.services, s)
 		w.write(s)
 	}
@@ -156,6 +162,7 @@ func (w *world) fail(format string, args ...any) {
 
 // end clears up, whatever came of the history.
 func (w *world) end() {
+	w.dhcp.end()
 	for _, s := range w.services {
 		_ = exec.Command("ip", "netns", "delete", s.space.name).Run()
 	}
@@ -196,10 +203,13 @@ func (s *svc) vips() (all []netip.Addr) {
 
 // ipam is the section that asks for a service's VIPs.
 func (w *world) ipam(s *svc) string {
+	if s.network.ipam == "dhcp" {
+		return fmt.Sprintf(`{"type": "dhcp", "daemonSocketPath": %q}`, w.dhcp.socket)
+	}
 	var items []string
 	for _, part := range s.wants.parts {
 		for _, p := range s.network.prefixes(part, s.wants.family) {
-			if s.network.hostLocal {
+			if s.network.ipam == "host-local" {
 				// A range of one address.
 				items = append(items, fmt.Sprintf(`[{"subnet": %q, "rangeStart": %q, "rangeEnd": %[2]q}]`, p.Masked(), p.Addr()))
 			} else {
@@ -208,7 +218,7 @@ func (w *world) ipam(s *svc) string {
 		}
 	}
 	list := strings.Join(items, ", ")
-	if s.network.hostLocal {
+	if s.network.ipam == "host-local" {
 		return fmt.Sprintf(`{"type": "host-local", "dataDir": %q, "ranges": [%s]}`, w.leases, list)
 	}
 	return fmt.Sprintf(`{"type": "static", "addresses": [%s]}`, list)
@@ -266,6 +276,9 @@ func (w *world) mayFail(s *svc) string {
 	if s.wants.broken {
 		return "its configuration is refused"
 	}
+	if s.network.ipam == "dhcp" && !w.carrier[s.network.uplink] {
+		return "no server gives it a lease"
+	}
 	for _, o := range w.services {
 		for _, n := range s.wants.parts {
 			if o != s && o.network.uplink == s.network.uplink && (o.maybe[n] || o.network == s.network && o.leased[n]) {
@@ -313,7 +326,7 @@ func (w *world) add(s *svc) {
 // tried notes what an add may have given, or left.
 func (w *world) tried(s *svc) {
 	s.maybe.add(s.wants.parts)
-	if s.network.hostLocal {
+	if s.network.ipam == "host-local" {
 		s.leased.add(s.wants.parts)
 	}
 }

@@ -1,0 +1,100 @@
+package cni
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/dhcpv4/server4"
+
+	"macvlan-vip/tests/testnet"
+)
+
+// leased is the last part of the address that the LAN's DHCP server gives.
+const leased = 30
+
+// dhcp is upstream's DHCP daemon on a host, and the server of its LAN.
+type dhcp struct {
+	t      testing.TB
+	host   *testnet.Namespace
+	server *server4.Server
+	daemon *exec.Cmd
+	socket string
+	// ended is closed when the daemon has ended.
+	ended chan struct{}
+}
+
+// newDHCP serves DHCP on the second LAN, and starts the daemon.
+func newDHCP(t testing.TB, host, lan *testnet.Namespace) *dhcp {
+	t.Helper()
+	d := &dhcp{t: t, host: host, socket: filepath.Join(t.TempDir(), "dhcp.sock")}
+	lan.Do(func() (err error) {
+		d.server, err = server4.NewServer("port", &net.UDPAddr{Port: dhcpv4.ServerPort}, lease)
+		return err
+	})
+	go func() { _ = d.server.Serve() }()
+	d.start()
+	return d
+}
+
+// lease is a DHCP server's handler that has one address to give.
+func lease(conn net.PacketConn, _ net.Addr, m *dhcpv4.DHCPv4) {
+	kind := map[dhcpv4.MessageType]dhcpv4.MessageType{
+		dhcpv4.MessageTypeDiscover: dhcpv4.MessageTypeOffer, dhcpv4.MessageTypeRequest: dhcpv4.MessageTypeAck,
+	}[m.MessageType()]
+	if kind == 0 {
+		return
+	}
+	server := net.IPv4(10, 98, 0, 2)
+	reply, err := dhcpv4.NewReplyFromRequest(m,
+		dhcpv4.WithMessageType(kind), dhcpv4.WithServerIP(server), dhcpv4.WithYourIP(net.IPv4(10, 98, 1, leased)),
+		dhcpv4.WithNetmask(net.CIDRMask(16, 32)), dhcpv4.WithLeaseTime(600), dhcpv4.WithOption(dhcpv4.OptServerIdentifier(server)))
+	if err == nil {
+		_, _ = conn.WriteTo(reply.ToBytes(), &net.UDPAddr{IP: net.IPv4bcast, Port: dhcpv4.ClientPort})
+	}
+}
+
+// start starts the daemon, which asks the server for some seconds only. The thread
+// that it is a child of does nothing else: a tracer waits for all its thread's children.
+func (d *dhcp) start() {
+	d.t.Helper()
+	_ = os.Remove(d.socket)
+	d.daemon = exec.Command("nsenter", "--net="+d.host.Path(), lookPath("dhcp"),
+		"daemon", "-socketpath", d.socket, "-timeout", "1s", "-resendmax", "1s", "-resendtimeout", "3s")
+	d.ended = make(chan struct{})
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		started <- d.daemon.Start()
+		_ = d.daemon.Wait()
+		close(d.ended)
+	}()
+	if err := <-started; err != nil {
+		d.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		conn, err := net.Dial("unix", d.socket)
+		if err == nil {
+			conn.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			d.t.Fatalf("the DHCP daemon does not listen: %v", err)
+		}
+	}
+}
+
+func (d *dhcp) kill() {
+	_ = d.daemon.Process.Kill()
+	<-d.ended
+}
+
+func (d *dhcp) end() {
+	d.kill()
+	d.server.Close()
+}
