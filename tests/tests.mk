@@ -72,8 +72,11 @@ cover: test-deps ## Measure what the tests run of the plugins, binaries included
 SEED      ?= 0
 HISTORIES ?= 100
 STEPS     ?= 30
-chaos: test-deps ## Draw random histories on network namespaces: SEED= [random] HISTORIES= [100] STEPS= [30]
-	$(GOTEST) -timeout 12h -v ./tests/cni -run '^TestHistories$$' -rapid.seed $(SEED) -rapid.checks $(HISTORIES) -rapid.steps $(STEPS) -rapid.nofailfile
+BOOTED    ?= 10
+CHAOS = -v -run '^TestHistories$$' -rapid.seed $(SEED) -rapid.steps $(STEPS) -rapid.nofailfile
+chaos: test-deps build ## Draw random histories: SEED= [random] HISTORIES= [100] on namespaces, BOOTED= [10] on a machine, of STEPS= [30] on average
+	[ $(HISTORIES) = 0 ] || $(GOTEST) -timeout 12h ./tests/cni $(CHAOS) -rapid.checks $(HISTORIES)
+	[ $(BOOTED) = 0 ] || $(GOTEST) -timeout 12h ./tests/systemd $(CHAOS) -rapid.checks $(BOOTED) -rapid.shrinktime 1ms
 
 FUZZTIME ?= 30s
 fuzz: ## Fuzz every target for FUZZTIME [30s]

@@ -25,8 +25,18 @@ const (
 // dnsmasq runs one on the LAN peer.
 func (l *lab) dnsmasq(t *testing.T, addr string, args ...string) {
 	t.Helper()
+	dnsmasq(t, l.Peer, addr, args...)
+}
+
+// leaseOf are dnsmasq's arguments for a DHCP server of a range.
+func leaseOf(addresses string) []string {
+	return []string{"--dhcp-range=" + addresses + ",1h", "--dhcp-leasefile=/dev/null", "--dhcp-authoritative", "--leasefile-ro", "--no-ping"}
+}
+
+func dnsmasq(t *testing.T, lan *testnet.Namespace, addr string, args ...string) {
+	t.Helper()
 	args = append([]string{
-		"netns", "exec", filepath.Base(l.Peer.Path()), "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv",
+		"netns", "exec", filepath.Base(lan.Path()), "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv",
 		"--no-hosts", "--pid-file=", "--user=root", "--bind-interfaces", "--log-facility=-", "--listen-address=" + addr,
 	}, args...)
 	cmd := exec.Command("ip", args...)
@@ -43,7 +53,7 @@ func (l *lab) dnsmasq(t *testing.T, addr string, args ...string) {
 		}
 	})
 	testnet.Eventually(t, "dnsmasq listens on "+addr, func() (err error) {
-		l.Peer.Do(func() error {
+		lan.Do(func() error {
 			var conn net.Conn
 			if conn, err = net.Dial("tcp", addr+":53"); err == nil {
 				conn.Close()
@@ -154,7 +164,7 @@ func (l *lab) says(t *testing.T, text string) {
 func TestDHCP(t *testing.T) {
 	l := newLab(t)
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
-	l.dnsmasq(t, peerAddr, "--dhcp-range=172.16.26.50,172.16.26.59,255.255.252.0,1h", "--dhcp-leasefile=/dev/null", "--dhcp-authoritative", "--leasefile-ro")
+	l.dnsmasq(t, peerAddr, leaseOf("172.16.26.50,172.16.26.59,255.255.252.0")...)
 	l.Write(dropIns+"dhcp.service", "[Service]\nExecStartPre=mkdir -p /run/cni\nExecStart=/opt/cni/bin/dhcp daemon\n")
 	l.Write(dropIns+"app.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:"+peerAddr+":8080\n")
 	l.link("app.service.d/netns.conf", unitDir+"netns.conf")

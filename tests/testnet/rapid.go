@@ -11,9 +11,22 @@ import (
 // others.
 func FewChecks(t testing.TB, checks int) {
 	t.Helper()
+	unlessAsked(t, map[string]string{"rapid.checks": strconv.Itoa(checks), "rapid.seed": "1", "rapid.nofailfile": "true"})
+}
+
+// FewSteps has rapid draw histories of so many steps on average, unless
+// -rapid.steps asks for others.
+func FewSteps(t testing.TB, steps int) {
+	t.Helper()
+	unlessAsked(t, map[string]string{"rapid.steps": strconv.Itoa(steps)})
+}
+
+// unlessAsked sets flags that are not on the command line.
+func unlessAsked(t testing.TB, flags map[string]string) {
+	t.Helper()
 	asked := map[string]bool{}
 	flag.Visit(func(f *flag.Flag) { asked[f.Name] = true })
-	for name, value := range map[string]string{"rapid.checks": strconv.Itoa(checks), "rapid.seed": "1", "rapid.nofailfile": "true"} {
+	for name, value := range flags {
 		if asked[name] {
 			continue
 		}
