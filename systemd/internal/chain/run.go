@@ -24,8 +24,9 @@ type Command struct {
 var ErrTimeout = errors.New("no answer")
 
 // lastWords is how long, after the process has ended, its output is waited for:
-// a process that it has left behind can hold the other end.
-const lastWords = 200 * time.Millisecond
+// a process that it has left behind can hold the other end. It is also what this
+// process has to read the output in, on a host whose CPUs are busy.
+const lastWords = 3 * time.Second
 
 // Run runs a command. The error of one that fails is an *exec.ExitError, or
 // wraps ErrTimeout.
