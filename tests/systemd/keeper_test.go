@@ -156,7 +156,7 @@ func (l *lab) idle(t *testing.T) {
 	if now := ticks(); now != start {
 		t.Errorf("ticks of CPU time: %s became %s", start, now)
 	}
-	out := l.Run(t, "grep VmRSS /proc/"+pid+"/status")
+	out := l.Run(t, "grep -E ^(VmRSS|RssAnon|RssFile|THP_enabled) /proc/"+pid+"/status")
 	t.Log(out)
 	var kB int
 	if _, err := fmt.Sscanf(out, "VmRSS: %d kB", &kB); err != nil || kB > 10<<10 {
