@@ -199,7 +199,8 @@ func (l *lab) lateAddresses(t *testing.T) {
 		way(addr, true)
 		l.Run(t, "ip netns exec haproxy ping -c 1 -W 5 "+addr)
 	}
-	l.Run(t, "systemctl stop systemd-networkd")
+	// Stopped alone, its socket would start it again.
+	l.Run(t, "systemctl mask --runtime --now systemd-networkd")
 	l.M.IP("-6 address flush dev eth0 dynamic")
 	way(late6, false)
 	l.M.IP("address flush dev eth0 to " + late)
