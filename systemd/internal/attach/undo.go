@@ -23,10 +23,10 @@ import (
 
 const (
 	// pluginPatience is how long a plugin's DEL may take. It waits for nothing
-	// but, with some IPAM plugins, a server.
-	pluginPatience = 10 * time.Second
-	// undoPatience bounds an undo in all, and is within the units' TimeoutStopSec=.
-	undoPatience = 25 * time.Second
+	// but, with some IPAM plugins, a server, and on a busy host for a CPU.
+	pluginPatience = 20 * time.Second
+	// undoPatience bounds an undo in all.
+	undoPatience = 50 * time.Second
 )
 
 // undo takes the namespace out of every network that it was added to, as these

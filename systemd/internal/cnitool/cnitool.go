@@ -20,8 +20,9 @@ import (
 )
 
 // Patience is how long cnitool may take: plugins probe for some hundred
-// milliseconds, and a DHCP server answers within some seconds.
-const Patience = 30 * time.Second
+// milliseconds, a DHCP server answers within some seconds, and on a host that
+// starts hundreds of services at once each waits for a CPU.
+const Patience = time.Minute
 
 // Run runs cnitool for the namespace. It gives the result of an ADD, else nil,
 // and the plugins' log lines; errors are rewritten for people.
