@@ -83,8 +83,8 @@ ip -o link show | sed 's/ state [A-Z]* / /; s/link-netns[^ ]* [^ ]*//'
 ip -o address show scope global
 ip -4 route show table all
 ip -6 route show table all proto 118
-ip neigh show nud permanent
-find /run/cni /run/netns /var/lib/cni ! -type d ! -path '/run/cni/ipam/*/l*' 2>/dev/null || true`)
+ip neigh show nud permanent | sort
+find /run/cni /run/netns /var/lib/cni ! -type d ! -path '/run/cni/ipam/*/l*' 2>/dev/null | sort || true`)
 }
 
 // clean asserts that all is as it was when the state was taken.
