@@ -76,6 +76,7 @@ func (m *site) finish() {
 	m.setDaemon(true)
 	m.check(m.r)
 	for _, s := range m.services {
+		m.tellsOf(s)
 		m.stop(s)
 	}
 	m.check(m.r)
