@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -411,15 +412,23 @@ func (m *site) diskFull(r *rapid.T) {
 	}
 }
 
-// clockJump sets the machine's clock, perhaps while a unit does something.
+var (
+	jumps = []string{"3 hours", "3 hours ago", "400 days", "400 days ago"}
+	// What a unit may be doing meanwhile, if anything.
+	meanwhile = []string{"", "try-restart", "stop"}
+)
+
 func (m *site) clockJump(r *rapid.T) {
-	by := rapid.SampledFrom([]string{"3 hours", "3 hours ago", "400 days", "400 days ago"}).Draw(r, "by")
-	verb := rapid.SampledFrom([]string{"", "try-restart", "stop"}).Draw(r, "verb")
-	s := m.any()
+	m.jump(m.any(), rapid.SampledFrom(jumps).Draw(r, "by"), rapid.SampledFrom(meanwhile).Draw(r, "verb"), rapid.IntRange(0, 9).Draw(r, "ds"))
+}
+
+// jump sets the machine's clock, so many tenths of a second after a service was
+// asked for something.
+func (m *site) jump(s *service, by, verb string, ds int) {
 	if verb != "" {
 		m.Run(m.T, "systemctl --no-block "+verb+" "+s.name)
 	}
-	_, err := m.M.Run("sh", "-c", fmt.Sprintf("sleep 0.%d; date -s '%s'", rapid.IntRange(0, 9).Draw(r, "ds"), by))
+	_, err := m.M.Run("sh", "-c", fmt.Sprintf("sleep 0.%d; date -s '%s'", ds, by))
 	m.note("clock: %s, with a %q of %s: %v", by, verb, s.name, err == nil)
 	if err != nil {
 		m.T.Fatal(err)
@@ -427,6 +436,29 @@ func (m *site) clockJump(r *rapid.T) {
 	if m.quiet(); verb == "stop" {
 		m.stopped(s, false)
 	}
+}
+
+// TestClockJumps: a clock that is set, before or while a service starts, runs or
+// stops, changes nothing of its VIPs, leased ones too.
+func TestClockJumps(t *testing.T) {
+	if os.Getenv("MACHINE") != string(machine.QEMU) {
+		t.Skip("only with MACHINE=qemu: a container has its host's clock")
+	}
+	testnet.FewChecks(t, 1)
+	m := newSite(t)
+	rapid.Check(t, func(r *rapid.T) {
+		m.begin(r)
+		for i, by := range jumps {
+			s := m.services[2+i%2]
+			m.mark()
+			if !m.isActive(s) {
+				m.start(s)
+			}
+			m.jump(s, by, meanwhile[i%len(meanwhile)], i)
+			m.check(r)
+		}
+		m.finish()
+	})
 }
 
 // reboot shuts the machine down or cuts its power, which empties some files, and
