@@ -18,8 +18,8 @@ import (
 // event it looks whether what must hold holds (site.check), and at the end whether
 // nothing is left. An event takes seconds: `make chaos` draws more of them.
 func TestHistories(t *testing.T) {
-	testnet.FewChecks(t, 3)
-	testnet.FewSteps(t, 8)
+	testnet.FewChecks(t, 5)
+	testnet.FewSteps(t, 10)
 	m := newSite(t)
 	histories, steps, longest, drawn := 0, 0, 0, map[string]int{}
 	began := time.Now()
