@@ -1,6 +1,6 @@
 # Other architectures than this machine's.
 
-.PHONY: cross-deps test-cross release-check
+.PHONY: cross-deps test-cross release-check arch-deps test-arch
 # Packages that need no kernel, by byte order and word size: s390x has the most
 # significant byte first, armv7 has 32 bits.
 PURE := config plan cnierr journal
@@ -17,3 +17,11 @@ test-cross: cross-deps ## Run the tests that need no kernel for arm64, armv7 and
 
 release-check: test-deps ## Make a release for all architectures, twice, and look into it
 	RELEASE_ARCHES='$(ARCHES)' $(GO) test -count=1 -timeout 60m -v -run '^TestRelease$$' ./tests/packages
+
+# The machine of ARCH is emulated from its kernel on.
+ARCH_DEBS := cpio e2fsprogs kmod mmdebstrap qemu-system-arm qemu-system-misc qemu-utils xz-utils
+arch-deps: DEBS += $(ARCH_DEBS)
+arch-deps: test-deps
+
+test-arch: arch-deps ## Run the main job on a machine of another architecture: ARCH=arm64 or ARCH=s390x
+	ARCH='$(ARCH)' $(GOTEST) -v ./tests/arch

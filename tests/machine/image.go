@@ -31,7 +31,7 @@ const freeSpace = 2 << 30
 
 // makeImage makes the disk of a root, beside it, once, and the initial RAM
 // disk of its kernel.
-func makeImage(root string) (image, error) {
+func makeImage(root, arch string) (image, error) {
 	found, err := filepath.Glob(root + "/boot/vmlinuz-*")
 	if err != nil {
 		return image{}, fmt.Errorf("kernels in %s: %w", root, err)
@@ -51,7 +51,7 @@ func makeImage(root string) (image, error) {
 			return image{}, err
 		}
 	}
-	im.initrd, err = makeInitrd(root, version)
+	im.initrd, err = makeInitrd(root, version, arch)
 	return im, err
 }
 
@@ -95,8 +95,8 @@ var bootModules = []string{"virtio_pci", "virtio_blk", "crc32c_generic", "crc32c
 
 // makeInitrd makes the initial RAM disk: the agent as /init, and modules in
 // the order in which they are to be loaded.
-func makeInitrd(root, version string) (string, error) {
-	agent, err := Agent()
+func makeInitrd(root, version, arch string) (string, error) {
+	agent, err := agentFor(arch)
 	if err != nil {
 		return "", err
 	}
@@ -191,8 +191,8 @@ IPAddressAllow=any
 `
 
 // stageAgent puts the agent into a machine, to be started as soon as can be.
-func stageAgent(m *Machine) error {
-	agent, err := Agent()
+func stageAgent(m *Machine, arch string) error {
+	agent, err := agentFor(arch)
 	if err != nil {
 		return err
 	}

@@ -48,6 +48,7 @@ type NIC struct {
 // options are what New can be told.
 type options struct {
 	kind     Kind
+	arch     string
 	suite    string
 	packages []string
 	bare     bool
@@ -76,6 +77,13 @@ func Of(kind Kind) Option {
 // Suite makes a machine of a Debian release, whatever DEBIAN_SUITE says.
 func Suite(name string) Option {
 	return func(o *options) { o.suite = name }
+}
+
+// Arch makes a machine of another architecture, arm64 or s390x, which is of the
+// kind QEMU and runs Debian's packages as they come, not configured. It has few
+// packages, and no others can be asked for.
+func Arch(name string) Option {
+	return func(o *options) { o.arch, o.kind = name, QEMU }
 }
 
 // Memory gives a QEMU machine another size than 1024 MiB.
@@ -153,7 +161,7 @@ func New(opts ...Option) (*Machine, error) {
 	if o.kind == QEMU {
 		o.packages = append(o.packages, kernelPackages...)
 	}
-	root, err := Root(o.suite, o.packages...)
+	root, err := rootFor(o)
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +188,11 @@ func (m *Machine) prepare(root string, o options) (err error) {
 		return fmt.Errorf("mount the machine's root: %w", err)
 	}
 	if !o.bare {
-		if err := m.install(); err != nil {
+		install := m.install
+		if o.arch != "" {
+			install = func() error { return m.installFor(o.arch) }
+		}
+		if err := install(); err != nil {
 			return err
 		}
 	}

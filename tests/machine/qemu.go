@@ -22,6 +22,7 @@ import (
 // qemu is a virtual machine: with KVM where there is /dev/kvm, else with an
 // emulated CPU.
 type qemu struct {
+	platform
 	m      *Machine
 	nics   []NIC
 	memory int
@@ -38,19 +39,20 @@ type qemu struct {
 }
 
 func newQEMU(m *Machine, root string, o options) (driver, error) {
-	image, err := makeImage(root)
+	image, err := makeImage(root, o.arch)
 	if err != nil {
 		return nil, err
 	}
 	q := &qemu{
-		m: m, nics: o.nics, memory: o.memory, kvm: unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil,
+		m: m, nics: o.nics, memory: o.memory, platform: platforms[o.arch],
+		kvm:    o.arch == "" && unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil,
 		kernel: image.kernel, disk: filepath.Join(m.dir, "disk"), files: filepath.Join(m.dir, "files"),
 	}
 	out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image.disk, q.disk).CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("qemu-img: %w: %s", err, out)
 	}
-	if err := stageAgent(m); err != nil {
+	if err := stageAgent(m, o.arch); err != nil {
 		return nil, err
 	}
 	for i, nic := range q.nics {
@@ -82,7 +84,7 @@ func (q *qemu) start() error {
 	} else if err := os.Remove(q.files); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	cmd := exec.Command("qemu-system-x86_64", q.args()...)
+	cmd := exec.Command(q.program, q.args()...)
 	for _, nic := range q.nics {
 		tap, err := openTap(nic, true)
 		if err != nil {
@@ -117,28 +119,28 @@ func (q *qemu) qmpSocket() string {
 
 // args are qemu's arguments.
 func (q *qemu) args() []string {
-	accel := []string{"-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,la57=off"}
+	accel := []string{"-accel", "tcg,thread=multi,tb-size=256", "-cpu", q.cpu}
 	if q.kvm {
 		accel = []string{"-accel", "kvm", "-cpu", "host"}
 	}
-	args := slices.Concat(accel, []string{
-		"-machine", "q35,sata=off", "-smp", "2", "-m", fmt.Sprint(q.memory), "-nodefaults", "-no-user-config", "-display", "none",
+	args := slices.Concat(accel, q.devices, []string{
+		"-machine", q.machine, "-smp", "2", "-m", fmt.Sprint(q.memory), "-nodefaults", "-no-user-config", "-display", "none",
 		"-kernel", q.kernel.image, "-initrd", q.kernel.initrd,
-		"-append", kernelArgs,
+		"-append", "console=" + q.console + " " + kernelArgs,
 		"-no-reboot",
-		"-serial", "file:" + q.m.console,
+		"-chardev", "file,id=console,path=" + q.m.console,
 		// Whoever is killed has written what the machine has flushed.
-		"-drive", "file=" + q.disk + ",if=none,id=root,format=qcow2,cache=unsafe", "-device", "virtio-blk-pci,drive=root",
-		"-device", "virtio-rng-pci",
+		"-drive", "file=" + q.disk + ",if=none,id=root,format=qcow2,cache=unsafe", "-device", "virtio-blk,drive=root",
+		"-device", "virtio-rng",
 		"-chardev", "socket,id=agent,server=on,wait=off,path=" + q.agentSocket(),
-		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent,name=agent",
+		"-device", "virtio-serial", "-device", "virtserialport,chardev=agent,name=agent",
 		"-qmp", "unix:" + q.qmpSocket() + ",server=on,wait=off",
 	})
 	if !q.m.everRan {
-		args = append(args, "-drive", "file="+q.files+",if=none,id=files,format=raw,readonly=on", "-device", "virtio-blk-pci,drive=files")
+		args = append(args, "-drive", "file="+q.files+",if=none,id=files,format=raw,readonly=on", "-device", "virtio-blk,drive=files")
 	}
 	for i, nic := range q.nics {
-		device := fmt.Sprintf("virtio-net-pci,id=eth%d,netdev=net%d,romfile=", i, i)
+		device := fmt.Sprintf("virtio-net,id=eth%d,netdev=net%d", i, i)
 		if nic.MAC != "" {
 			device += ",mac=" + nic.MAC
 		}
@@ -153,7 +155,7 @@ func (q *qemu) args() []string {
 // does at every boot or once a day, and no test is about, takes an emulated CPU
 // many seconds. One that has to wait for a busy host fails the kernel's check of
 // its timer (Documentation/admin-guide/kernel-parameters.txt, no_timer_check).
-var kernelArgs = "console=ttyS0 loglevel=5 net.ifnames=0 mitigations=off no_timer_check panic=1 systemd.mask=" + strings.Join([]string{
+var kernelArgs = "loglevel=5 net.ifnames=0 mitigations=off no_timer_check panic=1 systemd.mask=" + strings.Join([]string{
 	"serial-getty@ttyS0.service", "getty@tty1.service", "e2scrub_reap.service", "e2scrub_all.timer", "apt-daily.timer", "apt-daily-upgrade.timer",
 	"man-db.timer", "fstrim.timer", "dpkg-db-backup.timer", "modprobe@drm.service", "modprobe@efi_pstore.service", "modprobe@fuse.service",
 }, " systemd.mask=")

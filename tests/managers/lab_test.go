@@ -1,6 +1,6 @@
 // Package managers tests services on their VIPs on machines whose network is
-// managed as people's are, by systemd-networkd, with addresses by DHCP and router
-// advertisements.
+// managed as people's are: by systemd-networkd, NetworkManager or ifupdown, with
+// addresses by DHCP and router advertisements.
 package managers
 
 import (
@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"macvlan-vip/tests/machine"
-	"macvlan-vip/tests/testlab"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -30,7 +29,12 @@ const (
 	patience = 4 * time.Minute
 )
 
-const haproxy = testlab.HaproxyDefaults + `
+const haproxy = `
+defaults
+	mode http
+	timeout connect 5s
+	timeout client 5s
+	timeout server 5s
 frontend vips
 	bind :80
 	bind [::]:80 v6only
@@ -64,6 +68,8 @@ func newLab(t *testing.T, unit string, macs ...string) *lab {
 	l.peer.AddAddress("lan", "192.0.2.5/24")
 	l.peer.AddAddress("lan", "2001:db8::5/64")
 	maskOthers(t, l.m, unit)
+	// An emulated CPU that has others to share with is slow beyond what systemd allows.
+	l.m.MustWrite(t, "etc/systemd/system.conf.d/slow.conf", "[Manager]\nDefaultTimeoutStartSec=10min\n")
 	l.m.MustWrite(t, "etc/haproxy/haproxy.cfg", haproxy)
 	t.Cleanup(l.stopDHCP)
 	return l
@@ -110,7 +116,11 @@ func (l *lab) boot(t *testing.T) {
 // sh runs a script on the machine that must succeed.
 func (l *lab) sh(t *testing.T, script string) string {
 	t.Helper()
-	return l.m.MustRun(t, "sh", "-euc", script)
+	out, err := l.m.Run("sh", "-euc", script)
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+	return strings.TrimSpace(out)
 }
 
 // startDHCP has the peer give the host its address, and advertise a prefix.
