@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"macvlan-vip/tests/machine"
+	"macvlan-vip/tests/testlab"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -29,12 +30,7 @@ const (
 	patience = 4 * time.Minute
 )
 
-const haproxy = `
-defaults
-	mode http
-	timeout connect 5s
-	timeout client 5s
-	timeout server 5s
+const haproxy = testlab.HaproxyDefaults + `
 frontend vips
 	bind :80
 	bind [::]:80 v6only
@@ -116,11 +112,7 @@ func (l *lab) boot(t *testing.T) {
 // sh runs a script on the machine that must succeed.
 func (l *lab) sh(t *testing.T, script string) string {
 	t.Helper()
-	out, err := l.m.Run("sh", "-euc", script)
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", script, err, out)
-	}
-	return strings.TrimSpace(out)
+	return l.m.MustRun(t, "sh", "-euc", script)
 }
 
 // startDHCP has the peer give the host its address, and advertise a prefix.
