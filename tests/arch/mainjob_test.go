@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"macvlan-vip/tests/machine"
+	"macvlan-vip/tests/testlab"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -30,12 +31,7 @@ const network = `{
   ]
 }`
 
-const haproxy = `
-defaults
-	mode http
-	timeout connect 5s
-	timeout client 5s
-	timeout server 5s
+const haproxy = testlab.HaproxyDefaults + `
 frontend vips
 	bind 192.0.2.10:80
 	bind [2001:db8::10]:80
@@ -65,11 +61,7 @@ func TestMainJob(t *testing.T) {
 	m.MustBoot(t)
 	run := func(command string) string {
 		t.Helper()
-		out, err := m.Run(strings.Fields(command)...)
-		if err != nil {
-			t.Fatalf("%s: %v", command, err)
-		}
-		return strings.TrimSpace(out)
+		return m.MustRun(t, strings.Fields(command)...)
 	}
 	t.Logf("%s, %s", run("uname -rm"), run("systemctl --version"))
 	serves := func(t *testing.T) {
