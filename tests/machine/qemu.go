@@ -136,9 +136,6 @@ func (q *qemu) args() []string {
 		"-device", "virtio-serial", "-device", "virtserialport,chardev=agent,name=agent",
 		"-qmp", "unix:" + q.qmpSocket() + ",server=on,wait=off",
 	})
-	if !q.m.everRan {
-		args = append(args, "-drive", "file="+q.files+",if=none,id=files,format=raw,readonly=on", "-device", "virtio-blk,drive=files")
-	}
 	for i, nic := range q.nics {
 		device := fmt.Sprintf("virtio-net,id=eth%d,netdev=net%d", i, i)
 		if nic.MAC != "" {
@@ -146,6 +143,10 @@ func (q *qemu) args() []string {
 		}
 		// Files that a process is given begin at 3.
 		args = append(args, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, 3+i), "-device", device)
+	}
+	// After the NICs, whose slots have to stay: networkd's DHCP client is known by them.
+	if !q.m.everRan {
+		args = append(args, "-drive", "file="+q.files+",if=none,id=files,format=raw,readonly=on", "-device", "virtio-blk,drive=files")
 	}
 	return args
 }
