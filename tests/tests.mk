@@ -17,7 +17,7 @@ test-deps:
 		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; }
 
 # Those that have targets of their own, since their machines take long to make.
-LATER := /tests/(cluster|runtimes|managers)$$
+LATER := /tests/(arch|cluster|runtimes|managers)$$
 # Booted machines mostly wait, so their tests run beside the others.
 BOOTED := /tests/(machine|systemd|docs|packages)$$
 test: test-deps build ## Run the tests, as root, but for those with targets of their own; installs what it needs
