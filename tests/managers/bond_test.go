@@ -69,6 +69,9 @@ func TestBondAndVLAN(t *testing.T) {
 		}
 	}
 	t.Run("enable", func(t *testing.T) {
+		for _, addr := range []string{hostAddr, bondHost6, vlanHost4, vlanHost6} {
+			testnet.Within(t, patience, "the LAN peer pings the host's "+addr, func() error { return peer.Ping(netip.MustParseAddr(addr)) })
+		}
 		l.sh(t, "systemd-netns enable web --yes --vip "+vlanVIP4+"/24 --vip "+vlanVIP6+"/64")
 		l.sh(t, "systemctl unmask haproxy; systemd-netns enable haproxy --yes --vip "+vip4+"/24 --vip "+vip6+"/64; systemctl enable --now haproxy")
 		serves(t)
