@@ -105,10 +105,18 @@ lint: lint-deps build ## Run the linters of code, scripts, manual pages and unit
 	for unit in $(notdir $(wildcard systemd/*@.service systemd/*@.timer)); do \
 		systemd-analyze verify --root=$(abspath $(LINTROOT)) --man=no --recursive-errors=no $${unit%@*}@name.$${unit##*.} || exit 1; done
 
-# A runtime that Debian has not, from the module proxy.
+# Runtimes that Debian has not, from the module proxy: each folder below
+# tests/runtimes is a module with their versions.
 build/nerdctl: tests/runtimes/nerdctl/go.mod
-	cd tests/runtimes/nerdctl && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ github.com/containerd/nerdctl/v2/cmd/nerdctl
+	cd $(<D) && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ github.com/containerd/nerdctl/v2/cmd/nerdctl
 
-.PHONY: test-runtimes
-test-runtimes: test-deps build build/nerdctl ## Run all container runtimes, nerdctl too, which takes minutes to build
+# It needs a C compiler, to enter its tasks' namespaces.
+build/nomad: tests/runtimes/nomad/go.mod
+	cd $(<D) && CGO_ENABLED=1 $(GO) build -trimpath -tags 'netgo osusergo' -ldflags '-s -w' -o $(CURDIR)/$@ github.com/hashicorp/nomad
+
+.PHONY: test-runtimes test-nomad
+test-runtimes: test-deps build build/nerdctl ## Run container runtimes, nerdctl too, which takes minutes to build
 	NERDCTL=$(CURDIR)/build/nerdctl $(GOTEST) -v ./tests/runtimes
+
+test-nomad: test-deps build build/nomad ## Run Nomad, which it builds: a server, two clients, a job that moves
+	NOMAD=$(CURDIR)/build/nomad $(GOTEST) -v -run '^TestNomad$$' ./tests/runtimes

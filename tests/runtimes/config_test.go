@@ -13,18 +13,6 @@ import (
 	"macvlan-vip/tests/testnet"
 )
 
-// TestNomad attaches as Nomad does, by its documentation: with arguments of
-// its own that no plugin knows.
-func TestNomad(t *testing.T) {
-	attach(t, []byte(fenced(t, "The network", "json")), libcni.RuntimeConf{
-		IfName: "eth0",
-		Args: [][2]string{
-			{"IgnoreUnknown", "true"}, {"NOMAD_REGION", "global"}, {"NOMAD_NAMESPACE", "default"},
-			{"NOMAD_JOB_ID", "web"}, {"NOMAD_GROUP_NAME", "web"}, {"NOMAD_ALLOC_ID", "5fc98185-17ff"},
-		},
-	})
-}
-
 // TestMultus attaches as Multus does, by its documentation: with a pod's
 // identity as arguments, and what the pod's annotation asks for.
 func TestMultus(t *testing.T) {

@@ -122,7 +122,7 @@ func requirePackage(t testing.TB, name string) {
 func (m *machine) boot(debian string) {
 	m.t.Helper()
 	// Last, once no process is in them.
-	m.t.Cleanup(m.removeCgroups)
+	m.t.Cleanup(func() { removeCgroups(m.t, m.cgroup) })
 	dir := m.t.TempDir()
 	cmd := exec.Command("sh", "-ec", prepare, "sh", dir, debian)
 	cmd.Stderr = os.Stderr
@@ -151,9 +151,10 @@ func (m *machine) boot(debian string) {
 
 // removeCgroups removes the containers' parent cgroup, and the empty ones that
 // runtimes leave in it.
-func (m *machine) removeCgroups() {
-	for _, pattern := range []string{"/sys/fs/cgroup" + m.cgroup, "/sys/fs/cgroup/*" + m.cgroup} {
-		tops, _ := filepath.Glob(pattern)
+func removeCgroups(t testing.TB, cgroup string) {
+	t.Helper()
+	for _, above := range []string{"", "/*", "/*/*", "/*/*/*"} {
+		tops, _ := filepath.Glob("/sys/fs/cgroup" + above + cgroup)
 		for _, top := range tops {
 			var dirs []string
 			_ = filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
@@ -164,7 +165,7 @@ func (m *machine) removeCgroups() {
 			})
 			for _, dir := range slices.Backward(dirs) { // the innermost first
 				if err := os.Remove(dir); err != nil {
-					m.t.Errorf("a process is left: %v", err)
+					t.Errorf("a process is left: %v", err)
 				}
 			}
 		}
