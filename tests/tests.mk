@@ -114,9 +114,12 @@ build/nerdctl: tests/runtimes/nerdctl/go.mod
 build/nomad: tests/runtimes/nomad/go.mod
 	cd $(<D) && CGO_ENABLED=1 $(GO) build -trimpath -tags 'netgo osusergo' -ldflags '-s -w' -o $(CURDIR)/$@ github.com/hashicorp/nomad
 
-.PHONY: test-runtimes test-nomad
+nomad-deps: DEBS += gcc libc6-dev
+nomad-deps: test-deps
+
+.PHONY: test-runtimes nomad-deps test-nomad
 test-runtimes: test-deps build build/nerdctl ## Run container runtimes, nerdctl too, which takes minutes to build
 	NERDCTL=$(CURDIR)/build/nerdctl $(GOTEST) -v ./tests/runtimes
 
-test-nomad: test-deps build build/nomad ## Run Nomad, which it builds: a server, two clients, a job that moves
+test-nomad: nomad-deps build build/nomad ## Run Nomad, which it builds: a server, two clients, a job that moves
 	NOMAD=$(CURDIR)/build/nomad $(GOTEST) -v -run '^TestNomad$$' ./tests/runtimes
