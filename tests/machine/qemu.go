@@ -117,6 +117,14 @@ func (q *qemu) qmpSocket() string {
 	return filepath.Join(os.TempDir(), filepath.Base(q.m.dir)+".qmp")
 }
 
+// filesArg tells the machine's agent whether there is a disk with its files.
+func (q *qemu) filesArg() string {
+	if q.m.everRan {
+		return ""
+	}
+	return "files=yes "
+}
+
 // args are qemu's arguments.
 func (q *qemu) args() []string {
 	accel := []string{"-accel", "tcg,thread=multi,tb-size=256", "-cpu", q.cpu}
@@ -126,11 +134,11 @@ func (q *qemu) args() []string {
 	args := slices.Concat(accel, q.devices, []string{
 		"-machine", q.machine, "-smp", "2", "-m", fmt.Sprint(q.memory), "-nodefaults", "-no-user-config", "-display", "none",
 		"-kernel", q.kernel.image, "-initrd", q.kernel.initrd,
-		"-append", "console=" + q.console + " " + kernelArgs,
+		"-append", "console=" + q.console + " " + q.filesArg() + kernelArgs,
 		"-no-reboot",
 		"-chardev", "file,id=console,path=" + q.m.console,
 		// Whoever is killed has written what the machine has flushed.
-		"-drive", "file=" + q.disk + ",if=none,id=root,format=qcow2,cache=unsafe", "-device", "virtio-blk,drive=root",
+		"-drive", "file=" + q.disk + ",if=none,id=root,format=qcow2,cache=unsafe", "-device", "virtio-blk,drive=root,serial=root",
 		"-device", "virtio-rng",
 		"-chardev", "socket,id=agent,server=on,wait=off,path=" + q.agentSocket(),
 		"-device", "virtio-serial", "-device", "virtserialport,chardev=agent,name=agent",
@@ -146,7 +154,7 @@ func (q *qemu) args() []string {
 	}
 	// After the NICs, whose slots have to stay: networkd's DHCP client is known by them.
 	if !q.m.everRan {
-		args = append(args, "-drive", "file="+q.files+",if=none,id=files,format=raw,readonly=on", "-device", "virtio-blk,drive=files")
+		args = append(args, "-drive", "file="+q.files+",if=none,id=files,format=raw,readonly=on", "-device", "virtio-blk,drive=files,serial=files")
 	}
 	return args
 }

@@ -9,12 +9,17 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// newRoot is where the root file system is mounted until it becomes /.
-const newRoot = "/root"
+const (
+	// newRoot is where the root file system is mounted until it becomes /.
+	newRoot = "/root"
+	sys     = "/sys"
+)
 
 // initialize goes from the initial RAM disk to the machine's own init, and
 // returns only with an error.
@@ -22,14 +27,17 @@ func initialize() error {
 	if err := mount("devtmpfs", "/dev", "devtmpfs", 0); err != nil {
 		return err
 	}
+	if err := mount("sysfs", sys, "sysfs", 0); err != nil {
+		return err
+	}
 	if err := loadModules("/modules"); err != nil {
 		return err
 	}
-	if err := mount("/dev/vda", newRoot, "ext4", 0); err != nil {
+	if err := mountDisks(); err != nil {
 		return err
 	}
-	if err := unpack("/dev/vdb"); err != nil {
-		return fmt.Errorf("unpack the machine's files: %w", err)
+	if err := unix.Unmount(sys, 0); err != nil {
+		return fmt.Errorf("unmount %s: %w", sys, err)
 	}
 	if err := unix.Mount("/dev", newRoot+"/dev", "", unix.MS_MOVE, ""); err != nil {
 		return fmt.Errorf("move /dev: %w", err)
@@ -44,6 +52,46 @@ func initialize() error {
 		return err
 	}
 	return unix.Exec("/sbin/init", []string{"/sbin/init"}, os.Environ())
+}
+
+// mountDisks mounts the root file system, and puts the machine's files there if the
+// kernel's command line, which is init's environment, says that there are some.
+func mountDisks() error {
+	root, err := disk("root")
+	if err != nil {
+		return err
+	}
+	if err := mount(root, newRoot, "ext4", 0); err != nil {
+		return err
+	}
+	if os.Getenv("files") == "" {
+		return nil
+	}
+	files, err := disk("files")
+	if err != nil {
+		return err
+	}
+	if err := unpack(files); err != nil {
+		return fmt.Errorf("unpack the machine's files: %w", err)
+	}
+	return nil
+}
+
+// disk waits for the disk with a serial number. Their names go by the order in which
+// the kernel finds them, which is by chance on some platforms.
+func disk(serial string) (string, error) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		found, err := filepath.Glob(sys + "/block/*/serial")
+		if err != nil {
+			return "", err
+		}
+		for _, path := range found {
+			if text, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(text)) == serial {
+				return "/dev/" + filepath.Base(filepath.Dir(path)), nil
+			}
+		}
+	}
+	return "", fmt.Errorf("no disk %q", serial)
 }
 
 func mount(source, target, fs string, flags uintptr) error {
@@ -77,14 +125,10 @@ func loadModules(dir string) error {
 	return nil
 }
 
-// unpack writes the files of a tar archive on a disk, if there is one, over
-// the root file system. As in a layer of overlayfs, a character device 0:0
+// unpack writes the files of a tar archive on a disk over the root file system. As in a layer of overlayfs, a character device 0:0
 // stands for a file that is removed.
 func unpack(disk string) error {
 	file, err := os.Open(disk)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
 	if err != nil {
 		return err
 	}
