@@ -23,10 +23,9 @@ BOOTED := /tests/(machine|systemd|docs|packages)$$
 test: test-deps build ## Run the tests, as root, but for those with targets of their own; installs what it needs
 	$(GO) vet ./...
 	$(GO) run ./tests/roots & \
-	$(GOTEST) $$($(GO) list ./... | grep -vE '$(LATER)|$(BOOTED)') & others=$$!; \
+	{ $(GOTEST) $$($(GO) list ./... | grep -vE '$(LATER)|$(BOOTED)') && $(MAIN_JOB); } & others=$$!; \
 	$(GOTEST) -skip '^TestRelease$$' $$($(GO) list ./... | grep -E '$(BOOTED)'); booted=$$?; \
 	wait $$others && exit $$booted
-	$(MAIN_JOB)
 
 MACHINES := ./tests/systemd ./tests/docs ./tests/packages ./tests/cluster
 test-systemd: test-deps build ## Run the tests on booted machines alone, of Debian DEBIAN_SUITE [bookworm]
