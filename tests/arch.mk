@@ -19,7 +19,7 @@ release-check: test-deps ## Make a release for all architectures, twice, and loo
 	RELEASE_ARCHES='$(ARCHES)' $(GO) test -count=1 -timeout 60m -v -run '^TestRelease$$' ./tests/packages
 
 # The machine of ARCH is emulated from its kernel on.
-ARCH_DEBS := cpio e2fsprogs kmod mmdebstrap qemu-system-arm qemu-system-misc qemu-utils xz-utils
+ARCH_DEBS := kmod qemu-system-arm qemu-system-misc
 arch-deps: DEBS += $(ARCH_DEBS)
 arch-deps: test-deps
 

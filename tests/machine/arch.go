@@ -132,21 +132,3 @@ func (m *Machine) installFor(arch string) error {
 	}
 	return nil
 }
-
-// agentFor builds the agent for an architecture, and gives its path.
-func agentFor(arch string) (string, error) {
-	if arch == "" {
-		return Agent()
-	}
-	top, err := Top()
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(top, "build", "machine-agent-"+arch)
-	cmd := exec.Command("go", "build", "-trimpath", "-o", path, "./tests/machine/agent")
-	cmd.Dir, cmd.Env = top, append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build the agent for %s: %w: %s", arch, err, out)
-	}
-	return path, nil
-}

@@ -163,23 +163,35 @@ func moduleOrder(dir string) ([]string, error) {
 	return order, nil
 }
 
-// Agent builds the agent, static, and gives its path.
+// Agent builds this machine's agent, static, and gives its path.
 var Agent = sync.OnceValues(func() (string, error) {
+	if given := os.Getenv("MACHINE_AGENT"); given != "" {
+		return given, nil
+	}
+	return buildAgent("machine-agent")
+})
+
+// agentFor is Agent for an architecture; "" is this machine's.
+func agentFor(arch string) (string, error) {
+	if arch == "" {
+		return Agent()
+	}
+	return buildAgent("machine-agent-"+arch, "GOARCH="+arch)
+}
+
+func buildAgent(name string, env ...string) (string, error) {
 	top, err := Top()
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(top, "build", "machine-agent")
-	if given := os.Getenv("MACHINE_AGENT"); given != "" {
-		return given, nil
-	}
+	path := filepath.Join(top, "build", name)
 	cmd := exec.Command("go", "build", "-trimpath", "-o", path, "./tests/machine/agent")
-	cmd.Dir, cmd.Env = top, append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Dir, cmd.Env = top, append(append(os.Environ(), "CGO_ENABLED=0"), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build the machines' agent: %w: %s", err, out)
+		return "", fmt.Errorf("build %s: %w: %s", name, err, out)
 	}
 	return path, nil
-})
+}
 
 const agentUnit = `[Unit]
 Description=Agent of the tests

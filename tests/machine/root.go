@@ -18,7 +18,7 @@ import (
 func DefaultSuite() string { return cmp.Or(os.Getenv("DEBIAN_SUITE"), "bookworm") }
 
 // kernelPackages are what a machine has besides that boots a kernel.
-var kernelPackages = []string{"linux-image-amd64", "kmod", "udev"}
+var kernelPackages = []string{platforms[""].kernelPackage, "kmod", "udev"}
 
 // packages are what the machines of all tests have: one root is made sooner
 // than several are. Those that run services of their own are the exception.

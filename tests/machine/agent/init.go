@@ -125,8 +125,9 @@ func loadModules(dir string) error {
 	return nil
 }
 
-// unpack writes the files of a tar archive on a disk over the root file system. As in a layer of overlayfs, a character device 0:0
-// stands for a file that is removed.
+// unpack writes the files of a tar archive on a disk over the root file system.
+// As in a layer of overlayfs, a character device 0:0 stands for a file that is
+// removed.
 func unpack(disk string) error {
 	file, err := os.Open(disk)
 	if err != nil {
