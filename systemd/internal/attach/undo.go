@@ -23,7 +23,8 @@ import (
 
 const (
 	// pluginPatience is how long a plugin's DEL may take. It waits for nothing
-	// but, with some IPAM plugins, a server, and on a busy host for a CPU.
+	// but, with some IPAM plugins, a server, and on a busy host for a CPU. It is
+	// more than macvlan-vip gives an IPAM plugin.
 	pluginPatience = 20 * time.Second
 	// undoPatience bounds an undo in all.
 	undoPatience = 50 * time.Second

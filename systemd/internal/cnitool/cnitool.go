@@ -21,8 +21,12 @@ import (
 
 // Patience is how long cnitool may take: plugins probe for some hundred
 // milliseconds, a DHCP server answers within some seconds, and on a host that
-// starts hundreds of services at once each waits for a CPU.
+// starts hundreds of services at once each waits for a CPU. It is more than
+// macvlan-vip gives an IPAM plugin, so that macvlan-vip cleans up and names that.
 const Patience = time.Minute
+
+// patience is shorter in tests.
+var patience = Patience
 
 // Run runs cnitool for the namespace. It gives the result of an ADD, else nil,
 // and the plugins' log lines; errors are rewritten for people.
@@ -40,7 +44,7 @@ func Run(n settings.Namespace, verb string) (result *current.Result, logs string
 	}
 	defer forget()
 	stdout, stderr, err := chain.Run(context.Background(), chain.Command{
-		Program: settings.Program("cnitool"), Args: []string{verb, n.Network, n.Path}, Env: environment(n, dir), Timeout: Patience,
+		Program: settings.Program("cnitool"), Args: []string{verb, n.Network, n.Path}, Env: environment(n, dir), Timeout: patience,
 	})
 	logs, problem := split(stderr)
 	var exit *exec.ExitError

@@ -2,8 +2,13 @@ package cnitool
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
+	"macvlan-vip/systemd/internal/chain"
 	"macvlan-vip/systemd/internal/networks"
 	"macvlan-vip/systemd/internal/settings"
 )
@@ -20,6 +25,25 @@ func TestSplit(t *testing.T) {
 		if logs, problem := split(c.stderr); logs != c.logs || problem != c.problem {
 			t.Errorf("%s: %q, %q", name, logs, problem)
 		}
+	}
+}
+
+// TestHang: a plugin that hangs is ended, and the error says what to look for.
+func TestHang(t *testing.T) {
+	defer func(before time.Duration) { patience = before }(patience)
+	patience = 200 * time.Millisecond
+	dir := t.TempDir()
+	for name, file := range map[string]string{
+		"lan.conflist": `{"cniVersion": "1.1.0", "name": "lan", "plugins": [{"type": "slow"}]}`, "cnitool": "#!/bin/sh\nsleep 998\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	_, _, err := Run(settings.Namespace{Name: "web", Network: "lan", Path: "/run/netns/web", ConfDir: dir, IfName: "mv0"}, "add")
+	if !errors.Is(err, chain.ErrTimeout) || !strings.Contains(err.Error(), `find out what a plugin of network "lan" waits for`) {
+		t.Error(err)
 	}
 }
 
