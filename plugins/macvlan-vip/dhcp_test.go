@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -13,43 +14,9 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/insomniacslk/dhcp/dhcpv4"
-	"github.com/insomniacslk/dhcp/dhcpv4/server4"
 
 	"macvlan-vip/tests/testnet"
 )
-
-// lease is a DHCP server's handler that has one address to give.
-func lease(conn net.PacketConn, peer net.Addr, m *dhcpv4.DHCPv4) {
-	kind := map[dhcpv4.MessageType]dhcpv4.MessageType{
-		dhcpv4.MessageTypeDiscover: dhcpv4.MessageTypeOffer, dhcpv4.MessageTypeRequest: dhcpv4.MessageTypeAck,
-	}[m.MessageType()]
-	if kind == 0 {
-		return
-	}
-	server := net.IPv4(192, 0, 2, 5)
-	reply, err := dhcpv4.NewReplyFromRequest(m,
-		dhcpv4.WithMessageType(kind), dhcpv4.WithServerIP(server), dhcpv4.WithYourIP(net.IPv4(192, 0, 2, 10)),
-		dhcpv4.WithNetmask(net.CIDRMask(24, 32)), dhcpv4.WithRouter(server), dhcpv4.WithLeaseTime(600),
-		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(server)))
-	if err == nil {
-		_, _ = conn.WriteTo(reply.ToBytes(), &net.UDPAddr{IP: net.IPv4bcast, Port: dhcpv4.ClientPort})
-	}
-}
-
-// serveDHCP serves DHCP on the LAN's port.
-func serveDHCP(t *testing.T, lan *testnet.Namespace) {
-	t.Helper()
-	lan.AddAddress("port", "192.0.2.5/24")
-	lan.Do(func() error {
-		server, err := server4.NewServer("port", &net.UDPAddr{Port: dhcpv4.ServerPort}, lease)
-		if err != nil {
-			return err
-		}
-		go func() { _ = server.Serve() }()
-		t.Cleanup(func() { server.Close() })
-		return nil
-	})
-}
 
 // released tells whether a DHCPRELEASE came over the wire. Upstream's daemon
 // sends it without a source address, which the server's own socket never sees.
@@ -66,7 +33,8 @@ func released(c *testnet.Capture) bool {
 // and gives it back.
 func TestDHCP(t *testing.T) {
 	host, lan := testnet.NewHost(t, "192.0.2.1/24")
-	serveDHCP(t, lan)
+	lan.AddAddress("port", "192.0.2.5/24")
+	t.Cleanup(lan.ServeDHCP("port", netip.MustParseAddr("192.0.2.5"), netip.MustParsePrefix("192.0.2.10/24"), dhcpv4.WithRouter(net.IPv4(192, 0, 2, 5))))
 	wire := lan.Capture("port")
 	socket := filepath.Join(t.TempDir(), "dhcp.sock")
 	dhcp, err := exec.LookPath("dhcp")

@@ -4,7 +4,6 @@ package arch
 
 import (
 	"fmt"
-	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -66,12 +65,7 @@ func TestMainJob(t *testing.T) {
 	t.Logf("%s, %s", run("uname -rm"), run("systemctl --version"))
 	serves := func(t *testing.T) {
 		t.Helper()
-		for name, from := range map[string]machine.Station{"host": m, "LAN peer": peer} {
-			for _, vip := range []string{vip4, vip6} {
-				testnet.Within(t, patience, name+" gets the page of "+vip, func() error { return from.WantPage(vip, answer) })
-				testnet.Within(t, patience, name+" pings "+vip, func() error { return from.Ping(netip.MustParseAddr(vip)) })
-			}
-		}
+		testlab.Reached(t, patience, map[string]machine.Station{"host": m, "LAN peer": peer}, map[string]string{vip4: answer, vip6: answer})
 	}
 	before := m.Snapshot()
 	run("systemctl start haproxy")

@@ -2,15 +2,13 @@ package cni
 
 import (
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
-
-	"github.com/insomniacslk/dhcp/dhcpv4"
-	"github.com/insomniacslk/dhcp/dhcpv4/server4"
 
 	"macvlan-vip/tests/testnet"
 )
@@ -20,11 +18,11 @@ const leased = 30
 
 // dhcp is upstream's DHCP daemon on a host, and the server of its LAN.
 type dhcp struct {
-	t      testing.TB
-	host   *testnet.Namespace
-	server *server4.Server
-	daemon *exec.Cmd
-	socket string
+	t          testing.TB
+	host       *testnet.Namespace
+	stopServer func()
+	daemon     *exec.Cmd
+	socket     string
 	// ended is closed when the daemon has ended.
 	ended chan struct{}
 }
@@ -33,30 +31,9 @@ type dhcp struct {
 func newDHCP(t testing.TB, host, lan *testnet.Namespace) *dhcp {
 	t.Helper()
 	d := &dhcp{t: t, host: host, socket: filepath.Join(t.TempDir(), "dhcp.sock")}
-	lan.Do(func() (err error) {
-		d.server, err = server4.NewServer("port", &net.UDPAddr{Port: dhcpv4.ServerPort}, lease)
-		return err
-	})
-	go func() { _ = d.server.Serve() }()
+	d.stopServer = lan.ServeDHCP("port", netip.AddrFrom4([4]byte{10, 98, 0, 2}), netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 98, 1, leased}), 16))
 	d.start()
 	return d
-}
-
-// lease is a DHCP server's handler that has one address to give.
-func lease(conn net.PacketConn, _ net.Addr, m *dhcpv4.DHCPv4) {
-	kind := map[dhcpv4.MessageType]dhcpv4.MessageType{
-		dhcpv4.MessageTypeDiscover: dhcpv4.MessageTypeOffer, dhcpv4.MessageTypeRequest: dhcpv4.MessageTypeAck,
-	}[m.MessageType()]
-	if kind == 0 {
-		return
-	}
-	server := net.IPv4(10, 98, 0, 2)
-	reply, err := dhcpv4.NewReplyFromRequest(m,
-		dhcpv4.WithMessageType(kind), dhcpv4.WithServerIP(server), dhcpv4.WithYourIP(net.IPv4(10, 98, 1, leased)),
-		dhcpv4.WithNetmask(net.CIDRMask(16, 32)), dhcpv4.WithLeaseTime(600), dhcpv4.WithOption(dhcpv4.OptServerIdentifier(server)))
-	if err == nil {
-		_, _ = conn.WriteTo(reply.ToBytes(), &net.UDPAddr{IP: net.IPv4bcast, Port: dhcpv4.ClientPort})
-	}
 }
 
 // start starts the daemon, which asks the server for some seconds only. The thread
@@ -96,5 +73,5 @@ func (d *dhcp) kill() {
 
 func (d *dhcp) end() {
 	d.kill()
-	d.server.Close()
+	d.stopServer()
 }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -118,10 +119,12 @@ func (l *lab) sh(t *testing.T, script string) string {
 // startDHCP has the peer give the host its address, and advertise a prefix.
 func (l *lab) startDHCP(t *testing.T) {
 	t.Helper()
-	l.dhcp = exec.Command("ip", "netns", "exec", filepath.Base(l.peer.Path()), "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null",
-		"--port=0", "--pid-file=", "--user=root", "--interface=lan", "--bind-interfaces", "--log-facility=-",
-		"--dhcp-range="+hostAddr+","+hostAddr+",255.255.255.0,1h", "--dhcp-authoritative", "--dhcp-leasefile=/dev/null", "--leasefile-ro", "--no-ping",
-		"--enable-ra", "--dhcp-range=::,constructor:lan,ra-only,64,1h")
+	l.dhcp = exec.Command("ip", slices.Concat(
+		[]string{
+			"netns", "exec", filepath.Base(l.peer.Path()), "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null",
+			"--port=0", "--pid-file=", "--user=root", "--interface=lan", "--bind-interfaces", "--log-facility=-",
+		},
+		testlab.DHCPServer(hostAddr+","+hostAddr+",255.255.255.0"), testlab.RouterOn("lan"))...)
 	if err := l.dhcp.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -144,10 +147,7 @@ func (l *lab) serves(t *testing.T) {
 
 func (l *lab) pages(t *testing.T, name string, from machine.Station) {
 	t.Helper()
-	for _, vip := range []string{vip4, vip6} {
-		testnet.Within(t, patience, name+" gets the page of "+vip, func() error { return from.WantPage(vip, answer) })
-		testnet.Within(t, patience, name+" pings "+vip, func() error { return from.Ping(netip.MustParseAddr(vip)) })
-	}
+	testlab.Reached(t, patience, map[string]machine.Station{name: from}, map[string]string{vip4: answer, vip6: answer})
 }
 
 // online waits until the host has its addresses of both families.
@@ -205,14 +205,21 @@ func (l *lab) ping(addr string) (stop func() (lost, sent int)) {
 		time.Sleep(2 * time.Second)
 		_ = cmd.Process.Signal(unix.SIGINT)
 		_ = cmd.Wait()
-		m := regexp.MustCompile(`(\d+) packets transmitted, (\d+) received`).FindStringSubmatch(out.String())
-		if m == nil {
-			return -1, 0
-		}
-		sent, _ = strconv.Atoi(m[1])
-		received, _ := strconv.Atoi(m[2])
-		return sent - received, sent
+		return unanswered(out.String())
 	}
+}
+
+var summary = regexp.MustCompile(`(\d+) packets transmitted, (\d+) received`)
+
+// unanswered reads what ping(8) says at its end; lost is -1 if it says nothing.
+func unanswered(out string) (lost, sent int) {
+	m := summary.FindStringSubmatch(out)
+	if m == nil {
+		return -1, 0
+	}
+	sent, _ = strconv.Atoi(m[1])
+	received, _ := strconv.Atoi(m[2])
+	return sent - received, sent
 }
 
 // noWorse: while do runs, no VIP loses more than the host's own address of the

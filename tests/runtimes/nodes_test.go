@@ -108,17 +108,9 @@ func (c *cluster) reached(vips ...string) {
 	c.t.Helper()
 	for _, vip := range vips {
 		for _, n := range c.workers {
-			want := n.four
-			if strings.Contains(vip, ":") {
-				want = n.six
-			}
-			n.sees(vip, want, n.try)
+			n.sees(vip, like(vip, n.four, n.six), n.try)
 		}
-		want := peer4
-		if strings.Contains(vip, ":") {
-			want = peer6
-		}
-		c.workers[0].sees(vip, want, c.lan.Shell)
+		c.workers[0].sees(vip, like(vip, peer4, peer6), c.lan.Shell)
 	}
 }
 

@@ -100,13 +100,17 @@ func (s site) clean(before string) {
 func (s site) reached(vips ...string) {
 	s.t.Helper()
 	for _, vip := range vips {
-		host, peer := host4, peer4
-		if strings.Contains(vip, ":") {
-			host, peer = host6, peer6
-		}
-		s.sees(vip, host, s.try)
-		s.sees(vip, peer, s.lan.Shell)
+		s.sees(vip, like(vip, host4, host6), s.try)
+		s.sees(vip, like(vip, peer4, peer6), s.lan.Shell)
 	}
+}
+
+// like is the one of a station's addresses that is of a VIP's family.
+func like(vip, four, six string) string {
+	if strings.Contains(vip, ":") {
+		return six
+	}
+	return four
 }
 
 // sees asserts that a container sees who asks it at an address.

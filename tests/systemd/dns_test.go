@@ -11,6 +11,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 
 	"macvlan-vip/tests/machine"
+	"macvlan-vip/tests/testlab"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -28,11 +29,7 @@ func (l *lab) dnsmasq(t *testing.T, addr string, args ...string) {
 	dnsmasq(t, l.Peer, addr, args...)
 }
 
-// leaseOf are dnsmasq's arguments for a DHCP server of a range.
-func leaseOf(addresses string) []string {
-	return []string{"--dhcp-range=" + addresses + ",1h", "--dhcp-leasefile=/dev/null", "--dhcp-authoritative", "--leasefile-ro", "--no-ping"}
-}
-
+// dnsmasq runs one on a LAN.
 func dnsmasq(t *testing.T, lan *testnet.Namespace, addr string, args ...string) {
 	t.Helper()
 	args = append([]string{
@@ -164,7 +161,7 @@ func (l *lab) says(t *testing.T, text string) {
 func TestDHCP(t *testing.T) {
 	l := newLab(t)
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
-	l.dnsmasq(t, peerAddr, leaseOf("172.16.26.50,172.16.26.59,255.255.252.0")...)
+	l.dnsmasq(t, peerAddr, testlab.DHCPServer("172.16.26.50,172.16.26.59,255.255.252.0")...)
 	l.Write(dropIns+"dhcp.service", "[Service]\nExecStartPre=mkdir -p /run/cni\nExecStart=/opt/cni/bin/dhcp daemon\n")
 	l.Write(dropIns+"app.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:"+peerAddr+":8080\n")
 	l.link("app.service.d/netns.conf", unitDir+"netns.conf")

@@ -257,6 +257,18 @@ func (m *site) serviceKilled(*rapid.T) {
 	m.settledState(s.name)
 }
 
+// request draws what a unit is asked for: a service that is not active can only be
+// started, and a reload is one of the shim.
+func (m *site) request(r *rapid.T, s *service, active bool) (verb, unit string) {
+	if !active {
+		return "start", s.name
+	}
+	if verb = rapid.SampledFrom([]string{"stop", "restart", "reload"}).Draw(r, "verb"); verb == "reload" {
+		return verb, s.shim()
+	}
+	return verb, s.name
+}
+
 // helperKilled kills the processes of a name some time after a unit was asked for
 // something.
 func (m *site) helperKilled(r *rapid.T) {
@@ -265,14 +277,7 @@ func (m *site) helperKilled(r *rapid.T) {
 	if !m.carrier[s.uplink] {
 		r.Skip("no carrier")
 	}
-	verb := "start"
-	if active {
-		verb = rapid.SampledFrom([]string{"stop", "restart", "reload"}).Draw(r, "verb")
-	}
-	unit := s.name
-	if verb == "reload" {
-		unit = s.shim()
-	}
+	verb, unit := m.request(r, s, active)
 	victim := rapid.SampledFrom([]string{"systemd-netns-h", "cnitool", "macvlan-vip", "hairpin-route", "static", "host-local", "dhcp", "systemd-netns-w"}).Draw(r, "victim")
 	ms := rapid.IntRange(0, 400).Draw(r, "ms")
 	// It is killed as soon as it is there from that time on.
@@ -347,9 +352,14 @@ func (m *site) setCarrier(uplink int, on bool) {
 		m.T.Fatal(err)
 	}
 	if on {
-		// Which went with the link's being up.
-		_, _ = m.lans[uplink].TryIP("address add " + []string{peerAddr6, "fd77::5"}[uplink] + "/64 dev port nodad")
+		m.restoreStation(uplink)
 	}
+}
+
+// restoreStation gives the station at the other end of an uplink its IPv6 address
+// back, which goes when its link is down.
+func (m *site) restoreStation(uplink int) {
+	_, _ = m.lans[uplink].TryIP("address add " + []string{peerAddr6, second6}[uplink] + "/64 dev port nodad")
 }
 
 func (m *site) daemonEvent(*rapid.T) {
@@ -389,13 +399,7 @@ func (m *site) diskFull(r *rapid.T) {
 	if !m.carrier[s.uplink] {
 		r.Skip("no carrier")
 	}
-	active, verb, unit := m.isActive(s), "start", s.name
-	if active {
-		verb = rapid.SampledFrom([]string{"stop", "restart", "reload"}).Draw(r, "verb")
-	}
-	if verb == "reload" {
-		unit = s.shim()
-	}
+	verb, unit := m.request(r, s, m.isActive(s))
 	fill := "head -c 1G /dev/zero >/run/filler 2>/dev/null; "
 	if m.M.Kind == machine.QEMU {
 		fill += "head -c 100G /dev/zero >/var/filler 2>/dev/null; "
@@ -480,7 +484,7 @@ func (m *site) reboot(cut bool) {
 	m.hostHas, m.noDaemon = false, false
 	for i := range m.carrier {
 		// The cable's other end goes up and down with the machine's.
-		_, _ = m.lans[i].TryIP("address add " + []string{peerAddr6, "fd77::5"}[i] + "/64 dev port nodad")
+		m.restoreStation(i)
 	}
 	for _, s := range m.services {
 		s.made, s.unsure, s.spoiled = nil, false, false

@@ -12,6 +12,7 @@ import (
 
 	"github.com/mdlayher/arp"
 
+	"macvlan-vip/tests/testlab"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -168,8 +169,9 @@ func (l *lab) idle(t *testing.T) {
 // router, and reaches one on the LAN when it has moved there.
 func (l *lab) lateAddresses(t *testing.T) {
 	const late = "172.16.27.219"
-	l.dnsmasq(t, peerAddr, "--interface=port", "--dhcp-range="+late+","+late+",255.255.252.0,1h", "--dhcp-option=3", "--dhcp-leasefile=/dev/null",
-		"--dhcp-authoritative", "--leasefile-ro", "--no-ping", "--enable-ra", "--ra-param=port,0,0", "--dhcp-range=::,constructor:port,ra-only,64,1h")
+	// No default route of either kind.
+	l.dnsmasq(t, peerAddr, slices.Concat(testlab.DHCPServer(late+","+late+",255.255.252.0"), testlab.RouterOn("port"),
+		[]string{"--interface=port", "--dhcp-option=3", "--ra-param=port,0,0"})...)
 	l.Write("etc/systemd/network/eth0.network", "[Match]\nName=eth0\n[Network]\nDHCP=ipv4\nIPv6AcceptRA=yes\nKeepConfiguration=yes\n")
 	l.Run(t, "systemctl start systemd-networkd")
 	late6 := ""

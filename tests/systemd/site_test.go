@@ -13,8 +13,12 @@ import (
 	"pgregory.net/rapid"
 
 	"macvlan-vip/tests/machine"
+	"macvlan-vip/tests/testlab"
 	"macvlan-vip/tests/testnet"
 )
+
+// The station on the second LAN.
+const second4, second6 = "10.77.0.5", "fd77::5"
 
 // site is the model of a machine that a history happens to. It has two uplinks,
 // and four services on them, of which one has its addresses from host-local, and
@@ -79,10 +83,10 @@ func newSite(t *testing.T) *site {
 	m := &site{carrier: []bool{true, true}}
 	m.lab = newLab(t, machine.Connect(machine.NIC{LAN: second.Path(), Port: "port", Addresses: []string{"10.77.0.1/16", "fd77::1/64"}}))
 	second.IP("link set lo up")
-	second.AddAddress("port", "10.77.0.5/16")
-	second.AddAddress("port", "fd77::5/64")
-	second.ServePage("10.77.0.5:8080", answer)
-	dnsmasq(t, second, "10.77.0.5", leaseOf("10.77.1.30,10.77.1.30,255.255.0.0")...)
+	second.AddAddress("port", second4+"/16")
+	second.AddAddress("port", second6+"/64")
+	second.ServePage(second4+":8080", answer)
+	dnsmasq(t, second, second4, testlab.DHCPServer("10.77.1.30,10.77.1.30,255.255.0.0")...)
 	m.lans = []*testnet.Namespace{m.Peer, second}
 	m.services = []*service{{name: "web1", ipam: "static"}, {name: "web2", ipam: "static"}, {name: "web3", ipam: "host-local", uplink: 1}, {name: "web4", ipam: "dhcp", uplink: 1}}
 	for i, s := range m.services {
@@ -112,7 +116,7 @@ func newSite(t *testing.T) *site {
 // install writes the files of a service, which listens wherever it is, and leads
 // to the backend on its LAN.
 func (m *site) install(s *service) {
-	backend := []string{peerAddr, "10.77.0.5"}[s.uplink]
+	backend := []string{peerAddr, second4}[s.uplink]
 	m.Write(dropIns+s.name+".service", "[Service]\nExecStart=/usr/bin/socat TCP6-LISTEN:80,fork,reuseaddr,ipv6only=0 TCP:"+backend+":8080\n[Install]\nWantedBy=multi-user.target\n")
 	m.link(s.name+".service.d/netns.conf", unitDir+"netns.conf")
 	m.Write(dropIns+s.name+".service.d/often.conf", "[Unit]\nStartLimitIntervalSec=0\n")

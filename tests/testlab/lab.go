@@ -4,8 +4,10 @@ package testlab
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"macvlan-vip/tests/machine"
 	"macvlan-vip/tests/testnet"
@@ -151,4 +153,16 @@ func (l *Lab) WantState(t testing.TB, unit, want string) {
 func (l *Lab) MainPID(t testing.TB) string {
 	t.Helper()
 	return l.Run(t, "systemctl show haproxy -p MainPID --value")
+}
+
+// Reached waits until each station, known by its name, gets the page of each VIP
+// and pings it.
+func Reached(t testing.TB, patience time.Duration, stations map[string]machine.Station, pages map[string]string) {
+	t.Helper()
+	for name, from := range stations {
+		for vip, page := range pages {
+			testnet.Within(t, patience, name+" gets the page of "+vip, func() error { return from.WantPage(vip, page) })
+			testnet.Within(t, patience, name+" pings "+vip, func() error { return from.Ping(netip.MustParseAddr(vip)) })
+		}
+	}
 }
