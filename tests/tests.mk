@@ -113,12 +113,23 @@ build/nerdctl: tests/runtimes/nerdctl/go.mod
 build/nomad: tests/runtimes/nomad/go.mod
 	cd $(<D) && CGO_ENABLED=1 $(GO) build -trimpath -tags 'netgo osusergo' -ldflags '-s -w' -o $(CURDIR)/$@ github.com/hashicorp/nomad
 
-nomad-deps: DEBS += gcc libc6-dev
-nomad-deps: test-deps
+CRIO_TAGS := containers_image_openpgp containers_image_ostree_stub exclude_graphdriver_btrfs btrfs_noversion
+build/cri-o/crio: tests/runtimes/cri-o/go.mod
+	cd $(<D) && $(GO) build -trimpath -tags '$(CRIO_TAGS)' -ldflags '-s -w' -o $(CURDIR)/$@ github.com/cri-o/cri-o/cmd/crio
 
-.PHONY: test-runtimes nomad-deps test-nomad
+build/cri-o/pinns: tests/runtimes/cri-o/go.mod | build/cri-o/crio # which downloads the source
+	mkdir -p $(@D)
+	gcc -std=c99 -Os -static -o $@ "$$(cd $(<D) && $(GO) list -m -f '{{.Dir}}' github.com/cri-o/cri-o)"/pinns/src/*.c
+
+compiler-deps: DEBS += gcc libc6-dev
+compiler-deps: test-deps
+
+.PHONY: test-runtimes compiler-deps test-nomad test-cri-o
 test-runtimes: test-deps build build/nerdctl ## Run container runtimes, nerdctl too, which takes minutes to build
 	NERDCTL=$(CURDIR)/build/nerdctl $(GOTEST) -v ./tests/runtimes
 
-test-nomad: nomad-deps build build/nomad ## Run Nomad, which it builds: a server, two clients, a job that moves
+test-nomad: compiler-deps build build/nomad ## Run Nomad, which it builds: a server, two clients, a job that moves
 	NOMAD=$(CURDIR)/build/nomad $(GOTEST) -v -run '^TestNomad$$' ./tests/runtimes
+
+test-cri-o: compiler-deps build build/cri-o/crio build/cri-o/pinns ## Run CRI-O, which it builds
+	CRIO=$(CURDIR)/build/cri-o $(GOTEST) -v -run '^TestCRIO$$' ./tests/runtimes

@@ -1,8 +1,6 @@
 package runtimes
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -77,7 +75,7 @@ if [ "$1" = run ]; then
 	set -- run --runc-binary=/usr/sbin/runc --cgroup=`+m.cgroup+`/"$name" "$@"
 fi
 exec /usr/bin/ctr "$@"`)
-	m.load("ctr images import", ctrImage)
+	m.load("ctr images import", ctrImage, "serve")
 	return m
 }
 
@@ -129,17 +127,6 @@ const criImage = "localhost/answer:1"
 
 func TestCRI(t *testing.T) {
 	m := newContainerd(t, criConfig(t))
-	program := filepath.Join(filepath.SplitList(os.Getenv("PATH"))[0], "answer")
-	m.write("/root/image.tar", string(image(t, criImage, program, "pause")))
-	m.sh("ctr --namespace=k8s.io images import /root/image.tar")
-	client := newCRI(t, m.path("/run/containerd/containerd.sock"))
-	before := m.state()
-	for range 2 {
-		pod := client.startPod(m.podConfig())
-		m.reached(vip4, vip6)
-		client.call("StopPodSandbox", field(1, pod))
-		m.clean(before)
-		client.call("RemovePodSandbox", field(1, pod))
-		m.clean(before)
-	}
+	m.load("ctr --namespace=k8s.io images import", criImage, "pause")
+	m.pods(newCRI(t, m.path("/run/containerd/containerd.sock")))
 }

@@ -104,3 +104,17 @@ func (c *cri) startPod(config []byte) (pod string) {
 	c.call("StartContainer", field(1, id))
 	return pod
 }
+
+// pods is what a runtime with CRI has to show.
+func (m *machine) pods(client *cri) {
+	m.t.Helper()
+	before := m.state()
+	for range 2 {
+		pod := client.startPod(m.podConfig())
+		m.reached(vip4, vip6)
+		client.call("StopPodSandbox", field(1, pod))
+		m.clean(before)
+		client.call("RemovePodSandbox", field(1, pod))
+		m.clean(before)
+	}
+}

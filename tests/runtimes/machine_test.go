@@ -217,12 +217,13 @@ export PODMAN_IGNORE_CGROUPSV1_WARNING=1
 exec /usr/bin/podman --cgroup-manager=cgroupfs --runtime=runc --storage-driver=vfs --events-backend=none "$@"`)
 }
 
-// load gives a runtime the image of a server, by the name of one in the page.
-func (m *machine) load(command, name string) {
+// load gives a runtime an image of the test's program, by the name of one in the
+// page, and with the program's usual argument.
+func (m *machine) load(command, name, argument string) {
 	m.t.Helper()
 	program := filepath.Join(filepath.SplitList(os.Getenv("PATH"))[0], "answer")
-	m.write("/root/server.tar", string(image(m.t, name, program, "serve")))
-	m.sh(command + " /root/server.tar")
+	m.write("/root/image.tar", string(image(m.t, name, program, argument)))
+	m.sh(command + " /root/image.tar")
 }
 
 // command is a script to be run on the machine.

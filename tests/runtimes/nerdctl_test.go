@@ -25,7 +25,7 @@ fi
 exec /usr/local/bin/nerdctl.real --cgroup-manager=cgroupfs --snapshotter=native "$@"`)
 	m.startContainerd(noCRI)
 	m.write("/etc/cni/net.d/vips.conflist", fenced(t, "nerdctl", "json"))
-	m.load("nerdctl load --input", podmanImage)
+	m.load("nerdctl load --input", podmanImage, "serve")
 	nerdctlLife(m.site)
 }
 

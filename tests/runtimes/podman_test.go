@@ -111,7 +111,7 @@ func (s site) podmanMisuse() {
 func TestPodman5(t *testing.T) {
 	m := newMachine(t, trixie(t))
 	m.podmanWrapper()
-	m.load("podman load --input", podmanImage)
+	m.load("podman load --input", podmanImage, "serve")
 	podman5(m.site)
 }
 
@@ -135,7 +135,7 @@ func newPodman4(t testing.TB) *machine {
 	m.write("/etc/containers/containers.conf", fenced(t, "podman 4", "toml"))
 	m.write("/etc/cni/net.d/web.conflist", fenced(t, "The network", "json"))
 	m.podmanWrapper()
-	m.load("podman load --input", podmanImage)
+	m.load("podman load --input", podmanImage, "serve")
 	return m
 }
 
