@@ -8,11 +8,9 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"macvlan-vip/plugins/internal/cnierr"
-	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/plan"
 )
 
@@ -20,7 +18,7 @@ import (
 // the caller's to find out (IFA_F_NODAD). It gives those that were not there.
 // After an error, too, others may have been added.
 func (k *Kernel) AddAddresses(side plan.Side, all []plan.Address) (made []plan.Address, err error) {
-	return changeSide(k, side, all, func(link int, a plan.Address) (*nl.NetlinkRequest, error) {
+	return changeSide(k, side, all, func(link int, a plan.Address) (request, error) {
 		return addressRequest(unix.RTM_NEWADDR, create, link, a.Prefix), nil
 	}, func(_ *Namespace, a plan.Address, err error) error {
 		if errors.Is(err, unix.EEXIST) {
@@ -69,28 +67,22 @@ func (n *Namespace) unreachable(all []plan.Address) (waiting []plan.Address, err
 	if len(waiting) == 0 {
 		return nil, nil
 	}
-	routes, err := n.routes(unix.AF_INET6, &netlink.Route{Table: unix.RT_TABLE_LOCAL})
-	if err != nil {
-		return nil, err
-	}
-	local := byDestination(routes)
-	return slices.DeleteFunc(waiting, func(a plan.Address) bool {
-		addr := a.Prefix.Addr()
-		return slices.ContainsFunc(local[netip.PrefixFrom(addr, addr.BitLen())], func(r netlink.Route) bool { return r.Type == unix.RTN_LOCAL })
-	}), nil
+	local := map[netip.Addr]bool{}
+	_, err = n.routes(routeKey{unix.RT_TABLE_LOCAL, unix.AF_INET6, 0}, func(r netlink.Route) bool {
+		if dst, ok := destination(r); ok && dst.IsSingleIP() && r.Type == unix.RTN_LOCAL {
+			local[dst.Addr()] = true
+		}
+		return false
+	})
+	return slices.DeleteFunc(waiting, func(a plan.Address) bool { return local[a.Prefix.Addr()] }), err
 }
 
 // RemoveAddresses removes addresses of one side; one that is not there is no
 // error.
 func (k *Kernel) RemoveAddresses(side plan.Side, all []plan.Address) error {
-	return removeSide(k, side, all, func(link int, a plan.Address) (*nl.NetlinkRequest, error) {
+	return removeSide(k, side, all, func(link int, a plan.Address) (request, error) {
 		return addressRequest(unix.RTM_DELADDR, 0, link, a.Prefix), nil
 	})
-}
-
-type onLink struct {
-	link int
-	addr any
 }
 
 // CheckAddresses says which addresses of one side are missing or not usable,
@@ -103,15 +95,13 @@ func (k *Kernel) CheckAddresses(side plan.Side, all []plan.Address) (drift []str
 	if err != nil {
 		return nil, err
 	}
-	addrs, err := n.addrList(nil, unix.AF_UNSPEC)
+	addrs, err := n.addresses()
 	if err != nil {
 		return nil, err
 	}
-	have := make(map[onLink]int, len(addrs))
+	have := make(map[onLink]uint32, len(addrs))
 	for _, a := range addrs {
-		if prefix, ok := config.PrefixOf(*a.IPNet); ok {
-			have[onLink{a.LinkIndex, prefix}] = a.Flags
-		}
+		have[onLink{a.link, a.prefix}] = a.flags
 	}
 	for _, a := range all {
 		if problem := addressProblem(n, a, have); problem != "" {
@@ -121,7 +111,12 @@ func (k *Kernel) CheckAddresses(side plan.Side, all []plan.Address) (drift []str
 	return drift, nil
 }
 
-func addressProblem(n *Namespace, a plan.Address, have map[onLink]int) string {
+type onLink struct {
+	link   int
+	prefix netip.Prefix
+}
+
+func addressProblem(n *Namespace, a plan.Address, have map[onLink]uint32) string {
 	link, err := n.link(a.Link)
 	if err != nil {
 		return "missing"

@@ -24,7 +24,12 @@ const batchSize = 64
 // own takes one, and four system calls and 64 KiB of memory for each.
 type batch struct {
 	socket *nl.NetlinkSocket
-	buffer [8 << 10]byte
+	// number is that of the last request.
+	number uint32
+	// sent and received hold what goes to the kernel and what comes back, one
+	// system call's at a time.
+	sent     []byte
+	received [8 << 10]byte
 }
 
 func openBatch(at netns.NsHandle) (*batch, error) {
@@ -58,7 +63,7 @@ type answer struct {
 
 // ask has the kernel work off requests, all of them in order, and gives its
 // answer to each.
-func (n *Namespace) ask(requests []*nl.NetlinkRequest) []answer {
+func (n *Namespace) ask(requests []request) []answer {
 	answers := make([]answer, len(requests))
 	if len(requests) == 0 {
 		return answers
@@ -85,17 +90,10 @@ func fill(answers []answer, err error) []answer {
 
 // send sends one batch and reads its answers. The kernel has worked it off
 // when the system call returns (netlink_rcv_skb in net/netlink/af_netlink.c).
-func (b *batch) send(requests []*nl.NetlinkRequest, answers []answer) error {
-	index := make(map[uint32]int, len(requests))
-	var message []byte
-	for i, r := range requests {
-		if i == len(requests)-1 {
-			r.Flags |= unix.NLM_F_ACK
-		}
-		index[r.Seq] = i
-		message = append(message, r.Serialize()...)
-	}
-	if err := unix.Sendto(b.socket.GetFd(), message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+func (b *batch) send(requests []request, answers []answer) error {
+	requests[len(requests)-1].setFlags(unix.NLM_F_ACK)
+	first := b.number + 1
+	if err := b.post(requests...); err != nil {
 		return err
 	}
 	for {
@@ -104,9 +102,9 @@ func (b *batch) send(requests []*nl.NetlinkRequest, answers []answer) error {
 			return err
 		}
 		for _, m := range messages {
-			i, ok := index[m.Header.Seq]
+			i := int(m.Header.Seq - first)
 			switch {
-			case !ok:
+			case i >= len(requests):
 			case m.Header.Type != unix.NLMSG_ERROR:
 				answers[i].data = bytes.Clone(m.Data)
 			case i == len(requests)-1:
@@ -119,16 +117,27 @@ func (b *batch) send(requests []*nl.NetlinkRequest, answers []answer) error {
 	}
 }
 
+// post numbers requests and sends them.
+func (b *batch) post(requests ...request) error {
+	b.sent = b.sent[:0]
+	for _, r := range requests {
+		b.number++
+		b.sent = append(b.sent, r.finished(b.number)...)
+	}
+	return unix.Sendto(b.socket.GetFd(), b.sent, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+}
+
+// receive gives messages that are good until the next call.
 func (b *batch) receive() ([]syscall.NetlinkMessage, error) {
 	for {
-		size, _, err := unix.Recvfrom(b.socket.GetFd(), b.buffer[:], 0)
+		size, _, err := unix.Recvfrom(b.socket.GetFd(), b.received[:], 0)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		return syscall.ParseNetlinkMessage(b.buffer[:size])
+		return syscall.ParseNetlinkMessage(b.received[:size])
 	}
 }
 
@@ -147,13 +156,9 @@ func errorOf(m syscall.NetlinkMessage) error {
 	if m.Header.Flags&unix.NLM_F_ACK_TLVS == 0 {
 		return err
 	}
-	attrs, parseErr := nl.ParseRouteAttr(m.Data[header:])
-	if parseErr != nil {
-		return err
-	}
-	for _, a := range attrs {
-		if a.Attr.Type == nl.NLMSGERR_ATTR_MSG {
-			err = fmt.Errorf("%w: %s", err, unix.ByteSliceToString(a.Value))
+	for kind, value := range attributes(m.Data[header:]) {
+		if kind == nl.NLMSGERR_ATTR_MSG {
+			err = fmt.Errorf("%w: %s", err, unix.ByteSliceToString(value))
 		}
 	}
 	return err
@@ -161,10 +166,10 @@ func errorOf(m syscall.NetlinkMessage) error {
 
 // changeSide makes one change an item of a side, all of them in as few system
 // calls as there are batches, and gives the items that it made the change for.
-// request gets the index of the item's link. judge turns the kernel's error
+// asking gets the index of the item's link. judge turns the kernel's error
 // into the caller's; nil says that there was nothing to change.
 func changeSide[T plan.OnLink](k *Kernel, side plan.Side, items []T,
-	request func(link int, item T) (*nl.NetlinkRequest, error), judge func(*Namespace, T, error) error,
+	asking func(link int, item T) (request, error), judge func(*Namespace, T, error) error,
 ) (made []T, err error) {
 	if len(items) == 0 {
 		return nil, nil
@@ -173,29 +178,36 @@ func changeSide[T plan.OnLink](k *Kernel, side plan.Side, items []T,
 	if err != nil {
 		return nil, err
 	}
-	requests := make([]*nl.NetlinkRequest, len(items))
+	requests := make([]request, len(items))
 	for i, item := range items {
 		link, err := n.link(item.Dev())
 		if err != nil {
 			return nil, err
 		}
-		if requests[i], err = request(link.Attrs().Index, item); err != nil {
+		if requests[i], err = asking(link.Attrs().Index, item); err != nil {
 			return nil, err
 		}
 	}
+	answers := n.ask(requests)
 	var errs []error
-	for i, a := range n.ask(requests) {
+	for i, a := range answers {
+		if a.err != nil {
+			errs = append(errs, judge(n, items[i], a.err))
+		}
+	}
+	if len(errs) == 0 {
+		return items, nil
+	}
+	for i, a := range answers {
 		if a.err == nil {
 			made = append(made, items[i])
-			continue
 		}
-		errs = append(errs, judge(n, items[i], a.err))
 	}
 	return made, errors.Join(errs...)
 }
 
 // removeSide removes items of a side as far as they and their link are there.
-func removeSide[T plan.OnLink](k *Kernel, side plan.Side, items []T, request func(link int, item T) (*nl.NetlinkRequest, error)) error {
+func removeSide[T plan.OnLink](k *Kernel, side plan.Side, items []T, asking func(link int, item T) (request, error)) error {
 	n, err := k.On(side)
 	if errors.Is(err, errGone) || len(items) == 0 {
 		return nil
@@ -203,7 +215,7 @@ func removeSide[T plan.OnLink](k *Kernel, side plan.Side, items []T, request fun
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", items[0], err)
 	}
-	var there []T
+	there := make([]T, 0, len(items))
 	for _, i := range items {
 		_, err := n.link(i.Dev())
 		if err == nil {
@@ -212,7 +224,7 @@ func removeSide[T plan.OnLink](k *Kernel, side plan.Side, items []T, request fun
 			return fmt.Errorf("remove %s: %w", i, err)
 		}
 	}
-	_, err = changeSide(k, side, there, request, func(_ *Namespace, i T, err error) error {
+	_, err = changeSide(k, side, there, asking, func(_ *Namespace, i T, err error) error {
 		if isAbsent(err) {
 			return nil
 		}

@@ -11,11 +11,9 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"macvlan-vip/plugins/internal/cnierr"
-	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/plan"
 )
 
@@ -51,9 +49,9 @@ func (n *Namespace) Addressed(name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	addrs, err := n.addrList(link, unix.AF_UNSPEC)
-	return slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
-		return a.Scope == unix.RT_SCOPE_UNIVERSE && a.Flags&unix.IFA_F_PERMANENT != 0
+	addrs, err := n.addresses()
+	return slices.ContainsFunc(addrs, func(a address) bool {
+		return a.link == link.Attrs().Index && a.scope == unix.RT_SCOPE_UNIVERSE && a.flags&unix.IFA_F_PERMANENT != 0
 	}), err
 }
 
@@ -200,30 +198,29 @@ func (n *Namespace) Addresses() ([]plan.AddrFacts, error) {
 	for _, l := range links {
 		flags[l.Attrs().Index] = l.Attrs().RawFlags
 	}
-	addrs, err := n.addrList(nil, unix.AF_UNSPEC)
+	addrs, err := n.addresses()
 	if err != nil {
 		return nil, err
 	}
-	var facts []plan.AddrFacts
+	facts := make([]plan.AddrFacts, 0, len(addrs))
 	for _, a := range addrs {
-		prefix, ok := config.PrefixOf(*a.IPNet)
-		link := flags[a.LinkIndex]
-		if !ok || prefix.Addr().IsLoopback() {
+		link, addr := flags[a.link], a.prefix.Addr()
+		if addr.IsLoopback() {
 			continue
 		}
-		unfit := unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
-		passing := unfit
+		const unfit = unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+		passing := uint32(unfit)
 		// The same bit says of an IPv4 address that it is the second in its
 		// subnet (IFA_F_SECONDARY), which will last.
-		if prefix.Addr().Is6() {
+		if addr.Is6() {
 			passing |= unix.IFA_F_TEMPORARY
 		}
-		global := a.Scope == unix.RT_SCOPE_UNIVERSE && prefix.Addr().IsGlobalUnicast()
+		global := a.scope == unix.RT_SCOPE_UNIVERSE && addr.IsGlobalUnicast()
 		facts = append(facts, plan.AddrFacts{
-			Prefix:      prefix,
-			Link:        a.LinkIndex,
-			Stable:      global && a.Flags&passing == 0,
-			Usable:      global && a.Flags&unfit == 0,
+			Prefix:      a.prefix,
+			Link:        a.link,
+			Stable:      global && a.flags&passing == 0,
+			Usable:      global && a.flags&unfit == 0,
 			Loopback:    link&unix.IFF_LOOPBACK != 0,
 			Neighbourly: link&(unix.IFF_LOOPBACK|unix.IFF_NOARP|unix.IFF_POINTOPOINT) == 0,
 		})
@@ -231,25 +228,11 @@ func (n *Namespace) Addresses() ([]plan.AddrFacts, error) {
 	return facts, nil
 }
 
-// addrList lists addresses until a dump was not interrupted by a change.
-func (n *Namespace) addrList(link netlink.Link, family int) ([]netlink.Addr, error) {
-	for try := 0; ; try++ {
-		addrs, err := n.handle.AddrList(link, family)
-		if errors.Is(err, netlink.ErrDumpInterrupted) && try < 5 {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: list addresses: %w", n.side, err)
-		}
-		return addrs, nil
-	}
-}
-
 // SourcesTo asks the kernel which source address it would use to reach each of
 // several destinations out of a link: what a LAN peer there would see. One
 // without any is left out.
 func (n *Namespace) SourcesTo(all []netip.Addr, out plan.LinkFacts) (map[netip.Addr]netip.Addr, error) {
-	requests := make([]*nl.NetlinkRequest, len(all))
+	requests := make([]request, len(all))
 	for i, dst := range all {
 		requests[i] = lookUpRequest(out.Index, dst)
 	}
@@ -276,7 +259,7 @@ func (n *Namespace) SourcesTo(all []netip.Addr, out plan.LinkFacts) (map[netip.A
 // of the whole host and of one link. A dump of all routes would take a second on
 // a host that has the Internet's.
 func (n *Namespace) Gateways(out plan.LinkFacts) ([]netip.Addr, error) {
-	var requests []*nl.NetlinkRequest
+	var requests []request
 	for _, far := range []string{"192.0.0.8", "100::1"} { // Nobody's (RFC 7600, RFC 6666).
 		for _, link := range []int{0, out.Index} {
 			requests = append(requests, lookUpRequest(link, netip.MustParseAddr(far)))

@@ -9,7 +9,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"macvlan-vip/plugins/internal/cnierr"
@@ -89,7 +88,7 @@ func (k *Kernel) finish(n *Namespace, l plan.Link) error {
 	if err != nil {
 		return err
 	}
-	if err := n.ask([]*nl.NetlinkRequest{finishRequest(made.Attrs().Index, l, vrf)})[0].err; err != nil {
+	if err := n.ask([]request{finishRequest(made.Attrs().Index, l, vrf)})[0].err; err != nil {
 		return fmt.Errorf("set the alias of %s: %w", l, err)
 	}
 	made.Attrs().MasterIndex = vrf

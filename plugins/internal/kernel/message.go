@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"net"
 	"net/netip"
 
@@ -13,25 +14,63 @@ import (
 
 // The messages of rtnetlink(7) that batches are made of.
 
+// request is a message as the kernel reads it (struct nlmsghdr, netlink(7)). The
+// library's takes a dozen objects.
+type request []byte
+
+// newRequest begins with a message's own struct, behind which attributes come.
+func newRequest(kind, flags int, own nl.NetlinkRequestData) request {
+	r := make(request, unix.SizeofNlMsghdr, 128)
+	binary.NativeEndian.PutUint16(r[4:], uint16(kind))
+	r.setFlags(unix.NLM_F_REQUEST | flags)
+	return append(r, own.Serialize()...)
+}
+
+func (r request) setFlags(flags int) {
+	binary.NativeEndian.PutUint16(r[6:], binary.NativeEndian.Uint16(r[6:])|uint16(flags))
+}
+
+// add adds an attribute (struct rtattr), which the next one follows at a multiple of 4.
+func (r *request) add(kind int, value []byte) {
+	all := binary.NativeEndian.AppendUint16(*r, uint16(unix.SizeofRtAttr+len(value)))
+	all = append(binary.NativeEndian.AppendUint16(all, uint16(kind)), value...)
+	for len(all)%unix.RTA_ALIGNTO != 0 {
+		all = append(all, 0)
+	}
+	*r = all
+}
+
+func (r *request) addNumber(kind, value int) {
+	var number [4]byte
+	binary.NativeEndian.PutUint32(number[:], uint32(value))
+	r.add(kind, number[:])
+}
+
+// finished is the message with its length, and with a number that its answer has.
+func (r request) finished(number uint32) request {
+	binary.NativeEndian.PutUint32(r, uint32(len(r)))
+	binary.NativeEndian.PutUint32(r[8:], number)
+	return r
+}
+
 const create = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 
 // finishRequest sets a link's alias, flags and VRF, which is 0 for none.
-func finishRequest(link int, l plan.Link, vrf int) *nl.NetlinkRequest {
+func finishRequest(link int, l plan.Link, vrf int) request {
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index = int32(link)
 	if l.NoARP {
 		msg.Flags, msg.Change = unix.IFF_NOARP, unix.IFF_NOARP
 	}
-	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, 0)
-	req.AddData(msg)
-	req.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(l.Alias)))
+	req := newRequest(unix.RTM_SETLINK, 0, msg)
+	req.add(unix.IFLA_IFALIAS, []byte(l.Alias))
 	if vrf != 0 {
-		req.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(vrf))))
+		req.addNumber(unix.IFLA_MASTER, vrf)
 	}
 	return req
 }
 
-func addressRequest(kind, flags int, link int, p netip.Prefix) *nl.NetlinkRequest {
+func addressRequest(kind, flags int, link int, p netip.Prefix) request {
 	addr := p.Addr()
 	msg := nl.NewIfAddrmsg(familyOf(addr))
 	msg.Index = uint32(link)
@@ -39,35 +78,33 @@ func addressRequest(kind, flags int, link int, p netip.Prefix) *nl.NetlinkReques
 	if addr.Is6() {
 		msg.Flags = unix.IFA_F_NODAD
 	}
-	req := nl.NewNetlinkRequest(kind, flags)
-	req.AddData(msg)
-	req.AddData(nl.NewRtAttr(unix.IFA_LOCAL, addr.AsSlice()))
-	req.AddData(nl.NewRtAttr(unix.IFA_ADDRESS, addr.AsSlice()))
+	req := newRequest(kind, flags, msg)
+	req.add(unix.IFA_LOCAL, addr.AsSlice())
+	req.add(unix.IFA_ADDRESS, addr.AsSlice())
 	if addr.Is4() && p.Bits() <= 30 {
 		// Smaller networks have no broadcast address (RFC 3021).
-		req.AddData(nl.NewRtAttr(unix.IFA_BROADCAST, plan.Broadcast(p).AsSlice()))
+		req.add(unix.IFA_BROADCAST, plan.Broadcast(p).AsSlice())
 	}
 	return req
 }
 
-func neighbourRequest(kind, flags int, link int, e plan.Neighbour) (*nl.NetlinkRequest, error) {
+func neighbourRequest(kind, flags int, link int, e plan.Neighbour) (request, error) {
 	mac, err := net.ParseMAC(e.MAC)
 	if err != nil {
 		return nil, err
 	}
-	req := nl.NewNetlinkRequest(kind, flags)
-	req.AddData(&netlink.Ndmsg{
+	req := newRequest(kind, flags, &netlink.Ndmsg{
 		Family: uint8(familyOf(e.Addr)), Index: uint32(link),
 		State: unix.NUD_PERMANENT, Type: unix.RTN_UNICAST,
 	})
-	req.AddData(nl.NewRtAttr(netlink.NDA_DST, e.Addr.AsSlice()))
-	req.AddData(nl.NewRtAttr(netlink.NDA_LLADDR, mac))
+	req.add(netlink.NDA_DST, e.Addr.AsSlice())
+	req.add(netlink.NDA_LLADDR, mac)
 	return req, nil
 }
 
 // addRouteRequest asks for a route as it is planned. One that is not exclusive
 // goes behind others of its destination and metric.
-func addRouteRequest(link int, r plan.Route) *nl.NetlinkRequest {
+func addRouteRequest(link int, r plan.Route) request {
 	flags := create
 	if !r.Exclusive {
 		flags = unix.NLM_F_CREATE | unix.NLM_F_APPEND
@@ -76,24 +113,24 @@ func addRouteRequest(link int, r plan.Route) *nl.NetlinkRequest {
 	msg.Type = unix.RTN_UNICAST
 	req := routeRequest(unix.RTM_NEWROUTE, flags, msg, link, r)
 	if r.Source.IsValid() {
-		req.AddData(nl.NewRtAttr(unix.RTA_PREFSRC, r.Source.AsSlice()))
+		req.add(unix.RTA_PREFSRC, r.Source.AsSlice())
 	}
 	if r.MTU == 0 && r.AdvMSS == 0 {
 		return req
 	}
-	metrics := nl.NewRtAttr(unix.RTA_METRICS, nil)
+	var metrics request
 	for kind, value := range map[int]int{unix.RTAX_MTU: r.MTU, unix.RTAX_ADVMSS: r.AdvMSS} {
 		if value != 0 {
-			metrics.AddRtAttr(kind, nl.Uint32Attr(uint32(value)))
+			metrics.addNumber(kind, value)
 		}
 	}
-	req.AddData(metrics)
+	req.add(unix.RTA_METRICS, metrics)
 	return req
 }
 
 // removeRouteRequest names no more than what tells the route from others: the
 // kernel may have stripped its source since.
-func removeRouteRequest(link int, r plan.Route) *nl.NetlinkRequest {
+func removeRouteRequest(link int, r plan.Route) request {
 	return routeRequest(unix.RTM_DELROUTE, 0, routeMessage(r), link, r)
 }
 
@@ -115,32 +152,30 @@ func routeMessage(r plan.Route) *nl.RtMsg {
 	return msg
 }
 
-func routeRequest(kind, flags int, msg *nl.RtMsg, link int, r plan.Route) *nl.NetlinkRequest {
-	req := nl.NewNetlinkRequest(kind, flags)
-	req.AddData(msg)
-	req.AddData(nl.NewRtAttr(unix.RTA_DST, r.Dst.Masked().Addr().AsSlice()))
-	req.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(link))))
-	req.AddData(nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(uint32(tableOf(r)))))
+func routeRequest(kind, flags int, msg *nl.RtMsg, link int, r plan.Route) request {
+	req := newRequest(kind, flags, msg)
+	req.add(unix.RTA_DST, r.Dst.Masked().Addr().AsSlice())
+	req.addNumber(unix.RTA_OIF, link)
+	req.addNumber(unix.RTA_TABLE, tableOf(r))
 	if r.Gateway.IsValid() {
-		req.AddData(nl.NewRtAttr(unix.RTA_GATEWAY, r.Gateway.AsSlice()))
+		req.add(unix.RTA_GATEWAY, r.Gateway.AsSlice())
 	}
 	if r.Metric != 0 {
-		req.AddData(nl.NewRtAttr(unix.RTA_PRIORITY, nl.Uint32Attr(uint32(r.Metric))))
+		req.addNumber(unix.RTA_PRIORITY, r.Metric)
 	}
 	return req
 }
 
 // lookUpRequest asks for the route that a packet to dst would take out of a
 // link, or out of any for 0.
-func lookUpRequest(link int, dst netip.Addr) *nl.NetlinkRequest {
+func lookUpRequest(link int, dst netip.Addr) request {
 	msg := nl.NewRtDelMsg()
 	msg.Family = uint8(familyOf(dst))
 	msg.Dst_len = uint8(dst.BitLen())
-	req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, 0)
-	req.AddData(msg)
-	req.AddData(nl.NewRtAttr(unix.RTA_DST, dst.AsSlice()))
+	req := newRequest(unix.RTM_GETROUTE, 0, msg)
+	req.add(unix.RTA_DST, dst.AsSlice())
 	if link != 0 {
-		req.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(link))))
+		req.addNumber(unix.RTA_OIF, link)
 	}
 	return req
 }
@@ -151,11 +186,10 @@ func routeAddress(data []byte, attribute uint16) (addr netip.Addr, err error) {
 	if len(data) < unix.SizeofRtMsg {
 		return addr, unix.EBADMSG
 	}
-	attrs, err := nl.ParseRouteAttr(data[unix.SizeofRtMsg:])
-	for _, a := range attrs {
-		if a.Attr.Type == attribute {
-			addr, _ = netip.AddrFromSlice(a.Value)
+	for kind, value := range attributes(data[unix.SizeofRtMsg:]) {
+		if kind == attribute {
+			addr, _ = netip.AddrFromSlice(value)
 		}
 	}
-	return addr, err
+	return addr, nil
 }

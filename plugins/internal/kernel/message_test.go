@@ -22,8 +22,8 @@ import (
 // u32 is a number as the kernel of this machine writes it.
 func u32(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
 
-// attributes reads the attributes of a message whose own struct has a size.
-func attributes(t *testing.T, message []byte, size int) map[uint16][]byte {
+// attributesOf reads the attributes of a message whose own struct has a size.
+func attributesOf(t *testing.T, message []byte, size int) map[uint16][]byte {
 	t.Helper()
 	length := binary.NativeEndian.Uint32(message)
 	if int(length) != len(message) || length%unix.NLMSG_ALIGNTO != 0 {
@@ -69,11 +69,11 @@ func TestAddressMessage(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.prefix, func(t *testing.T) {
-			message := addressRequest(unix.RTM_NEWADDR, create, 0x01020304, netip.MustParsePrefix(tt.prefix)).Serialize()
+			message := addressRequest(unix.RTM_NEWADDR, create, 0x01020304, netip.MustParsePrefix(tt.prefix)).finished(1)
 			if want := slices.Concat(tt.header, u32(0x01020304)); !bytes.Equal(message[unix.SizeofNlMsghdr:][:unix.SizeofIfAddrmsg], want) {
 				t.Errorf("struct ifaddrmsg is % x, want % x", message[unix.SizeofNlMsghdr:][:unix.SizeofIfAddrmsg], want)
 			}
-			wantAttributes(t, attributes(t, message, unix.SizeofIfAddrmsg), tt.attrs)
+			wantAttributes(t, attributesOf(t, message, unix.SizeofIfAddrmsg), tt.attrs)
 		})
 	}
 }
@@ -83,14 +83,14 @@ func TestNeighbourMessage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	message := req.Serialize()
+	message := req.finished(1)
 	// struct ndmsg: family, padding, index, state, flags, type.
 	want := append([]byte{unix.AF_INET, 0, 0, 0}, u32(7)...)
 	want = append(binary.NativeEndian.AppendUint16(want, unix.NUD_PERMANENT), 0, unix.RTN_UNICAST)
 	if got := message[unix.SizeofNlMsghdr:][:unix.SizeofNdMsg]; !bytes.Equal(got, want) {
 		t.Errorf("struct ndmsg is % x, want % x", got, want)
 	}
-	wantAttributes(t, attributes(t, message, unix.SizeofNdMsg), map[uint16][]byte{
+	wantAttributes(t, attributesOf(t, message, unix.SizeofNdMsg), map[uint16][]byte{
 		unix.NDA_DST: {192, 0, 2, 10}, unix.NDA_LLADDR: {2, 0, 0x5e, 0x10, 0, 1},
 	})
 }
@@ -99,14 +99,14 @@ func TestRouteMessage(t *testing.T) {
 	message := addRouteRequest(3, plan.Route{
 		Dst: netip.MustParsePrefix("2001:db8::10/128"), Gateway: netip.MustParseAddr("fe80::1"), Source: netip.MustParseAddr("2001:db8::1"),
 		Table: 0x01020304, Metric: 100, MTU: 1400, Exclusive: true,
-	}).Serialize()
+	}).finished(1)
 	// struct rtmsg: bytes, but for its flags at the end; RTA_TABLE overrides its table.
 	want := append([]byte{unix.AF_INET6, 128, 0, 0, unix.RT_TABLE_MAIN, plan.Protocol, unix.RT_SCOPE_UNIVERSE, unix.RTN_UNICAST}, u32(0)...)
 	if got := message[unix.SizeofNlMsghdr:][:unix.SizeofRtMsg]; !bytes.Equal(got, want) {
 		t.Errorf("struct rtmsg is % x, want % x", got, want)
 	}
 	metric := binary.NativeEndian.AppendUint16(binary.NativeEndian.AppendUint16(nil, 8), unix.RTAX_MTU)
-	wantAttributes(t, attributes(t, message, unix.SizeofRtMsg), map[uint16][]byte{
+	wantAttributes(t, attributesOf(t, message, unix.SizeofRtMsg), map[uint16][]byte{
 		unix.RTA_DST: netip.MustParseAddr("2001:db8::10").AsSlice(), unix.RTA_GATEWAY: netip.MustParseAddr("fe80::1").AsSlice(),
 		unix.RTA_PREFSRC: netip.MustParseAddr("2001:db8::1").AsSlice(), unix.RTA_OIF: u32(3), unix.RTA_TABLE: u32(0x01020304),
 		unix.RTA_PRIORITY: u32(100), unix.RTA_METRICS: append(metric, u32(1400)...),
@@ -114,13 +114,13 @@ func TestRouteMessage(t *testing.T) {
 }
 
 func TestRuleMessage(t *testing.T) {
-	message := ruleRequest(unix.RTM_NEWRULE, create, plan.Rule{From: netip.MustParsePrefix("192.0.2.10/32"), Table: 0x01020304, Priority: 100}).Serialize()
+	message := ruleRequest(unix.RTM_NEWRULE, create, plan.Rule{From: netip.MustParsePrefix("192.0.2.10/32"), Table: 0x01020304, Priority: 100}).finished(1)
 	// struct fib_rule_hdr: bytes, but for its flags at the end; FRA_TABLE overrides its table.
 	want := append([]byte{unix.AF_INET, 0, 32, 0, unix.RT_TABLE_MAIN, 0, 0, toTable}, u32(0)...)
 	if got := message[unix.SizeofNlMsghdr:][:unix.SizeofRtMsg]; !bytes.Equal(got, want) {
 		t.Errorf("struct fib_rule_hdr is % x, want % x", got, want)
 	}
-	wantAttributes(t, attributes(t, message, unix.SizeofRtMsg), map[uint16][]byte{
+	wantAttributes(t, attributesOf(t, message, unix.SizeofRtMsg), map[uint16][]byte{
 		nl.FRA_SRC: {192, 0, 2, 10}, nl.FRA_TABLE: u32(0x01020304), nl.FRA_PRIORITY: u32(100), nl.FRA_PROTOCOL: {plan.Protocol},
 	})
 }

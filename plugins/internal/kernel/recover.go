@@ -30,37 +30,38 @@ func (n *Namespace) Ways(table, metric int, to []netip.Addr) (d plan.Desired, er
 		if err != nil {
 			return d, err
 		}
-		for at, e := range entries {
-			if addr := at.addr.(netip.Addr); wanted[addr] && e.State&netlink.NUD_PERMANENT != 0 {
-				d.Neighbours = append(d.Neighbours, plan.Neighbour{Side: n.side, Link: l.Attrs().Name, Addr: addr, MAC: e.HardwareAddr.String()})
+		for addr, e := range entries {
+			if wanted[addr] && e.state&unix.NUD_PERMANENT != 0 {
+				d.Neighbours = append(d.Neighbours, plan.Neighbour{Side: n.side, Link: l.Attrs().Name, Addr: addr, MAC: e.mac})
 			}
 		}
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := n.routes(family, &netlink.Route{Table: table})
+		routes, err := n.routes(routeKey{table, family, 0}, func(r netlink.Route) bool {
+			dst, ok := destination(r)
+			return ok && dst.IsSingleIP() && wanted[dst.Addr()] && r.Protocol == plan.Protocol && r.Priority == metric
+		})
 		if err != nil {
 			return d, err
 		}
-		d.Routes = append(d.Routes, n.routesTo(wanted, routes, metric)...)
+		d.Routes = append(d.Routes, n.recovered(routes)...)
 	}
 	return d, nil
 }
 
-// routesTo picks our routes of a metric to single addresses.
-func (n *Namespace) routesTo(wanted map[netip.Addr]bool, routes []netlink.Route, metric int) (ours []plan.Route) {
+// recovered are the plans of routes to single addresses, as far as their links
+// are still there.
+func (n *Namespace) recovered(routes []netlink.Route) (plans []plan.Route) {
 	for _, r := range routes {
-		dst, ok := destination(r)
-		if !ok || !dst.IsSingleIP() || !wanted[dst.Addr()] || r.Protocol != plan.Protocol || r.Priority != metric {
-			continue
-		}
+		dst, _ := destination(r)
 		if l, err := n.handle.LinkByIndex(r.LinkIndex); err == nil {
 			src, _ := netip.AddrFromSlice(r.Src)
-			ours = append(ours, plan.Route{
-				Side: n.side, Link: l.Attrs().Name, Dst: dst, Source: src.Unmap(), Table: r.Table, Metric: metric, Exclusive: true,
+			plans = append(plans, plan.Route{
+				Side: n.side, Link: l.Attrs().Name, Dst: dst, Source: src.Unmap(), Table: r.Table, Metric: r.Priority, Exclusive: true,
 			})
 		}
 	}
-	return ours
+	return plans
 }
 
 // RulesOf finds the rules that keep the answers of an attachment's link on it,

@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
-	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"macvlan-vip/plugins/internal/cnierr"
@@ -28,7 +26,7 @@ func familyOf(addr netip.Addr) int {
 // of our own that differs is replaced; an exclusive one that somebody else has
 // is an error. After an error, too, others may have been added.
 func (k *Kernel) AddRoutes(side plan.Side, all []plan.Route) (made []plan.Route, err error) {
-	return changeSide(k, side, all, func(link int, r plan.Route) (*nl.NetlinkRequest, error) {
+	return changeSide(k, side, all, func(link int, r plan.Route) (request, error) {
 		return addRouteRequest(link, r), nil
 	}, addRouteError)
 }
@@ -50,14 +48,11 @@ func (n *Namespace) settleRoute(r plan.Route) error {
 	if err != nil {
 		return err
 	}
-	rivals, err := n.routes(familyOf(r.Dst.Addr()), &netlink.Route{Table: tableOf(r)})
+	rivals, err := n.routes(routeKey{tableOf(r), familyOf(r.Dst.Addr()), 0}, func(rival netlink.Route) bool { return sameDestination(rival, r) })
 	if err != nil {
 		return err
 	}
 	for _, rival := range rivals {
-		if !sameDestination(rival, r) {
-			continue
-		}
 		if rival.Protocol != plan.Protocol {
 			return cnierr.New(cnierr.AddressConflict, fmt.Sprintf("find out who made it (`ip route show table %s %s`), and remove it or use another VIP", plan.TableName(tableOf(r)), r.Dst),
 				"add %s: somebody else's route is there (proto %s, %s)", r, rival.Protocol, n.outOf(rival))
@@ -74,7 +69,7 @@ func (n *Namespace) settleRoute(r plan.Route) error {
 		}
 	}
 	r.Exclusive = false
-	err = n.ask([]*nl.NetlinkRequest{addRouteRequest(link.Attrs().Index, r)})[0].err
+	err = n.ask([]request{addRouteRequest(link.Attrs().Index, r)})[0].err
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("replace %s: %w", r, err)
 	}
@@ -122,47 +117,58 @@ func destination(r netlink.Route) (netip.Prefix, bool) {
 
 // RemoveRoutes removes routes of one side; one that is not there is no error.
 func (k *Kernel) RemoveRoutes(side plan.Side, all []plan.Route) error {
-	return removeSide(k, side, all, func(link int, r plan.Route) (*nl.NetlinkRequest, error) {
+	return removeSide(k, side, all, func(link int, r plan.Route) (request, error) {
 		return removeRouteRequest(link, r), nil
 	})
 }
 
-// routes lists routes of a table, until a dump was not interrupted by a change.
-func (n *Namespace) routes(family int, filter *netlink.Route) ([]netlink.Route, error) {
+// routeKey says which routes are meant: those of a table and a family, and out
+// of a link, or out of any for 0.
+type routeKey struct {
+	table, family, link int
+}
+
+// routes lists the routes that keep says. While it is asked, the namespace's
+// handle is in use.
+func (n *Namespace) routes(key routeKey, keep func(netlink.Route) bool) (kept []netlink.Route, err error) {
 	// Best effort: with it the kernel filters a dump, which matters on a host
 	// that holds the Internet's routes. The library's other requests carry
 	// more than strict checking allows.
 	_ = n.handle.SetStrictCheck(true)
 	defer func() { _ = n.handle.SetStrictCheck(false) }()
-	routes, err := n.handle.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE)
+	filter := &netlink.Route{Table: key.table, LinkIndex: key.link}
+	err = whole(func() error {
+		kept = nil
+		return n.handle.RouteListFilteredIter(key.family, filter, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
+			for r := range singlePaths(r) {
+				if (key.link == 0 || r.LinkIndex == key.link) && keep(r) {
+					kept = append(kept, r)
+				}
+			}
+			return true
+		})
+	})
 	// With strict checking a table that was never filled is ENOENT.
-	if errors.Is(err, unix.ENOENT) {
-		return nil, nil
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, fmt.Errorf("%s: list routes of table %s: %w", n.side, plan.TableName(key.table), err)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: list routes of table %s: %w", n.side, plan.TableName(filter.Table), err)
-	}
-	routes = slices.Collect(singlePaths(routes))
-	if filter.LinkIndex != 0 {
-		routes = slices.DeleteFunc(routes, func(r netlink.Route) bool { return r.LinkIndex != filter.LinkIndex })
-	}
-	return routes, nil
+	return kept, nil
 }
 
-// singlePaths takes routes of several hops apart: the kernel makes one of two
+// singlePaths takes a route of several hops apart: the kernel makes one of two
 // IPv6 routes with gateways that are alike but for their links.
-func singlePaths(routes []netlink.Route) iter.Seq[netlink.Route] {
+func singlePaths(r netlink.Route) iter.Seq[netlink.Route] {
 	return func(yield func(netlink.Route) bool) {
-		for _, r := range routes {
-			hops := r.MultiPath
-			if len(hops) == 0 {
-				hops = []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw, Flags: r.Flags}}
-			}
-			for _, hop := range hops {
-				r.LinkIndex, r.Gw, r.Flags, r.MultiPath = hop.LinkIndex, hop.Gw, hop.Flags, nil
-				if !yield(r) {
-					return
-				}
+		hops := r.MultiPath
+		if len(hops) == 0 {
+			yield(r)
+			return
+		}
+		r.MultiPath = nil
+		for _, hop := range hops {
+			r.LinkIndex, r.Gw, r.Flags = hop.LinkIndex, hop.Gw, hop.Flags
+			if !yield(r) {
+				return
 			}
 		}
 	}
@@ -176,14 +182,14 @@ func (n *Namespace) RoutesOf(link string) (all []plan.Route, err error) {
 		return nil, err
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := n.routes(family, &netlink.Route{Table: unix.RT_TABLE_MAIN, LinkIndex: l.Attrs().Index})
+		routes, err := n.routes(routeKey{unix.RT_TABLE_MAIN, family, l.Attrs().Index}, func(r netlink.Route) bool { return r.Type == unix.RTN_UNICAST })
 		if err != nil {
 			return nil, err
 		}
 		for _, r := range routes {
 			p, ok := planned(r)
 			ours := r.Protocol == plan.Protocol && p.Dst.IsSingleIP() && !p.Gateway.IsValid()
-			if ok && !ours && r.Type == unix.RTN_UNICAST {
+			if ok && !ours {
 				p.Side, p.Link = n.side, link
 				all = append(all, p)
 			}
@@ -206,10 +212,6 @@ func planned(r netlink.Route) (p plan.Route, ok bool) {
 	return p, ok
 }
 
-type routeKey struct {
-	table, family, link int
-}
-
 // CheckRoutes says which routes of one side are missing or differ, from one
 // dump a table, family and link.
 func (k *Kernel) CheckRoutes(side plan.Side, all []plan.Route) (drift []string, err error) {
@@ -217,50 +219,38 @@ func (k *Kernel) CheckRoutes(side plan.Side, all []plan.Route) (drift []string, 
 	if err != nil {
 		return nil, err
 	}
-	dumps := map[routeKey]map[netip.Prefix][]netlink.Route{}
-	for _, r := range all {
-		link, err := n.link(r.Link)
-		if err != nil {
-			drift = append(drift, r.String()+": missing")
-			continue
-		}
-		key := routeKey{tableOf(r), familyOf(r.Dst.Addr()), link.Attrs().Index}
-		if dumps[key] == nil {
-			routes, err := n.routes(key.family, &netlink.Route{Table: key.table, LinkIndex: key.link})
-			if err != nil {
-				return nil, err
+	problems := make([]string, len(all))
+	wanted := map[routeKey]map[netip.Prefix][]int{}
+	for i, r := range all {
+		problems[i] = "missing"
+		if link, err := n.link(r.Link); err == nil {
+			key := routeKey{tableOf(r), familyOf(r.Dst.Addr()), link.Attrs().Index}
+			if wanted[key] == nil {
+				wanted[key] = make(map[netip.Prefix][]int, len(all))
 			}
-			dumps[key] = byDestination(routes)
+			wanted[key][r.Dst.Masked()] = append(wanted[key][r.Dst.Masked()], i)
 		}
-		if problem := bestProblem(dumps[key][r.Dst.Masked()], r); problem != "" {
-			drift = append(drift, r.String()+": "+problem)
+	}
+	for key, indices := range wanted {
+		_, err := n.routes(key, func(have netlink.Route) bool {
+			dst, _ := destination(have)
+			for _, i := range indices[dst] {
+				if problems[i] != "" && have.Priority == metricOf(all[i]) && have.Protocol == plan.Protocol {
+					problems[i] = routeProblem(have, all[i])
+				}
+			}
+			return false
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	for i, problem := range problems {
+		if problem != "" {
+			drift = append(drift, all[i].String()+": "+problem)
 		}
 	}
 	return drift, nil
-}
-
-func byDestination(routes []netlink.Route) map[netip.Prefix][]netlink.Route {
-	index := make(map[netip.Prefix][]netlink.Route, len(routes))
-	for _, r := range routes {
-		if dst, ok := destination(r); ok {
-			index[dst] = append(index[dst], r)
-		}
-	}
-	return index
-}
-
-// bestProblem is empty if any of the candidates is the route.
-func bestProblem(candidates []netlink.Route, r plan.Route) string {
-	problem := "missing"
-	for _, c := range candidates {
-		if c.Protocol != plan.Protocol || c.Priority != metricOf(r) {
-			continue
-		}
-		if problem = routeProblem(c, r); problem == "" {
-			return ""
-		}
-	}
-	return problem
 }
 
 func routeProblem(have netlink.Route, r plan.Route) string {

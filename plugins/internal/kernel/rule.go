@@ -52,7 +52,7 @@ func (k *Kernel) changeRules(side plan.Side, all []plan.Rule, kind, flags int, j
 	if err != nil {
 		return nil, err
 	}
-	requests := make([]*nl.NetlinkRequest, len(all))
+	requests := make([]request, len(all))
 	for i, r := range all {
 		requests[i] = ruleRequest(kind, flags, r)
 	}
@@ -69,18 +69,17 @@ func (k *Kernel) changeRules(side plan.Side, all []plan.Rule, kind, flags int, j
 
 // ruleRequest asks for a change of a rule; its header is that of a route with
 // other names (struct fib_rule_hdr in linux/fib_rules.h).
-func ruleRequest(kind, flags int, r plan.Rule) *nl.NetlinkRequest {
+func ruleRequest(kind, flags int, r plan.Rule) request {
 	msg := nl.NewRtDelMsg()
 	msg.Family = uint8(familyOf(r.From.Addr()))
 	msg.Src_len = uint8(r.From.Bits())
 	msg.Type = toTable
 	msg.Scope = 0
-	req := nl.NewNetlinkRequest(kind, flags)
-	req.AddData(msg)
-	req.AddData(nl.NewRtAttr(nl.FRA_SRC, r.From.Addr().AsSlice()))
-	req.AddData(nl.NewRtAttr(nl.FRA_TABLE, nl.Uint32Attr(uint32(r.Table))))
-	req.AddData(nl.NewRtAttr(nl.FRA_PRIORITY, nl.Uint32Attr(uint32(r.Priority))))
-	req.AddData(nl.NewRtAttr(nl.FRA_PROTOCOL, []byte{plan.Protocol}))
+	req := newRequest(kind, flags, msg)
+	req.add(nl.FRA_SRC, r.From.Addr().AsSlice())
+	req.addNumber(nl.FRA_TABLE, r.Table)
+	req.addNumber(nl.FRA_PRIORITY, r.Priority)
+	req.add(nl.FRA_PROTOCOL, []byte{plan.Protocol})
 	return req
 }
 
