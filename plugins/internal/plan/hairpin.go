@@ -47,6 +47,12 @@ func (h Hairpin) Plan() Desired {
 	if slices.ContainsFunc(h.VIPs, netip.Addr.Is6) {
 		d.Sysctls = append(d.Sysctls, Sysctl{Side: Host, Key: "net/ipv6/conf/" + h.HostLink.Name + "/disable_ipv6", Value: "0", Kept: true})
 	}
+	var back Desired
+	if h.Conf.ReturnPath {
+		back = h.returnPath()
+	}
+	d.Routes = make([]Route, 0, len(h.VIPs)+len(back.Routes))
+	d.Neighbours = make([]Neighbour, 0, len(h.VIPs)+len(back.Neighbours))
 	for _, vip := range h.VIPs {
 		d.Routes = append(d.Routes, Route{
 			Side: Host, Link: h.HostLink.Name, Dst: single(vip), Source: h.Sources[vip],
@@ -54,9 +60,7 @@ func (h Hairpin) Plan() Desired {
 		})
 		d.Neighbours = append(d.Neighbours, Neighbour{Side: Host, Link: h.HostLink.Name, Addr: vip, MAC: h.ServiceLink.MAC})
 	}
-	if h.Conf.ReturnPath {
-		d.Add(h.returnPath())
-	}
+	d.Add(back)
 	return d
 }
 

@@ -165,7 +165,14 @@ func (d Desired) On(side Side) Desired {
 }
 
 // OnSide gives the items that are on one side.
-func OnSide[T Item](side Side, all []T) (mine []T) {
+func OnSide[T Item](side Side, all []T) []T {
+	n := 0
+	for _, item := range all {
+		if item.Where() == side {
+			n++
+		}
+	}
+	mine := make([]T, 0, n)
 	for _, item := range all {
 		if item.Where() == side {
 			mine = append(mine, item)
