@@ -86,7 +86,8 @@ func (a *attachment) startAnnouncer(r rounds) error {
 	// runtime would wait for those.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Dir = "/"
-	cmd.Env = []string{}
+	// It waits most of the time, for which it needs no memory for every CPU.
+	cmd.Env = []string{"GOMAXPROCS=1"}
 	orders, err := cmd.StdinPipe()
 	if err != nil {
 		return fmt.Errorf("start the announcer: %w", err)
