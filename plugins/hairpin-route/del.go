@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/skel"
 
@@ -89,14 +91,28 @@ func undo(store *journal.Store, rec *journal.Record, netns string) error {
 	if err := reconcile.Remove(k, rec.Desired.On(plan.Host).Without(foreign)); err != nil {
 		return err
 	}
-	forgetHost(k, rec)
-	return err
+	shared, e := ofSiblings(store, rec.Key)
+	forgetHost(k, rec, rec.Desired.On(plan.Service).Minus(shared))
+	return errors.Join(err, e)
+}
+
+// ofSiblings is what a container's other attachments want in its namespace: the rules
+// for a link of another plugin's are those of all of them.
+func ofSiblings(store *journal.Store, of journal.Key) (all plan.Desired, err error) {
+	keys, err := store.Siblings(of)
+	for _, key := range keys {
+		if rec, _, e := store.Recall(key); e == nil && rec != nil {
+			all.Add(rec.Desired.On(plan.Service))
+		}
+	}
+	return all, err
 }
 
 // forgetHost removes the service's routes to the host. They also disappear with
-// the service's link, except for rules. The plugin before this one removes that
-// link, unless an error here keeps the runtime from calling it: so there is none.
-func forgetHost(k *kernel.Kernel, rec *journal.Record) {
+// the service's link, except for rules and what is on other links. The plugin before
+// this one removes that link, unless an error here keeps the runtime from calling it:
+// so there is none.
+func forgetHost(k *kernel.Kernel, rec *journal.Record, made plan.Desired) {
 	if k.Service == nil {
 		return
 	}
@@ -104,9 +120,10 @@ func forgetHost(k *kernel.Kernel, rec *journal.Record) {
 	switch {
 	case err != nil:
 	case !found:
-		err = k.RemoveRules(plan.Service, plan.OnSide(plan.Service, rec.Desired.Rules))
+		onIt := func(r plan.Route) bool { return r.Link == rec.IfName }
+		err = reconcile.Remove(k, plan.Desired{Rules: made.Rules, Routes: slices.DeleteFunc(slices.Clone(made.Routes), onIt)})
 	case leadsTo(rec, link.MAC):
-		err = reconcile.Remove(k, rec.Desired.On(plan.Service))
+		err = reconcile.Remove(k, made)
 	}
 	if err != nil {
 		verb.Logf("%s: the way back to the host: %v", name, err)

@@ -76,15 +76,24 @@ func (a *attachment) look() (err error) {
 	return err
 }
 
-// plan is the way between host and VIPs, and what keeps it on its link where
-// the service has others.
+// plan is the way between host and VIPs, and what keeps the answers of each link on
+// it where the service has several.
 func (a *attachment) plan() (plan.Desired, error) {
 	want := a.facts.Plan()
 	if !a.conf.ReturnPath {
 		return want, nil
 	}
-	paths, err := paths(a.K.Service, a.Args.IfName, ways(want))
-	want.Add(paths)
+	addrs, err := a.K.Service.Addresses()
+	if err != nil {
+		return want, err
+	}
+	own, err := paths(a.K.Service, addrs, a.Args.IfName, ways(want))
+	if err != nil {
+		return want, err
+	}
+	others, err := otherPaths(a.K.Service, addrs, a.facts.ServiceLink.Index)
+	want.Add(own)
+	want.Add(others)
 	return want, err
 }
 

@@ -10,13 +10,10 @@ import (
 	"macvlan-vip/plugins/internal/verb"
 )
 
-// paths plans that the answers of a link's addresses leave by it. ways are the
-// routes to the host that the link has, or is to get.
-func paths(n *kernel.Namespace, link string, ways []plan.Route) (plan.Desired, error) {
-	addrs, err := n.Addresses()
-	if err != nil {
-		return plan.Desired{}, err
-	}
+// paths plans that the answers of a link's addresses, which are among those of its
+// namespace, leave by it. ways are the routes to the host that the link has, or is to
+// get.
+func paths(n *kernel.Namespace, addrs []plan.AddrFacts, link string, ways []plan.Route) (_ plan.Desired, err error) {
 	p := plan.Paths{}
 	if p.Link, _, err = n.Link(link); err != nil {
 		return plan.Desired{}, err
@@ -39,6 +36,32 @@ func paths(n *kernel.Namespace, link string, ways []plan.Route) (plan.Desired, e
 	}
 	p.Routes = append(p.Routes, ways...)
 	return p.Plan(), nil
+}
+
+// otherPaths plans the same for links that other plugins made, such as a pod's first.
+// The host reaches their addresses, too, and would not accept an answer by the routes
+// to it, which lead over this plugin's link. A macvlan leads to no host.
+func otherPaths(n *kernel.Namespace, addrs []plan.AddrFacts, own int) (all plan.Desired, err error) {
+	seen := map[int]bool{own: true}
+	for _, a := range addrs {
+		if a.Loopback || seen[a.Link] {
+			continue
+		}
+		seen[a.Link] = true
+		link, err := n.LinkByIndex(a.Link)
+		if err != nil {
+			return all, err
+		}
+		if link.Kind == plan.KindMacvlan {
+			continue
+		}
+		d, err := paths(n, addrs, link.Name, nil)
+		if err != nil {
+			return all, err
+		}
+		all.Add(plan.Desired{Rules: d.Rules, Routes: d.Routes})
+	}
+	return all, nil
 }
 
 // ways are a plan's routes to the host.
@@ -85,7 +108,11 @@ func (a *attachment) extend(rec *journal.Record) error {
 	if _, found, err := a.K.Service.Link(rec.IfName); err != nil || !found || len(ways(rec.Desired)) == 0 {
 		return err
 	}
-	want, err := paths(a.K.Service, rec.IfName, ways(rec.Desired))
+	addrs, err := a.K.Service.Addresses()
+	if err != nil {
+		return err
+	}
+	want, err := paths(a.K.Service, addrs, rec.IfName, ways(rec.Desired))
 	if err != nil {
 		return err
 	}

@@ -242,6 +242,75 @@ func TestTwoServices(t *testing.T) {
 	}
 }
 
+// pod is a namespace whose first link another plugin made.
+type pod struct {
+	*testnet.Namespace
+	host *testnet.Namespace
+}
+
+func newPod(t *testing.T, host *testnet.Namespace) pod {
+	t.Helper()
+	p := pod{testnet.New(t), host}
+	p.IP("link set lo up")
+	testnet.Cable(t, host, "cni0", p.Namespace, "eth0")
+	for _, subnet := range []string{"10.244.0.%d/24", "fd44::%d/64"} {
+		host.AddAddress("cni0", fmt.Sprintf(subnet, 1))
+		p.AddAddress("eth0", fmt.Sprintf(subnet, 2))
+	}
+	p.IP("route add default via 10.244.0.1")
+	p.IP("-6 route add default via fd44::1")
+	return p
+}
+
+// answers asserts that the pod answers the host at its first address, whichever the
+// host asks from, and at VIPs.
+func (p pod) answers(t *testing.T, vips ...string) {
+	t.Helper()
+	for _, to := range append([]string{"10.244.0.2", "fd44::2"}, vips...) {
+		addr := netip.MustParseAddr(to)
+		from := []string{"10.244.0.1", "192.0.2.1"}
+		if addr.Is6() {
+			from = []string{"fd44::1", "2001:db8::1"}
+		}
+		for _, src := range from {
+			if err := p.host.Ping(addr, "-I", src); err != nil {
+				t.Errorf("%s does not answer %s: %v", to, src, err)
+			}
+		}
+	}
+}
+
+// TestFirstLink: a pod's first link answers the host, however many networks
+// with VIPs the pod has, and whichever of them goes first.
+func TestFirstLink(t *testing.T) {
+	l := newLAN(t, hostKind{sysctl: both("rp_filter", "1")})
+	p := newPod(t, l.host)
+	p.answers(t)
+	before := p.Snapshot()
+	var attachments []*testnet.Attachment
+	var chains []*testnet.Chain
+	for i, vips := range [][]string{{"192.0.2.20", "2001:db8::20"}, {"192.0.2.30", "2001:db8::30"}} {
+		attachments = append(attachments, &testnet.Attachment{Host: l.host, Service: p.Namespace, ID: "pod", IfName: fmt.Sprintf("mv%d", i)})
+		chains = append(chains, testnet.NewChain(t, chainConf(vips[0]+"/24", vips[1]+"/64")))
+		if _, err := chains[i].Add(attachments[i]); err != nil {
+			t.Fatal(err)
+		}
+		p.answers(t, vips...)
+	}
+	for i, a := range attachments {
+		if err := chains[i].Check(a); err != nil {
+			t.Error(err)
+		}
+		if err := chains[i].Del(a); err != nil {
+			t.Error(err)
+		}
+		p.answers(t)
+	}
+	if after := p.Snapshot(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
 // TestBehindUpstreamMacvlan: hairpin-route makes do with a macvlan that
 // upstream's plugin made, given a host-side one.
 func TestBehindUpstreamMacvlan(t *testing.T) {

@@ -309,8 +309,8 @@ func indexOf(n *testnet.Namespace, link string) (index int) {
 	return index
 }
 
-// TestPathsOfAForeignLink: a link that another plugin made counts, too, and
-// needs no rules of ours.
+// TestPathsOfAForeignLink: a link that another plugin made counts, too, and its
+// answers keep to it.
 func TestPathsOfAForeignLink(t *testing.T) {
 	t.Parallel()
 	w := newTwoLANs(t, strict)
@@ -321,7 +321,8 @@ func TestPathsOfAForeignLink(t *testing.T) {
 	w.netns.Echo(echoPort, w.service[1].vips...)
 	w.netns.Echo(anyPort, netip.IPv6Unspecified())
 	w.answers(1)
-	if rules := w.netns.IP("rule show"); strings.Count(rules, "proto 118") != 1 || strings.Contains(rules, "10.88") {
+	foreign := fmt.Sprintf("from 10.88.0.5 lookup %d", 118000+indexOf(w.netns, "net1"))
+	if rules := w.netns.IP("rule show"); strings.Count(rules, "proto 118") != 2 || !strings.Contains(rules, foreign) {
 		t.Errorf("rules:\n%s", rules)
 	}
 	if rules := w.netns.IP("-6 rule show"); strings.Contains(rules, "proto 118") {

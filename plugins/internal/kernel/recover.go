@@ -65,8 +65,8 @@ func (n *Namespace) recovered(routes []netlink.Route) (plans []plan.Route) {
 }
 
 // RulesOf finds the rules that keep the answers of an attachment's link on it,
-// which the link's alias tells from another's, and those of links that are gone.
-// It is for the time when no record tells of them.
+// which the link's alias tells from another's, and those of links that are gone or
+// that other plugins made. It is for the time when no record tells of them.
 func (n *Namespace) RulesOf(name, alias string) (found []plan.Rule, err error) {
 	all, err := n.rules()
 	if err != nil || len(all) == 0 {
@@ -78,7 +78,7 @@ func (n *Namespace) RulesOf(name, alias string) (found []plan.Rule, err error) {
 	}
 	others := map[int]bool{}
 	for _, l := range links {
-		if l.Attrs().Name != name || l.Attrs().Alias != alias {
+		if l.Type() == plan.KindMacvlan && (l.Attrs().Name != name || l.Attrs().Alias != alias) {
 			others[l.Attrs().Index] = true
 		}
 	}
