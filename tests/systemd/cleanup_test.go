@@ -145,6 +145,33 @@ func TestOthersFiles(t *testing.T) {
 	l.stop(t, before)
 }
 
+// TestStale: a start takes over from a namespace that a process holds, and that no stop
+// has undone: its VIPs are in the new one alone.
+func TestStale(t *testing.T) {
+	l := newLab(t).withHaproxy()
+	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l.Write(dropIns+"hold.service", "[Service]\nNetworkNamespacePath=/run/netns/haproxy\nExecStart=sleep infinity\n")
+	l.boot()
+	before := l.M.Snapshot()
+	l.start(t, before)
+	l.Run(t, "systemctl start hold")
+	const helper = "/usr/local/libexec/macvlan-vip/systemd-netns-helper"
+	l.Run(t, "mv "+helper+" /root/")
+	_, _ = l.Try("systemctl stop haproxy")
+	l.Run(t, "mv /root/systemd-netns-helper "+helper)
+	inside := "nsenter --net --target " + l.Run(t, "systemctl show -p MainPID --value hold") + " ip link show mv0"
+	l.Run(t, inside)
+	l.Run(t, "test -s /var/lib/systemd-netns/haproxy")
+
+	l.Run(t, "systemctl start haproxy")
+	l.Serves(t, vip1, vip2)
+	if out, err := l.Try(inside); err == nil {
+		t.Errorf("the stale namespace still has its link: %s", out)
+	}
+	l.Run(t, "systemctl stop hold")
+	l.stop(t, before)
+}
+
 // script writes a program of the machine.
 func (l *lab) script(name, text string) {
 	l.T.Helper()

@@ -16,6 +16,7 @@ const help = `Usage: systemd-netns-helper VERB NAME
 
 What the units of the network namespace of service NAME run:
   make     create the namespace, in place of a stale one
+  start    undo what is left of an earlier one, and add it to its CNI network
   add      add it to its CNI network; retry temporary errors for RETRY_SEC
            seconds [10]
   rename   restore its name if somebody has removed it or, if nothing runs in

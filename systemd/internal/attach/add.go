@@ -2,6 +2,7 @@ package attach
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"reflect"
@@ -20,6 +21,18 @@ import (
 
 // retryInterval is the time between two tries of an ADD.
 const retryInterval = 500 * time.Millisecond
+
+// start adds a namespace that make has just made, and before that undoes what a power cut
+// or a hand has left of the one before. Nearly always there is nothing, so this has no
+// process of its own: starting one in a sandbox takes systemd longer than an ADD takes.
+func (n *Netns) start() error {
+	old := *n
+	old.fresh = true
+	if err := old.undo(); err != nil && !errors.Is(err, ErrSaid) {
+		n.Say(sdlog.LevelErr, "%v", err)
+	}
+	return n.add()
+}
 
 // add adds the namespace to the network that is configured for it.
 func (n *Netns) add() error {

@@ -23,6 +23,7 @@ var ErrSaid = errors.New("said")
 // Verbs are what the units run.
 var Verbs = map[string]func(*Netns) error{
 	"make":   (*Netns).make,
+	"start":  (*Netns).start,
 	"add":    (*Netns).add,
 	"rename": (*Netns).rename,
 	"repair": (*Netns).repair,
@@ -38,17 +39,19 @@ var Verbs = map[string]func(*Netns) error{
 type Netns struct {
 	sdlog.Voice
 	settings.Namespace
+	// fresh says that the namespace was just made: a record is about one before it.
+	fresh bool
 }
 
 // Open opens a namespace, and reads no settings.
 func Open(name string) (*Netns, error) {
-	return &Netns{sdlog.New(name), settings.Named(name)}, settings.CheckName(name)
+	return &Netns{Voice: sdlog.New(name), Namespace: settings.Named(name)}, settings.CheckName(name)
 }
 
 // configured is the namespace with what is configured for it now.
 func (n *Netns) configured() (*Netns, error) {
 	now, err := settings.Load(n.Name)
-	return &Netns{n.Voice, now}, err
+	return &Netns{Voice: n.Voice, Namespace: now}, err
 }
 
 // cni runs cnitool, and logs the plugins' output.

@@ -7,10 +7,13 @@ import (
 	"os"
 	"runtime"
 
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	vnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"macvlan-vip/systemd/internal/cnitool"
 	"macvlan-vip/systemd/internal/files"
+	"macvlan-vip/systemd/internal/sdlog"
 	"macvlan-vip/systemd/internal/settings"
 	"macvlan-vip/systemd/internal/units"
 )
@@ -18,11 +21,40 @@ import (
 // make creates the namespace, in place of a stale one.
 func (n *Netns) make() error {
 	return onHost(func() error {
+		n.takeOut()
 		if err := n.clearTheWay(); err != nil {
 			return err
 		}
 		return n.addName()
 	})
+}
+
+// takeOut removes from a stale namespace what was attached to it. A process may hold that
+// namespace, and its VIPs would go on answering when the name is another's.
+func (n *Netns) takeOut() {
+	at, err := vnetns.GetFromPath(n.Path)
+	if err != nil {
+		return // Nothing has the name, or a plain file.
+	}
+	defer func() { _ = at.Close() }()
+	inside, err := netlinksafe.NewHandleAt(at, unix.NETLINK_ROUTE)
+	if err != nil {
+		return
+	}
+	defer inside.Close()
+	known, _ := cnitool.Known(n.Namespace)
+	for _, a := range known {
+		for _, i := range cnitool.Result(a).Interfaces {
+			link, err := inside.LinkByName(i.Name)
+			// Whatever namespace has the name now, a link of that MAC is the recorded one.
+			if err != nil || i.Sandbox == "" || link.Attrs().HardwareAddr.String() != i.Mac {
+				continue
+			}
+			if err := inside.LinkDel(link); err != nil {
+				n.Say(sdlog.LevelWarning, "remove %s from the stale namespace: %v", i.Name, err)
+			}
+		}
+	}
 }
 
 // addName does what `ip netns add` does, with a process less.

@@ -118,7 +118,7 @@ func (n *Netns) check() error {
 func (n *Netns) asMade(a record.Attachment) (then *Netns, forget func(), err error) {
 	made, forget, err := cnitool.AsMade(n.Namespace, a)
 	made.Retry = repairPatience
-	return &Netns{n.Voice, made}, forget, err
+	return &Netns{Voice: n.Voice, Namespace: made}, forget, err
 }
 
 // repairPatience is how long a repair waits for what may pass.

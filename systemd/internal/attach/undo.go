@@ -160,9 +160,18 @@ func (n *Netns) undoAs(ctx context.Context, a record.Attachment) error {
 	return n.notUndone(a, errs, after)
 }
 
+// netnsOfOld is the path of the namespace that the record is about, "" if it is gone (CNI
+// specification, section 2, "CNI_NETNS").
+func (n *Netns) netnsOfOld() string {
+	if n.fresh {
+		return ""
+	}
+	return n.Path
+}
+
 func (n *Netns) request(a record.Attachment) chain.Request {
 	return chain.Request{
-		Network: a.Network, Config: a.Config, ContainerID: cnitool.ContainerID(n.Namespace), Netns: n.Path, IfName: a.IfName,
+		Network: a.Network, Config: a.Config, ContainerID: cnitool.ContainerID(n.Namespace), Netns: n.netnsOfOld(), IfName: a.IfName,
 		Path: filepath.SplitList(cnitool.PluginPath(a)), Args: a.CNIArgs, CapArgs: a.CapArgs, Env: a.Env, Result: a.Result, Timeout: pluginPatience,
 		// Its own record has CNI_PATH from the beginning.
 		Failed: len(a.Result) == 0 && a.CNIPath != "",
