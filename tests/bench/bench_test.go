@@ -19,7 +19,7 @@ import (
 var (
 	full   = flag.Bool("full", false, "measure, and write the results; without it only a look is taken that all contenders do what they should")
 	rounds = flag.Int("rounds", 30, "how often each contender is measured")
-	only   = flag.String("only", "", "measure some parts alone, and leave the results as they are: service, vips, memory, data, failover, keeper, crowd")
+	only   = flag.String("only", "", "measure some parts alone, and leave the results as they are: service, vips, memory, data, failover, start, keeper, crowd")
 	traces = flag.Bool("trace", false, "show where the time of one ADD goes")
 	draw   = flag.Bool("draw", false, "draw the last run's results again")
 )
@@ -72,6 +72,60 @@ func TestKept(t *testing.T) {
 	}
 }
 
+// TestStart: the kernel's trace of a start has all that the figures are made of.
+func TestStart(t *testing.T) {
+	f := newTakeover(t)
+	f.lonely()
+	for _, c := range f.starts(1) {
+		if len(c.Series) == 0 {
+			t.Errorf("%s: no figures", c.Title)
+		}
+		for _, s := range c.Series {
+			// On a busy machine the two that the probe is the difference of differ by more.
+			if s.Median <= 0 && s.Name != stageProbe {
+				t.Errorf("%s: %s: %g ms", c.Title, s.Name, s.Median)
+			}
+		}
+	}
+}
+
+// TestDivide: what a start consists of, by a trace with the threads, the executor and
+// the processes beside it that a real one has.
+func TestDivide(t *testing.T) {
+	const trace = `
+  <...>-9 [000] ..... 1.000000: sched_process_exec: filename=/usr/bin/systemctl pid=9 old_pid=9
+systemd-5 [000] ..... 1.010000: sched_process_fork: comm=systemd pid=5 child_comm=systemd child_pid=20
+  <...>-20 [000] ..... 1.015000: sched_process_exec: filename=/usr/lib/systemd/systemd-executor pid=20 old_pid=20
+systemd-6 [001] ..... 1.016000: sched_process_fork: comm=systemd pid=6 child_comm=systemd child_pid=30
+  <...>-30 [001] ..... 1.017000: sched_process_exec: filename=/x/systemd-netns-helper pid=30 old_pid=30
+  <...>-20 [000] ..... 1.020000: sched_process_exec: filename=/x/systemd-netns-helper pid=20 old_pid=20
+  <...>-20 [000] ..... 1.024000: sched_process_exit: comm=systemd-netns-h pid=20 prio=120 group_dead=true
+systemd-5 [000] ..... 1.030000: sched_process_fork: comm=systemd pid=5 child_comm=systemd child_pid=21
+  <...>-21 [000] ..... 1.040000: sched_process_exec: filename=/x/systemd-netns-helper pid=21 old_pid=21
+  <...>-21 [000] ..... 1.041000: sched_process_fork: comm=x pid=21 child_comm=x child_pid=22
+  <...>-22 [000] ..... 1.042000: sched_process_fork: comm=x pid=22 child_comm=x child_pid=23
+  <...>-23 [000] ..... 1.043000: sched_process_exec: filename=/x/cnitool pid=23 old_pid=23
+  <...>-23 [000] ..... 1.063000: sched_process_exit: comm=cnitool pid=23 prio=120
+  <...>-22 [000] ..... 1.065000: sched_process_exit: comm=x pid=22 prio=120
+  <...>-21 [000] ..... 1.070000: sched_process_exit: comm=x pid=21 prio=120
+systemd-5 [000] ..... 1.075000: sched_process_fork: comm=systemd pid=5 child_comm=systemd child_pid=24
+  <...>-24 [000] ..... 1.080000: sched_process_exec: filename=/usr/sbin/haproxy pid=24 old_pid=24
+haproxy-24 [000] ..s.. 1.090000: inet_sock_set_state: family=AF_INET protocol=IPPROTO_TCP sport=80 dport=4 saddr=10.99.1.1 daddr=10.99.0.5 oldstate=TCP_ESTABLISHED newstate=TCP_CLOSE_WAIT
+haproxy-24 [000] ..s.. 1.100000: inet_sock_set_state: family=AF_INET protocol=IPPROTO_TCP sport=80 dport=5 saddr=10.99.1.1 daddr=10.99.0.5 oldstate=TCP_ESTABLISHED newstate=TCP_FIN_WAIT1
+`
+	got, err := divide(parseTrace(trace), 5, successor{name: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for stage, ms := range got {
+		got[stage] = math.Round(ms)
+	}
+	want := map[string]float64{stageWhole: 100, stageSandbox: 20, stageMake: 4, stageAdd: 10, stageCNI: 20, stageHaproxy: 25, stageSystemd: 21}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("got (+), want (-):\n%s", diff)
+	}
+}
+
 // parts are what a run consists of, in order; the crowd, which leaves the kernel
 // much to clear away, is last.
 var parts = []struct {
@@ -85,6 +139,7 @@ var parts = []struct {
 	{"memory", memory},
 	{"data", dataPath},
 	{"failover", failover},
+	{"start", starts},
 	{"keeper", keeper},
 	{"crowd", manyServices},
 }

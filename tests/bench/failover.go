@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -27,7 +28,9 @@ const (
 
 const (
 	vip4, vip6 = "10.99.1.1", "fd99::1:1"
-	dropIns    = "etc/systemd/system/"
+	// machineAddr is the machine's own address.
+	machineAddr = "10.99.0.2"
+	dropIns     = "etc/systemd/system/"
 )
 
 // takeover is a LAN on which a machine takes a VIP over from another station,
@@ -44,13 +47,18 @@ type successor struct {
 	// dropIn is haproxy's, conflist the network where it needs one, env the
 	// environment of the article's unit.
 	dropIn, conflist, env string
+	// bind is the IPv4 address that haproxy has [vip4].
+	bind string
 	// fresh makes the peer forget the VIP.
 	fresh bool
 	// slow ones, which wait for timers of the peer's, take part in few rounds.
 	slow bool
 }
 
-func newTakeover(t *testing.T) *takeover {
+// address is the IPv4 address that haproxy answers on.
+func (s successor) address() string { return cmp.Or(s.bind, vip4) }
+
+func newTakeover(t *testing.T, opts ...machines.Option) *takeover {
 	t.Helper()
 	f := &takeover{t: t}
 	f.old, f.peer = testnet.New(t), testnet.New(t)
@@ -67,13 +75,14 @@ func newTakeover(t *testing.T) *takeover {
 	f.old.Sysctl("net/ipv6/conf/eth0/keep_addr_on_down", "1")
 	f.old.AddAddress("eth0", vip4+"/16")
 	f.old.AddAddress("eth0", vip6+"/64")
-	f.boot(lan)
+	f.boot(lan, opts)
 	return f
 }
 
-func (f *takeover) boot(lan *testnet.Namespace) {
+func (f *takeover) boot(lan *testnet.Namespace, opts []machines.Option) {
 	f.t.Helper()
-	b, err := machines.New(machines.Of(machines.Nspawn), machines.Connect(machines.NIC{LAN: lan.Path(), Port: "port2", Addresses: []string{"10.99.0.2/16", "fd99::2/64"}}))
+	card := machines.NIC{LAN: lan.Path(), Port: "port2", Addresses: []string{machineAddr + "/16", "fd99::2/64"}}
+	b, err := machines.New(append(opts, machines.Connect(card))...)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -124,9 +133,11 @@ func (f *takeover) run(command string) {
 // become makes the machine ready to take the VIP in one way.
 func (f *takeover) become(s successor) {
 	f.t.Helper()
-	binds := "\tbind " + vip4 + ":80\n"
+	binds := "\tbind " + s.address() + ":80\n"
 	if s.conflist != "" {
-		binds += "\tbind [" + vip6 + "]:80\n"
+		if strings.Contains(s.conflist, vip6) {
+			binds += "\tbind [" + vip6 + "]:80\n"
+		}
 		f.write("etc/cni/net.d/haproxy.conflist", s.conflist)
 	}
 	f.write(dropIns+"haproxy.service.d/way.conf", s.dropIn)
@@ -145,7 +156,7 @@ frontend f
 
 // failover measures how long a peer waits for its first answer.
 func failover(t *testing.T, rounds int) []Comparison {
-	f := newTakeover(t)
+	f := newTakeover(t, machines.Of(machines.Nspawn))
 	ours4, ours6 := newSamples(), newSamples()
 	slowRounds := max(rounds/15, 1)
 	inTurn(max(rounds/5, 2), successors(t), func(round int, s successor) {
@@ -181,24 +192,32 @@ func quotient(figures *samples, of, to string) Spread {
 	return Spread{a.Q1 / b.Median, a.Median / b.Median, a.Q3 / b.Median, a.N}
 }
 
-func successors(t testing.TB) []successor {
+const articleDropIn = "[Unit]\nBindsTo=article.service\nAfter=article.service\n[Service]\nNetworkNamespacePath=/run/netns/haproxy\n"
+
+// netnsConf is the project's drop-in.
+func netnsConf(t testing.TB) string {
 	t.Helper()
 	top, err := machines.Top()
 	if err != nil {
 		t.Fatal(err)
 	}
-	netnsConf, err := os.ReadFile(filepath.Join(top, "systemd/netns.conf"))
+	conf, err := os.ReadFile(filepath.Join(top, "systemd/netns.conf"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	const article = "[Unit]\nBindsTo=article.service\nAfter=article.service\n[Service]\nNetworkNamespacePath=/run/netns/haproxy\n"
+	return string(conf)
+}
+
+func successors(t testing.TB) []successor {
+	t.Helper()
+	dropIn := netnsConf(t)
 	both := []string{vip4 + "/16", vip6 + "/64"}
 	return []successor{
-		{name: nameDefault, dropIn: string(netnsConf), conflist: conflist(t, "haproxy", ours(nil), both...)},
-		{name: nameFresh, dropIn: string(netnsConf), conflist: conflist(t, "haproxy", ours(nil), both...), fresh: true},
-		{name: nameNoProbe, dropIn: string(netnsConf), conflist: conflist(t, "haproxy", ours(map[string]any{"addressConflict": "ignore"}), both...)},
-		{name: nameNotify, dropIn: article, env: "EARLY=1"},
-		{name: nameArticle, dropIn: article, slow: true},
+		{name: nameDefault, dropIn: dropIn, conflist: conflist(t, "haproxy", ours(nil), both...)},
+		{name: nameFresh, dropIn: dropIn, conflist: conflist(t, "haproxy", ours(nil), both...), fresh: true},
+		{name: nameNoProbe, dropIn: dropIn, conflist: conflist(t, "haproxy", ours(map[string]any{"addressConflict": "ignore"}), both...)},
+		{name: nameNotify, dropIn: articleDropIn, env: "EARLY=1"},
+		{name: nameArticle, dropIn: articleDropIn, slow: true},
 	}
 }
 
@@ -217,9 +236,9 @@ func (f *takeover) takeOver(s successor) (v4, v6 time.Duration) {
 		f.peer.IP("neigh flush all")
 	}
 	began := time.Now()
-	first4, first6 := f.firstAnswer(vip4), make(<-chan time.Time)
+	first4, first6 := f.firstAnswer(vip4, persistent), make(<-chan time.Time)
 	if s.conflist != "" {
-		first6 = f.firstAnswer(vip6)
+		first6 = f.firstAnswer(vip6, persistent)
 	}
 	f.run("systemctl start haproxy")
 	v4 = f.wait(first4).Sub(began)
@@ -256,27 +275,29 @@ func (f *takeover) wait(answer <-chan time.Time) time.Time {
 	}
 }
 
-const (
-	// askers take turns, each with some patience, so that a packet that goes to
-	// the old station costs no more than patience/askers of accuracy.
-	askers   = 20
-	patience = 200 * time.Millisecond
-)
+// asking is how a peer asks for a page: askers take turns, each with some patience,
+// so that a packet that goes nowhere costs no more than patience/askers of accuracy.
+type asking struct {
+	askers          int
+	patience, pause time.Duration
+}
+
+var persistent = asking{askers: 20, patience: 200 * time.Millisecond, pause: time.Millisecond}
 
 // firstAnswer tells when the peer first has a page. Each attempt is a
 // connection of its own, so that none waits for TCP to send again.
-func (f *takeover) firstAnswer(vip string) <-chan time.Time {
+func (f *takeover) firstAnswer(vip string, a asking) <-chan time.Time {
 	f.t.Helper()
-	answer := make(chan time.Time, askers)
+	answer := make(chan time.Time, a.askers)
 	ctx, cancel := context.WithTimeout(context.Background(), failoverTimeout)
 	var wg sync.WaitGroup
 	f.t.Cleanup(func() { cancel(); wg.Wait() })
-	for i := range askers {
+	for i := range a.askers {
 		wg.Go(func() {
-			time.Sleep(time.Duration(i) * patience / askers)
+			time.Sleep(time.Duration(i) * a.patience / time.Duration(a.askers))
 			_ = f.peer.NetNS.Do(func(ns.NetNS) error {
-				for ctx.Err() == nil && !gotPage(vip) {
-					time.Sleep(time.Millisecond)
+				for ctx.Err() == nil && !gotPage(vip, a.patience) {
+					time.Sleep(a.pause)
 				}
 				answer <- time.Now()
 				cancel()
@@ -287,7 +308,7 @@ func (f *takeover) firstAnswer(vip string) <-chan time.Time {
 	return answer
 }
 
-func gotPage(vip string) bool {
+func gotPage(vip string, patience time.Duration) bool {
 	conn, err := net.DialTimeout("tcp", net.JoinHostPort(vip, "80"), patience)
 	if err != nil {
 		return false
@@ -295,6 +316,6 @@ func gotPage(vip string) bool {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	_, _ = fmt.Fprint(conn, "GET / HTTP/1.0\r\n\r\n")
-	page, _ := io.ReadAll(conn)
-	return strings.Contains(string(page), "hello")
+	page, err := io.ReadAll(conn)
+	return err == nil && strings.Contains(string(page), "hello")
 }

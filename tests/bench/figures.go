@@ -49,7 +49,7 @@ func (r *Results) figures(dir string) error {
 func (r *Results) scripts() map[string]string {
 	all := map[string]string{
 		"service": r.service().script(), "vips": r.scaling(), "data": r.data().script(),
-		"failover": r.failover().script(), "crowd": r.crowd().script(),
+		"failover": r.failover().script(), "crowd": r.crowd().script(), "start": r.starting(),
 	}
 	maps.DeleteFunc(all, func(_, script string) bool { return script == "" })
 	return all
@@ -236,4 +236,62 @@ func (r *Results) scaling() string {
 		fmt.Fprintf(&plot, ", $c%d using 1:2:3:4 with yerrorlines title %q lw 2 pt 7 ps 0.6 lc rgb %q", i, curve.title, colours[i])
 	}
 	return b.String() + "plot " + strings.TrimPrefix(plot.String(), ", ") + "\n"
+}
+
+// segment is a part of a stacked bar: stages that are shown as one.
+type segment struct {
+	text, colour string
+	stages       []string
+}
+
+var segments = []segment{
+	{"systemd", colourOther, []string{stageSystemd, stageSandbox}},
+	{"macvlan-vip's processes", colourOurs, []string{stageUndo, stageMake, stageAdd, stageCNI}},
+	{"waiting for answers to the conflict probe", colourProbe, []string{stageProbe}},
+	{"the article's unit", colours[2], []string{stageArticle}},
+	{"haproxy", colours[3], []string{stageHaproxy}},
+}
+
+// starting shows what a start's time goes to: stacked bars of the stages' medians.
+func (r *Results) starting() string {
+	var bars []Comparison
+	for _, name := range []string{nameDefault, nameNoProbe, nameArticle, nameHost} {
+		c := r.find("start-stages " + name)
+		if len(c.Series) == 0 {
+			return ""
+		}
+		bars = append(bars, c)
+	}
+	var b, plot strings.Builder
+	fmt.Fprintf(&b, style, 330)
+	b.WriteString("set title \"From `systemctl start haproxy` to a LAN peer's first page: ms, less is better (medians)\"\n" +
+		"set lmargin at screen 0.27\nset yrange [0.4:6.2]\nset xrange [0:*]\nset key top left horizontal samplen 1\nset style fill solid 1 noborder\nset ytics (")
+	for i, name := range []string{"macvlan-vip", "macvlan-vip, no probe", "the article's commands", "haproxy on the host's address"} {
+		fmt.Fprintf(&b, "%s%q %d", strings.Repeat(", ", min(i, 1)), name, len(bars)-i)
+	}
+	b.WriteString(") scale 0\n")
+	ends := make([]float64, len(bars))
+	for i, seg := range segments {
+		fmt.Fprintf(&b, "$s%d << E\n", i)
+		for row, c := range bars {
+			width := 0.0
+			for _, stage := range seg.stages {
+				if s, ok := c.of(stage); ok {
+					width += s.Median
+				}
+			}
+			if width > 0 {
+				fmt.Fprintf(&b, "%d %g %g\n", len(bars)-row, ends[row], ends[row]+width)
+			}
+			ends[row] += width
+		}
+		fmt.Fprintf(&b, "E\n")
+		fmt.Fprintf(&plot, ", $s%d using 2:1:2:3:($1-0.33):($1+0.33) with boxxyerror lc rgb %q title %q", i, seg.colour, seg.text)
+	}
+	b.WriteString("$ends << E\n")
+	for row, end := range ends {
+		fmt.Fprintf(&b, "%d %g %.0f\n", len(bars)-row, end, end)
+	}
+	b.WriteString("E\n")
+	return b.String() + "plot " + strings.TrimPrefix(plot.String(), ", ") + ", $ends using 2:1:(\"  \".strcol(3)) with labels left tc rgb \"#241f31\" notitle\n"
 }

@@ -175,6 +175,11 @@ func (r *Results) summary() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nOn %s:\n\n", r.Machine)
 	fmt.Fprintf(&b, "* Attaching a service with two VIPs takes **%.0f ms**: %.0f ms of work, and %.0f ms of\n  waiting for answers to the conflict probe. The article's commands take %.0f ms and ask\n  nobody.\n", whole, unasked, whole-unasked, article)
+	if c := r.find("start"); len(c.Series) > 0 {
+		whole, unasked := c.median(nameDefault), c.median(nameNoProbe)
+		fmt.Fprintf(&b, "* `systemctl start haproxy` takes **%.0f ms** until a LAN peer has its first page, %.0f ms of them\n  the wait for answers to the probe. It takes %.0f ms on an address of the host, and %.0f ms with the\n  article's commands.\n",
+			whole, whole-unasked, c.median(nameHost), c.median(nameArticle))
+	}
 	fmt.Fprintf(&b, "* Detaching it takes **%.0f ms**, nearly all of it the kernel's removal of the link.\n", del.median(nameDefault))
 	for _, c := range []struct{ id, text string }{
 		{"throughput", "TCP throughput from the LAN to a VIP is **%.2f** of that to an address of the host"},

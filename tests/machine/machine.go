@@ -114,6 +114,8 @@ type driver interface {
 	destroy() error
 	// slowness is how many times slower than an Nspawn machine it may be.
 	slowness() int
+	// init is the process ID of its systemd, as the kernel that it runs on counts.
+	init() (int, error)
 }
 
 // Machine is a throwaway machine with a systemd of its own.
@@ -479,3 +481,7 @@ func (m *Machine) unmount() error {
 // Slowness is how many times slower than an Nspawn machine it may be, for
 // tests that bound their waits.
 func (m *Machine) Slowness() int { return m.slowness() }
+
+// Init is the process ID of the machine's systemd, as the kernel that the machine
+// runs on counts: this machine's one for the kind Nspawn.
+func (m *Machine) Init() (int, error) { return m.init() }

@@ -73,6 +73,8 @@ func (q *qemu) slowness() int {
 	return 10
 }
 
+func (q *qemu) init() (int, error) { return 1, nil }
+
 func (q *qemu) start() error {
 	if !q.m.everRan {
 		if err := packLayer(filepath.Join(q.m.dir, "upper"), q.files); err != nil {
