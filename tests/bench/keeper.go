@@ -33,7 +33,8 @@ exec nsenter --net="$host" "$@"`
 // systemctl stands for systemd: it runs what the unit's reload does, without the
 // unit's sandbox, and notes begin and end.
 const systemctl = `#!/bin/sh
-name=${3#systemd-netns@} name=${name%%.service}
+for name; do :; done
+name=${name#systemd-netns@} name=${name%%.service}
 echo >> %[1]s/begun
 systemd-netns-helper rename "$name"
 systemd-netns-helper repair "$name"

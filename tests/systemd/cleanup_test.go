@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"macvlan-vip/tests/testnet"
 )
 
 const envFile = "etc/systemd-netns/haproxy.env"
@@ -11,6 +13,7 @@ const envFile = "etc/systemd-netns/haproxy.env"
 // TestCleanUp: whatever is edited or damaged under a running service, a stop
 // undoes what was made, and a start works again once the damage is mended.
 func TestCleanUp(t *testing.T) {
+	t.Parallel()
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	// Another service keeps mv-int, and with it routes that nobody removes.
@@ -85,6 +88,7 @@ func TestCleanUp(t *testing.T) {
 // TestRepairAsMade: a reload repairs what was made, although the network was
 // edited since, and says that it was.
 func TestRepairAsMade(t *testing.T) {
+	t.Parallel()
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	l.boot()
@@ -122,6 +126,7 @@ func TestRepairAsMade(t *testing.T) {
 // read are in nobody's way: neither at a start, a reload and a stop nor for what
 // tells of services.
 func TestOthersFiles(t *testing.T) {
+	t.Parallel()
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	l.boot()
@@ -183,6 +188,7 @@ func (l *lab) script(name, text string) {
 
 // TestHang: what hangs is ended, and the rest is cleaned up.
 func TestHang(t *testing.T) {
+	t.Parallel()
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	l.Write(netDir+"slow.conflist", fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "slow", "plugins": [
@@ -251,6 +257,7 @@ exec /opt/cni/bin/static
 // TestPowerCut: the first start after one succeeds at once, although host-local's
 // leases outlive it.
 func TestPowerCut(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	l.Write(netDir+"app.conflist", `{"cniVersion": "1.1.0", "name": "app", "plugins": [
@@ -302,5 +309,44 @@ func (l *lab) eachFile(folder string, do func(name string)) {
 	}
 	for _, name := range names {
 		do(name)
+	}
+}
+
+// TestStopIsNotReplaced: systemd lets a reload take the place of a stop, for which
+// somebody waits; one of the keeper's, or of the repair timer's, does not.
+func TestStopIsNotReplaced(t *testing.T) {
+	t.Parallel()
+	l := newLab(t).withHaproxy()
+	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	// The stop takes its time before the links go, and is seen.
+	l.Write(dropIns+"systemd-netns@haproxy.service.d/slow.conf", "[Service]\nExecStop=/bin/sh -c 'touch /run/stopping; sleep 8'\n")
+	l.boot()
+	before := l.M.Snapshot()
+	for name, reload := range map[string]func(){
+		"the keeper's":       func() { l.M.IP("route flush table local proto 118") },
+		"the repair timer's": func() { l.Run(t, "systemctl start --no-block systemd-netns-repair@haproxy") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l.Run(t, "systemctl start haproxy")
+			l.Serves(t, vip1)
+			l.Run(t, "rm -f /run/stopping")
+			stopped := make(chan error, 1)
+			go func() {
+				_, err := l.Try("systemctl stop haproxy systemd-netns@haproxy")
+				stopped <- err
+			}()
+			testnet.Eventually(t, "the stop is under way", func() error {
+				_, err := l.Try("test -e /run/stopping")
+				return err
+			})
+			reload()
+			if err := <-stopped; err != nil {
+				t.Errorf("the stop: %v", err)
+			}
+			l.gone(t, before)
+			if out := l.Run(t, "journalctl --no-pager -o cat -t systemd-netns -p warning"); out != "" {
+				t.Errorf("complaints:\n%s", out)
+			}
+		})
 	}
 }

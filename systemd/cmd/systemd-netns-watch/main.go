@@ -78,16 +78,24 @@ func reload(ctx context.Context, namespace, unit string, broken bool) error {
 	if err := record.AskForRepair(namespace, broken); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "systemctl", "reload", "--", unit)
-	// Otherwise systemctl would notify systemd in the name of this process.
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=")
-	out, err := cmd.CombinedOutput()
+	// A reload of another mode would take the place of a stop that is under way.
+	out, err := systemctl(ctx, "reload", "--job-mode=fail", "--", unit)
 	if err == nil {
 		return nil
+	}
+	if _, err := systemctl(ctx, "is-active", "--quiet", "--", unit); err != nil {
+		return nil // It is being stopped, and nothing is left to repair.
 	}
 	first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
 	if first == "" {
 		first = err.Error()
 	}
 	return errors.New(first)
+}
+
+func systemctl(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "systemctl", args...)
+	// Otherwise systemctl would notify systemd in the name of this process.
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=")
+	return cmd.CombinedOutput()
 }

@@ -172,22 +172,23 @@ type job func(ctx context.Context, name, mode string, result chan<- string) (int
 
 // Start starts units, and waits until all are up.
 func (s *Systemd) Start(ctx context.Context, names ...string) error {
-	return run(ctx, "start", s.conn.StartUnitContext, names)
+	return run(ctx, "start", "replace", s.conn.StartUnitContext, names)
 }
 
 // Stop stops units.
 func (s *Systemd) Stop(ctx context.Context, names ...string) error {
-	return run(ctx, "stop", s.conn.StopUnitContext, names)
+	return run(ctx, "stop", "replace", s.conn.StopUnitContext, names)
 }
 
 // Restart restarts units, and waits until all are up.
 func (s *Systemd) Restart(ctx context.Context, names ...string) error {
-	return run(ctx, "restart", s.conn.RestartUnitContext, names)
+	return run(ctx, "restart", "replace", s.conn.RestartUnitContext, names)
 }
 
-// Reload has a unit reload what it is configured by.
+// Reload has a unit reload what it is configured by. It fails where somebody stops
+// the unit meanwhile, whose stop it would take the place of.
 func (s *Systemd) Reload(ctx context.Context, name string) error {
-	return run(ctx, "reload", s.conn.ReloadUnitContext, []string{name})
+	return run(ctx, "reload", "fail", s.conn.ReloadUnitContext, []string{name})
 }
 
 // ResetFailed forgets the units' failures and how often they were started.
@@ -199,12 +200,13 @@ func (s *Systemd) ResetFailed(ctx context.Context, names ...string) error {
 	return errors.Join(errs...)
 }
 
-// run makes all jobs before it waits for any, so that systemd can order them.
-func run(ctx context.Context, what string, method job, names []string) error {
+// run makes all jobs before it waits for any, so that systemd can order them. mode
+// is systemctl's --job-mode=.
+func run(ctx context.Context, what, mode string, method job, names []string) error {
 	results := make([]chan string, len(names))
 	for i, name := range names {
 		results[i] = make(chan string, 1)
-		if _, err := method(ctx, name, "replace", results[i]); err != nil {
+		if _, err := method(ctx, name, mode, results[i]); err != nil {
 			return fmt.Errorf("systemctl %s %s: %w", what, name, err)
 		}
 	}
