@@ -109,6 +109,7 @@ func (l *lab) withoutDNS() {
 // TestFromNothing: one command from a host without any network file to a VIP, and
 // one back.
 func TestFromNothing(t *testing.T) {
+	t.Parallel()
 	l := newCommandLab(t).up()
 	l.withoutDNS()
 	before, files := l.M.Snapshot(), l.etc(t)
@@ -205,6 +206,7 @@ func TestFromNothing(t *testing.T) {
 
 // TestKinds: services that are more than a name.
 func TestKinds(t *testing.T) {
+	t.Parallel()
 	l := newCommandLab(t)
 	l.Write("etc/systemd/system-generators/quadlet", `#!/bin/sh
 printf '[Unit]\nSourcePath=/etc/containers/systemd/box.container\n[Service]\nExecStart=sleep infinity\n' >$1/box.service
@@ -288,6 +290,7 @@ printf '[Service]\nExecStart=sleep infinity\n' >$1/made.service
 
 // TestTransactions are whole or not at all.
 func TestTransactions(t *testing.T) {
+	t.Parallel()
 	l := newCommandLab(t)
 	// It runs in a namespace only.
 	l.Write("usr/lib/systemd/system/inside.service", "[Service]\nExecStartPre=sh -c '! ip link show eth0'\n"+sleep)
@@ -378,6 +381,7 @@ func TestTransactions(t *testing.T) {
 // TestSet: VIPs come and go while the service runs, and not a packet to the
 // others is lost.
 func TestSet(t *testing.T) {
+	t.Parallel()
 	l := newCommandLab(t).up()
 	l.withoutDNS()
 	before, files := l.M.Snapshot(), l.etc(t)
@@ -422,6 +426,7 @@ func TestSet(t *testing.T) {
 // TestEnableOptions: what --dns and --hardened make of a service, and that nothing of it
 // is left.
 func TestEnableOptions(t *testing.T) {
+	t.Parallel()
 	l := newCommandLab(t).up()
 	before, files := l.M.Snapshot(), l.etc(t)
 	l.Run(t, "systemctl start one")
@@ -466,6 +471,7 @@ func TestEnableOptions(t *testing.T) {
 
 // TestForward: what the service finds on its 127.0.0.1 is the host's.
 func TestForward(t *testing.T) {
+	t.Parallel()
 	l := newCommandLab(t)
 	l.Write("usr/lib/systemd/system/backend.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:9000,bind=127.0.0.1,fork,reuseaddr TCP:"+peerAddr+":8080\n")
 	l.Write("usr/lib/systemd/system/front.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:127.0.0.1:9000\n")
@@ -519,6 +525,7 @@ func (l *lab) finding(t *testing.T, service, check string) finding {
 
 // TestCheck: each fault is found, and its remedy mends it.
 func TestCheck(t *testing.T) {
+	t.Parallel()
 	l := newCommandLab(t)
 	l.Write("usr/lib/systemd/system/web.socket", "[Socket]\nListenStream=81\n")
 	l.Write("usr/lib/systemd/system/web.service", "[Service]\nExecStart=/lib/systemd/systemd-socket-proxyd "+peerAddr+":8080\n")

@@ -86,6 +86,7 @@ func (l *lab) resolves(t *testing.T, unit, vip, want string) {
 // TestDNS: on a host whose resolv.conf names systemd-resolved's stub, which is
 // on a loopback address, a service can resolve names all the same.
 func TestDNS(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, machine.With(machine.Resolved...))
 	l.Peer.AddAddress("port", otherDNS+"/22")
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
@@ -159,6 +160,7 @@ func (l *lab) says(t *testing.T, text string) {
 // TestDHCP: a VIP that a DHCP server of the LAN gives, through the daemon's
 // socket, which the shim's sandbox lets cnitool reach.
 func TestDHCP(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	l.dnsmasq(t, peerAddr, testlab.DHCPServer("172.16.26.50,172.16.26.59,255.255.252.0")...)

@@ -39,6 +39,7 @@ const hostNetns = "/proc/1/ns/net"
 
 // TestEnable: one command in, and one out, with nothing left.
 func TestEnable(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.Haproxy("")
 	// Until it has its VIPs, haproxy's configuration binds what is not there.

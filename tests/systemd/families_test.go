@@ -78,6 +78,7 @@ func (l *lab) refusedAt(addr string) error {
 // TestBothFamilies is the main job on IPv4 and IPv6 VIPs, from the first start
 // to a power cut.
 func TestBothFamilies(t *testing.T) {
+	t.Parallel()
 	l := newLab(t).withDualStack("netns.conf")
 	l.run0(t, "systemctl --root=%s mask haproxy.service")
 	l.boot()
@@ -164,6 +165,7 @@ func (l *lab) filtersIP(t *testing.T) bool {
 
 // TestBothFamiliesTheArticlesWay: the same, with a namespace that systemd makes.
 func TestBothFamiliesTheArticlesWay(t *testing.T) {
+	t.Parallel()
 	l := newLab(t).withDualStack("private-network.conf")
 	l.link("systemd-netns@haproxy.service.d/private.conf", unitDir+"systemd-netns-private.conf")
 	l.boot()

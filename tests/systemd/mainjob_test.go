@@ -13,11 +13,14 @@ import (
 // TestMainJob is what the article promises, on one machine, in the order in
 // which an operator would meet it.
 func TestMainJob(t *testing.T) {
+	t.Parallel()
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s mask haproxy.service")
 	l.boot()
 	before := l.M.Snapshot()
 	l.Run(t, "systemctl unmask haproxy.service")
+	// The keeper asks a LAN of which it has heard nothing again, which is logged.
+	l.Run(t, "ping -c 1 "+peerAddr)
 	l.Run(t, "systemctl start haproxy")
 
 	t.Run("validation", l.validation)

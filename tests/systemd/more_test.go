@@ -22,6 +22,7 @@ func (l *lab) run0(t testing.TB, command string) {
 // TestReboot: an enabled service is on its VIPs after a reboot and after a
 // power cut, with a lease that is the same as before.
 func TestReboot(t *testing.T) {
+	t.Parallel()
 	l := newLab(t).withHaproxy()
 	l.Write(netDir+"haproxy.conflist", `{"cniVersion": "1.1.0", "name": "haproxy", "plugins": [
 		{"type": "macvlan-vip", "master": "eth0", "ipam": {"type": "host-local", "dataDir": "/run/cni/leases", "ranges": [
@@ -46,6 +47,7 @@ func TestReboot(t *testing.T) {
 // TestServicesOfAllKinds on one machine: two instances of a template, a
 // socket-activated service, and one whose VIPs come from its environment file.
 func TestServicesOfAllKinds(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.run0(t, "systemctl --root=%s mask haproxy.service")
 	backend := "/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:" + peerAddr + ":8080"
@@ -134,6 +136,7 @@ func TestServicesOfAllKinds(t *testing.T) {
 
 // TestArticlesWay: PrivateNetwork= and JoinsNamespaceOf=, with the access unit.
 func TestArticlesWay(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.conflist("haproxy.conflist", "", "")
 	l.Haproxy("")
@@ -179,6 +182,7 @@ func (l *lab) validationOfPrivate(t *testing.T) {
 // does not know, leaves the VIPs alone when it restarts, even where it is told
 // to configure every link.
 func TestNetworkd(t *testing.T) {
+	t.Parallel()
 	// eth0's addresses are networkd's to set.
 	l := newLabAt(t, nil).withHaproxy()
 	l.Write("etc/systemd/network/80-all.network", "[Match]\nType=ether\n[Network]\nAddress="+hostAddr+"/22\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n")

@@ -13,6 +13,7 @@ import (
 // TestSandbox: no unit is more exposed than its page says, by systemd's own
 // measure, and systemd finds no fault with any.
 func TestSandbox(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.run0(t, "systemctl --root=%s mask haproxy.service")
 	l.link("app.service.d/netns.conf", unitDir+"netns.conf")

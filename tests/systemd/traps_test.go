@@ -11,6 +11,7 @@ import (
 // TestEdits: what an operator changes under a running service neither confuses
 // a start nor keeps a stop from undoing all that was done.
 func TestEdits(t *testing.T) {
+	t.Parallel()
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	// Another service keeps mv-int, and with it routes that nobody removes.
@@ -80,6 +81,7 @@ func TestEdits(t *testing.T) {
 // TestSharedNamespace: several services in one namespace, which one of them
 // being skipped neither keeps up nor takes from the others.
 func TestSharedNamespace(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	// The keeper would give the name back before a start misses it.
 	l.link("systemd-netns-watch.service", "/dev/null")
@@ -169,6 +171,7 @@ func (l *lab) named(t *testing.T) {
 
 // TestArticlesTraps: the article's way has the same traps, and ways out.
 func TestArticlesTraps(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.Haproxy("")
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
