@@ -23,8 +23,8 @@ BOOTED := /tests/(machine|systemd|docs|packages)$$
 test: test-deps build ## Run the tests, as root, but for those with targets of their own; installs what it needs
 	$(GO) vet ./...
 	$(GO) run ./tests/roots & \
-	{ $(GOTEST) $$($(GO) list ./... | grep -vE '$(LATER)|$(BOOTED)') && $(MAIN_JOB); } & others=$$!; \
-	$(GOTEST) -skip '^TestRelease$$' $$($(GO) list ./... | grep -E '$(BOOTED)'); booted=$$?; \
+	$(GOTEST) $$($(GO) list ./... | grep -vE '$(LATER)|$(BOOTED)') & others=$$!; \
+	$(GOTEST) -skip '^TestRelease$$' $$($(GO) list ./... | grep -E '$(BOOTED)') && $(MAIN_JOB); booted=$$?; \
 	wait $$others && exit $$booted
 
 MACHINES := ./tests/systemd ./tests/docs ./tests/packages ./tests/cluster

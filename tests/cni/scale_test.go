@@ -55,7 +55,7 @@ func TestThousandVIPs(t *testing.T) {
 // TestManyServices: one on a host that has many costs what one on a host that
 // has few does.
 func TestManyServices(t *testing.T) {
-	services := testnet.Soak(300, 500)
+	services := testnet.Soak(100, 500)
 	if testing.Short() {
 		services = 50
 	}
