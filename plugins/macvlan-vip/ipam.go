@@ -39,12 +39,20 @@ func ipamError(kind, doing string, err error) error {
 	return fmt.Errorf("ipam: %q: %s: %w", kind, doing, err)
 }
 
-// An IPAM plugin that hangs must not keep a DEL from the rest, nor an ADD past
-// the minute that systemd gives a start by default.
-const (
-	delTimeout = 15 * time.Second
-	addTimeout = 45 * time.Second
-)
+// limits bound how long an IPAM plugin is waited for.
+type limits struct{ add, del time.Duration }
+
+// limitsOf gives those of a plugin. One that hangs must not keep a DEL from the rest,
+// nor an ADD past the minute that systemd gives a start by default. whereabouts takes
+// turns with the cluster's other nodes, and ends by itself after two minutes at ADD and
+// one at DEL (AddTimeLimit and DelTimeLimit in its pkg/types). A kubelet waits as long,
+// and Multus forgets the networks of a pod at the first DEL, even if that fails.
+func limitsOf(kind string) limits {
+	if kind == "whereabouts" {
+		return limits{add: 125 * time.Second, del: 65 * time.Second}
+	}
+	return limits{add: 45 * time.Second, del: 15 * time.Second}
+}
 
 // asked is an IPAM plugin, and what it is asked with.
 type asked struct{ delegate.Call }
@@ -90,7 +98,7 @@ func (q asked) add() (*current.Result, error) {
 
 func (q asked) addOnce() (*current.Result, error) {
 	var raw types.Result
-	err := bounded(addTimeout, q.Type, "give addresses", func(ctx context.Context) (err error) {
+	err := bounded(limitsOf(q.Type).add, q.Type, "give addresses", func(ctx context.Context) (err error) {
 		out, err := q.Do(ctx, "ADD")
 		if err != nil {
 			return err
@@ -113,7 +121,7 @@ func (q asked) addOnce() (*current.Result, error) {
 
 // del hands addresses back. A plugin that keeps nothing need not be there for it.
 func (q asked) del() error {
-	return bounded(delTimeout, q.Type, "take addresses back", func(ctx context.Context) error {
+	return bounded(limitsOf(q.Type).del, q.Type, "take addresses back", func(ctx context.Context) error {
 		_, err := q.Do(ctx, "DEL")
 		if q.Type == stateless && errors.Is(err, delegate.ErrNotFound) {
 			return nil
@@ -139,7 +147,7 @@ func bounded(limit time.Duration, kind, doing string, ask func(context.Context) 
 
 // ipamVerb is a verb that this process was called with, handed on.
 func ipamVerb(kind, verb, doing string, stdin []byte) error {
-	return bounded(addTimeout, kind, doing, func(ctx context.Context) error {
+	return bounded(limitsOf(kind).add, kind, doing, func(ctx context.Context) error {
 		_, err := delegate.Call{Type: kind, Stdin: stdin, Path: os.Getenv("CNI_PATH")}.Do(ctx, verb)
 		return err
 	})

@@ -47,6 +47,28 @@ func TestHungIPAM(t *testing.T) {
 	a.nothingLeft()
 }
 
+// TestSlowIPAM: whereabouts waits for the cluster's other nodes, and is given the time
+// for that. A kubelet by way of Multus asks for a DEL once.
+func TestSlowIPAM(t *testing.T) {
+	t.Parallel()
+	l := newWideLab(t)
+	before := l.state()
+	s := newSpy(l, "10.99.1.10/16")
+	s.write("whereabouts", `#!/bin/sh
+[ "$CNI_COMMAND" != DEL ] || sleep 17
+exec "${0%/*}/spy"
+`)
+	if err := os.Chmod(s.dir+"/whereabouts", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	a := &tool{lab: l, netns: testnet.New(t)}
+	a.folder, a.network = l.chain(`"ipam": {"type": "whereabouts"}`)
+	a.add()
+	a.must("del")
+	l.mustBe(before, "after the del")
+	a.nothingLeft()
+}
+
 // TestBrokenIPAM: one that is gone, fails, or is asked by other arguments than
 // at ADD does not keep a DEL from the rest either.
 func TestBrokenIPAM(t *testing.T) {
