@@ -121,10 +121,17 @@ build/cri-o/pinns: tests/runtimes/cri-o/go.mod | build/cri-o/crio # which downlo
 	mkdir -p $(@D)
 	gcc -std=c99 -Os -static -o $@ "$$(cd $(<D) && $(GO) list -m -f '{{.Dir}}' github.com/cri-o/cri-o)"/pinns/src/*.c
 
+KUBERNETES := $(addprefix build/kubernetes/,kube-apiserver kube-controller-manager kube-scheduler kubectl kubelet multus whereabouts)
+build/kubernetes/%: PACKAGE = k8s.io/kubernetes/cmd/$*
+build/kubernetes/multus: PACKAGE = gopkg.in/k8snetworkplumbingwg/multus-cni.v4/cmd/multus
+build/kubernetes/whereabouts: PACKAGE = github.com/k8snetworkplumbingwg/whereabouts/cmd
+build/kubernetes/%: tests/runtimes/kubernetes/go.mod
+	cd $(<D) && CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$($(GO) list -m -f '{{.Version}}' k8s.io/kubernetes)" -o $(CURDIR)/$@ $(PACKAGE)
+
 compiler-deps: DEBS += gcc libc6-dev
 compiler-deps: test-deps
 
-.PHONY: test-runtimes compiler-deps test-nomad test-cri-o
+.PHONY: test-runtimes compiler-deps test-nomad test-cri-o test-kubernetes
 test-runtimes: test-deps build build/nerdctl ## Run container runtimes, nerdctl too, which takes minutes to build
 	NERDCTL=$(CURDIR)/build/nerdctl $(GOTEST) -v ./tests/runtimes
 
@@ -133,3 +140,6 @@ test-nomad: compiler-deps build build/nomad ## Run Nomad, which it builds: a ser
 
 test-cri-o: compiler-deps build build/cri-o/crio build/cri-o/pinns ## Run CRI-O, which it builds
 	CRIO=$(CURDIR)/build/cri-o $(GOTEST) -v -run '^TestCRIO$$' ./tests/runtimes
+
+test-kubernetes: test-deps build $(KUBERNETES) ## Run Kubernetes with Multus and whereabouts, which it builds: two nodes
+	KUBERNETES=$(CURDIR)/build/kubernetes $(GOTEST) -v -run '^TestKubernetes$$' ./tests/runtimes

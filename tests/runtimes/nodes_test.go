@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -114,6 +115,41 @@ func (c *cluster) reached(vips ...string) {
 	}
 }
 
+// asked starts to ask for VIPs from the LAN, and gives a function that ends that: it
+// tells for how long at most one did not answer.
+func (c *cluster) asked(vips ...string) (outage func() time.Duration) {
+	end := make(chan struct{})
+	gaps := make(chan time.Duration, len(vips))
+	for _, vip := range vips {
+		go func() { gaps <- c.longestGap(vip, end) }()
+	}
+	stop := sync.OnceFunc(func() { close(end) })
+	c.t.Cleanup(stop)
+	return func() (longest time.Duration) {
+		stop()
+		for range vips {
+			longest = max(longest, <-gaps)
+		}
+		return longest.Round(100 * time.Millisecond)
+	}
+}
+
+// longestGap is the longest time between two answers of a VIP.
+func (c *cluster) longestGap(vip string, end chan struct{}) (longest time.Duration) {
+	last := time.Now()
+	for {
+		if _, err := c.lan.Page(vip); err == nil {
+			now := time.Now()
+			longest, last = max(longest, now.Sub(last)), now
+		}
+		select {
+		case <-end:
+			return longest
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
 // later starts units as soon as the boot is over, for which a busy machine has
 // little time.
 const later = `[Service]
@@ -143,6 +179,19 @@ func (c *cluster) states() map[*node]string {
 		states[n] = n.state()
 	}
 	return states
+}
+
+// state is the site's but for the bridge of Kubernetes's first network, which a
+// node's first pod makes and which stays.
+func (n *node) state() string {
+	n.t.Helper()
+	var lines []string
+	for line := range strings.Lines(n.site.state()) {
+		if !strings.Contains(line, "cni0") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "")
 }
 
 // left asserts that all workers become what they were.
