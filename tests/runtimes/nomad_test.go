@@ -71,16 +71,20 @@ func TestNomad(t *testing.T) {
 	first := c.holder(vip4)
 	c.reached(vip4, vip6)
 	steps := blocks(t, "Nomad", "sh") // drain, end of the drain
+	outage := c.asked(vip4, vip6)
 	first.sh(steps[0])
 	second := c.holderAfter(vip4, first)
 	c.reached(vip4, vip6)
+	t.Logf("a drain: the LAN has no answer for %s", outage())
 	first.left(before[first])
 	first.sh(steps[1])
 
+	outage = c.asked(vip4, vip6)
 	second.m.Cut()
 	first = c.holderAfter(vip4, second)
 	first.sees(vip4, first.four, first.try)
 	first.sees(vip6, peer6, c.lan.Shell)
+	t.Logf("a power cut: the LAN has no answer for %s", outage())
 	c.boot(second)
 	c.reached(vip4, vip6)
 	if now := c.holder(vip4); now != first {
