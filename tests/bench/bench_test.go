@@ -19,7 +19,7 @@ import (
 var (
 	full   = flag.Bool("full", false, "measure, and write the results; without it only a look is taken that all contenders do what they should")
 	rounds = flag.Int("rounds", 30, "how often each contender is measured")
-	only   = flag.String("only", "", "measure some parts alone, and leave the results as they are: service, vips, memory, data, failover, start, keeper, crowd")
+	only   = flag.String("only", "", "measure some parts alone, and leave the results as they are: service, vips, memory, data, failover, start, keeper, crowd, full")
 	traces = flag.Bool("trace", false, "show where the time of one ADD goes")
 	draw   = flag.Bool("draw", false, "draw the last run's results again")
 )
@@ -76,7 +76,7 @@ func TestKept(t *testing.T) {
 func TestStart(t *testing.T) {
 	f := newTakeover(t)
 	f.lonely()
-	for _, c := range f.starts(1) {
+	for _, c := range append(f.starts(1), f.answers(10)) {
 		if len(c.Series) == 0 {
 			t.Errorf("%s: no figures", c.Title)
 		}
@@ -85,6 +85,17 @@ func TestStart(t *testing.T) {
 			if s.Median <= 0 && s.Name != stageProbe {
 				t.Errorf("%s: %s: %g ms", c.Title, s.Name, s.Median)
 			}
+		}
+	}
+}
+
+// TestFull: a full host is measured in every way, and of services in namespaces nothing
+// but the keeper goes on running.
+func TestFull(t *testing.T) {
+	all := append(crowdedLANs(t, 3, 1, 100*time.Millisecond), crowdedUnits(t, 3, 1)...)
+	for _, c := range all {
+		if len(c.Series) < 2 {
+			t.Errorf("%s: no figures", c.Title)
 		}
 	}
 }
@@ -142,6 +153,7 @@ var parts = []struct {
 	{"start", starts},
 	{"keeper", keeper},
 	{"crowd", manyServices},
+	{"full", fullHost},
 }
 
 // TestBench is `make bench`.

@@ -28,9 +28,9 @@ const (
 
 const (
 	vip4, vip6 = "10.99.1.1", "fd99::1:1"
-	// machineAddr is the machine's own address.
-	machineAddr = "10.99.0.2"
-	dropIns     = "etc/systemd/system/"
+	// machineAddr and machineAddr6 are the machine's own addresses.
+	machineAddr, machineAddr6 = "10.99.0.2", "fd99::2"
+	dropIns                   = "etc/systemd/system/"
 )
 
 // takeover is a LAN on which a machine takes a VIP over from another station,
@@ -81,7 +81,7 @@ func newTakeover(t *testing.T, opts ...machines.Option) *takeover {
 
 func (f *takeover) boot(lan *testnet.Namespace, opts []machines.Option) {
 	f.t.Helper()
-	card := machines.NIC{LAN: lan.Path(), Port: "port2", Addresses: []string{machineAddr + "/16", "fd99::2/64"}}
+	card := machines.NIC{LAN: lan.Path(), Port: "port2", Addresses: []string{machineAddr + "/16", machineAddr6 + "/64"}}
 	b, err := machines.New(append(opts, machines.Connect(card))...)
 	if err != nil {
 		f.t.Fatal(err)

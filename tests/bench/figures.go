@@ -49,7 +49,7 @@ func (r *Results) figures(dir string) error {
 func (r *Results) scripts() map[string]string {
 	all := map[string]string{
 		"service": r.service().script(), "vips": r.scaling(), "data": r.data().script(),
-		"failover": r.failover().script(), "crowd": r.crowd().script(), "start": r.starting(),
+		"failover": r.failover().script(), "crowd": r.crowd().script(), "start": r.starting(), "full": r.full().script(),
 	}
 	maps.DeleteFunc(all, func(_, script string) bool { return script == "" })
 	return all
@@ -100,6 +100,23 @@ func (r *Results) crowd() chart {
 	}
 	return chart{"The first and the 500th service of a host (no probe, no announcement): median, with quartiles", []panel{
 		r.panel("services-add", "cnitool add: ms, "+less, names), r.panel("services-del", "cnitool del: ms, "+less, names),
+	}}
+}
+
+func (r *Results) full() chart {
+	names := []label{
+		{nameDefault, "macvlan-vip"}, {nameUpstream, "upstream macvlan + static + tuning"}, {nameOwn, "addresses of the host itself"},
+	}
+	units := []label{{nameDefault, "macvlan-vip"}, {nameBare, "the same units on the host's network"}}
+	const percent = ", 1,000 a second: % of a core, " + less
+	return chart{"A host of 500 services; the units of 100: median, with quartiles", []panel{
+		r.panel("full-memory", "the kernel's memory: KiB a service, without its namespace, "+less, names),
+		r.panel("full-arp", "ARP requests of LAN peers for each other"+percent, names),
+		r.panel("full-ns", "IPv6 neighbour solicitations for the VIPs"+percent, names),
+		r.panel("full-multicast", "multicasts to all IPv6 nodes"+percent, names),
+		r.panel("full-start", "100 services, systemctl start: ms, "+less, units),
+		r.panel("full-stop", "100 services, systemctl stop: ms, "+less, units),
+		r.panel("full-one", "one service more, systemctl start: ms, "+less, units),
 	}}
 }
 

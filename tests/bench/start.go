@@ -52,7 +52,7 @@ var stages = []string{stageSystemd, stageSandbox, stageUndo, stageMake, stageAdd
 func starts(t *testing.T, rounds int) []Comparison {
 	f := newTakeover(t)
 	f.lonely()
-	return f.starts(max(rounds/3, 2))
+	return append(f.starts(max(rounds/3, 2)), f.answers(100))
 }
 
 func (f *takeover) starts(rounds int) []Comparison {
