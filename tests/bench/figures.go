@@ -85,7 +85,7 @@ func (r *Results) data() chart {
 }
 
 func (r *Results) failover() chart {
-	p := r.panel("failover", "from `systemctl start` there to a LAN peer's first answer: ms (log scale), "+less, []label{
+	p := r.panel("failover", "from systemctl start there to a LAN peer's first answer: ms (log scale), "+less, []label{
 		{nameDefault, "macvlan-vip"}, {nameFresh, "macvlan-vip, peer without an entry"},
 		{nameNoProbe, "macvlan-vip, no probe"}, {nameNotify, "arp_notify alone"}, {nameArticle, "the article's commands"},
 	})
@@ -281,8 +281,8 @@ func (r *Results) starting() string {
 	}
 	var b, plot strings.Builder
 	fmt.Fprintf(&b, style, 330)
-	b.WriteString("set title \"From `systemctl start haproxy` to a LAN peer's first page: ms, less is better (medians)\"\n" +
-		"set lmargin at screen 0.27\nset yrange [0.4:6.2]\nset xrange [0:*]\nset key top left horizontal samplen 1\nset style fill solid 1 noborder\nset ytics (")
+	b.WriteString("set title \"From systemctl start haproxy to a LAN peer's first page: ms, less is better (medians)\"\n" +
+		"set lmargin at screen 0.27\nset yrange [0.4:4.6]\nset xrange [0:*]\nset key below horizontal samplen 1 maxrows 2\nset style fill solid 1 noborder\nset ytics (")
 	for i, name := range []string{"macvlan-vip", "macvlan-vip, no probe", "the article's commands", "haproxy on the host's address"} {
 		fmt.Fprintf(&b, "%s%q %d", strings.Repeat(", ", min(i, 1)), name, len(bars)-i)
 	}
