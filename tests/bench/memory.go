@@ -41,7 +41,7 @@ func memory(t *testing.T, rounds int) []Comparison {
 	for _, program := range measured {
 		c := peaks[program].comparison("memory-"+program, "peak memory of "+program+" in ADD", "MiB", small)
 		if program != "static" {
-			c.Goals = []Goal{peaks[program].goal(c.ID, c.Title+", "+large+" / "+small, large, small, 1.5)}
+			c.Goals = []Goal{peaks[program].goal(c.ID, c.Title+", "+large+" / "+small, large, small, 1.3)}
 		}
 		all = append(all, c)
 	}
