@@ -18,16 +18,18 @@ test-deps:
 
 # Those that have targets of their own, since their machines take long to make.
 LATER := /tests/(arch|cluster|runtimes|managers)$$
+# So do the release, and bench's look at booted machines.
+LONG := ^(TestRelease|TestStart|TestFull)$$
 # Booted machines mostly wait, so their tests run beside the others.
 BOOTED := /tests/(machine|systemd|docs|packages)$$
 test: test-deps build ## Run the tests, as root, but for those with targets of their own; installs what it needs
 	$(GO) vet ./...
 	$(GO) run ./tests/roots & \
-	$(GOTEST) $$($(GO) list ./... | grep -vE '$(LATER)|$(BOOTED)') & others=$$!; \
-	$(GOTEST) -skip '^TestRelease$$' $$($(GO) list ./... | grep -E '$(BOOTED)') && $(MAIN_JOB); booted=$$?; \
+	$(GOTEST) -skip '$(LONG)' $$($(GO) list ./... | grep -vE '$(LATER)|$(BOOTED)') & others=$$!; \
+	$(GOTEST) -skip '$(LONG)' $$($(GO) list ./... | grep -E '$(BOOTED)') && $(MAIN_JOB); booted=$$?; \
 	wait $$others && exit $$booted
 
-MACHINES := ./tests/systemd ./tests/docs ./tests/packages ./tests/cluster
+MACHINES := ./tests/systemd ./tests/docs ./tests/packages ./tests/cluster ./tests/bench
 test-systemd: test-deps build ## Run the tests on booted machines alone, of Debian DEBIAN_SUITE [bookworm]
 	$(GOTEST) $(MACHINES)
 
