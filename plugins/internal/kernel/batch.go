@@ -102,12 +102,13 @@ func (b *batch) send(requests []request, answers []answer) error {
 			return err
 		}
 		for _, m := range messages {
-			i := int(m.Header.Seq - first)
+			// Of one before the first it is huge.
+			i := m.Header.Seq - first
 			switch {
-			case i >= len(requests):
+			case i >= uint32(len(requests)):
 			case m.Header.Type != unix.NLMSG_ERROR:
 				answers[i].data = bytes.Clone(m.Data)
-			case i == len(requests)-1:
+			case i == uint32(len(requests)-1):
 				answers[i].err = errorOf(m)
 				return nil
 			default:
