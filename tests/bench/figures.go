@@ -263,7 +263,7 @@ type segment struct {
 
 var segments = []segment{
 	{"systemd", colourOther, []string{stageSystemd, stageSandbox}},
-	{"macvlan-vip's processes", colourOurs, []string{stageUndo, stageMake, stageAdd, stageCNI}},
+	{"macvlan-vip's processes", colourOurs, []string{stageMake, stageAdd, stageCNI}},
 	{"waiting for answers to the conflict probe", colourProbe, []string{stageProbe}},
 	{"the article's unit", colours[2], []string{stageArticle}},
 	{"haproxy", colours[3], []string{stageHaproxy}},

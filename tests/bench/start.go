@@ -36,7 +36,6 @@ func newcomers(t testing.TB) []successor {
 const (
 	stageSystemd = "systemd, between processes"
 	stageSandbox = "systemd, from fork to exec of our processes"
-	stageUndo    = "helper: undo"
 	stageMake    = "helper: make"
 	stageAdd     = "helper: add, without cnitool"
 	stageCNI     = "cnitool and plugins"
@@ -46,7 +45,7 @@ const (
 	stageWhole   = "the whole"
 )
 
-var stages = []string{stageSystemd, stageSandbox, stageUndo, stageMake, stageAdd, stageCNI, stageProbe, stageArticle, stageHaproxy, stageWhole}
+var stages = []string{stageSystemd, stageSandbox, stageMake, stageAdd, stageCNI, stageProbe, stageArticle, stageHaproxy, stageWhole}
 
 // starts measures how long a user waits who starts a service.
 func starts(t *testing.T, rounds int) []Comparison {
@@ -326,16 +325,13 @@ func divide(events []event, init int, s successor) (map[string]float64, error) {
 }
 
 // shim divides what the shim's processes took. The last adds the namespace to its
-// network, the one before makes it.
+// network; before that it is made.
 func shim(helpers []*child, spend func(stage string, ms float64)) {
 	for i, c := range helpers {
 		spend(stageSandbox, c.exec-c.fork)
-		stage := stageUndo
-		switch len(helpers) - i {
-		case 1:
+		stage := stageMake
+		if i == len(helpers)-1 {
 			stage = stageAdd
-		case 2:
-			stage = stageMake
 		}
 		ran := c.exit - c.exec
 		for _, below := range c.below {
