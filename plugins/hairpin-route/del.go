@@ -91,9 +91,14 @@ func undo(store *journal.Store, rec *journal.Record, netns string) error {
 	if err := reconcile.Remove(k, rec.Desired.On(plan.Host).Without(foreign)); err != nil {
 		return err
 	}
-	shared, e := ofSiblings(store, rec.Key)
-	forgetHost(k, rec, rec.Desired.On(plan.Service).Minus(shared))
-	return errors.Join(err, e)
+	made := rec.Desired.On(plan.Service)
+	// One that is alone in its namespace has no rules, and shares nothing.
+	if len(made.Rules) > 0 {
+		shared, e := ofSiblings(store, rec.Key)
+		made, err = made.Minus(shared), errors.Join(err, e)
+	}
+	forgetHost(k, rec, made)
+	return err
 }
 
 // ofSiblings is what a container's other attachments want in its namespace: the rules
