@@ -5,7 +5,7 @@
 //   - Nspawn, a systemd-nspawn container on this machine's kernel, boots within
 //     two seconds;
 //   - QEMU, a virtual machine, boots the distribution's own kernel within half
-//     a minute on two cores, or within seconds where there is /dev/kvm.
+//     a minute on two cores, or within seconds where KVM works.
 //
 // MACHINE=qemu in the environment chooses for all tests that do not insist
 // on one (see Of), DEBIAN_SUITE=bullseye the Debian release (see Suite).

@@ -19,8 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// qemu is a virtual machine: with KVM where there is /dev/kvm, else with an
-// emulated CPU.
+// qemu is a virtual machine: with KVM where it works, else with an emulated CPU.
 type qemu struct {
 	platform
 	m      *Machine
@@ -45,7 +44,7 @@ func newQEMU(m *Machine, root string, o options) (driver, error) {
 	}
 	q := &qemu{
 		m: m, nics: o.nics, memory: o.memory, platform: platforms[o.arch],
-		kvm:    o.arch == "" && unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil,
+		kvm:    o.arch == "" && kvmWorks(),
 		kernel: image.kernel, disk: filepath.Join(m.dir, "disk"), files: filepath.Join(m.dir, "files"),
 	}
 	out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image.disk, q.disk).CombinedOutput()
@@ -65,6 +64,23 @@ func newQEMU(m *Machine, root string, o options) (driver, error) {
 	}
 	return q, nil
 }
+
+// kvmWorks says whether KVM can run the kernels of distributions. On a virtual machine
+// without hardware support there can be a /dev/kvm that is for kernels made for it
+// alone: its CPUs lack what each of 64 bits has, or end qemu.
+var kvmWorks = sync.OnceValue(func() bool {
+	if unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) != nil {
+		return false
+	}
+	for _, cpu := range []string{"host", "kvm64,enforce"} {
+		cmd := exec.Command(platforms[""].program, "-accel", "kvm", "-cpu", cpu, "-nodefaults", "-no-user-config", "-display", "none", "-S", "-monitor", "stdio")
+		cmd.Stdin = strings.NewReader("quit\n")
+		if cmd.Run() != nil {
+			return false
+		}
+	}
+	return true
+})
 
 func (q *qemu) slowness() int {
 	if q.kvm {
@@ -95,19 +111,22 @@ func (q *qemu) start() error {
 		defer tap.Close()
 		cmd.ExtraFiles = append(cmd.ExtraFiles, tap)
 	}
-	var complaints strings.Builder
-	cmd.Stderr = &complaints
+	complaints, err := os.OpenFile(q.m.console, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer complaints.Close()
+	cmd.Stderr = complaints
 	for _, socket := range []string{q.agentSocket(), q.qmpSocket()} {
 		if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
-	var err error
 	q.process, err = startProcess(cmd, unix.SIGKILL, q.hangUp)
 	if err != nil {
 		return err
 	}
-	return q.connect(&complaints)
+	return q.connect()
 }
 
 // The path of a socket has at most 107 bytes, which that of the project's
@@ -138,7 +157,7 @@ func (q *qemu) args() []string {
 		"-kernel", q.kernel.image, "-initrd", q.kernel.initrd,
 		"-append", "console=" + q.console + " " + q.filesArg() + kernelArgs,
 		"-no-reboot",
-		"-chardev", "file,id=console,path=" + q.m.console,
+		"-chardev", "file,id=console,append=on,path=" + q.m.console,
 		// Whoever is killed has written what the machine has flushed.
 		"-drive", "file=" + q.disk + ",if=none,id=root,format=qcow2,cache=unsafe", "-device", "virtio-blk,drive=root,serial=root",
 		"-device", "virtio-rng",
@@ -173,7 +192,7 @@ var kernelArgs = "loglevel=5 net.ifnames=0 mitigations=off no_timer_check panic=
 
 // connect connects to the agent, in whose port qemu keeps what is sent until
 // the machine has got so far.
-func (q *qemu) connect(complaints fmt.Stringer) error {
+func (q *qemu) connect() error {
 	var conn net.Conn
 	for deadline := time.Now().Add(bootTimeout); ; time.Sleep(20 * time.Millisecond) {
 		var err error
@@ -182,7 +201,7 @@ func (q *qemu) connect(complaints fmt.Stringer) error {
 		}
 		select {
 		case <-q.process.ended:
-			return fmt.Errorf("qemu has ended: %s", complaints)
+			return fmt.Errorf("qemu has ended: %s", q.m.Console())
 		default:
 		}
 		if time.Now().After(deadline) {
