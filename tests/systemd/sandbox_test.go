@@ -72,3 +72,46 @@ func documentedExposure(t *testing.T) map[string]int {
 	}
 	return figures
 }
+
+// TestSandboxHolds: what the page says that the shim's processes can write, they can, and
+// nothing else of what could change the machine; nor do they see what is not theirs.
+func TestSandboxHolds(t *testing.T) {
+	t.Parallel()
+	l := newLab(t).withHaproxy()
+	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l.script("usr/local/bin/attempt", `exec >/var/lib/systemd-netns/attempts 2>/dev/null
+for file in /etc/x /usr/x /boot/x /run/x /run/systemd/x /var/lib/x \
+	/proc/sysrq-trigger /proc/sys/kernel/printk /proc/sys/vm/swappiness /proc/irq/default_smp_affinity \
+	/sys/fs/cgroup/cgroup.procs /sys/class/net/lo/mtu /sys/module/macvlan/parameters/x \
+	/run/cni/x /var/lib/cni/x /var/lib/systemd-netns/x /run/systemd-netns/haproxy/x /proc/sys/net/ipv4/conf/all/arp_ignore
+do
+	(: >>"$file") && echo "write $file"
+done
+mkdir /sys/fs/cgroup/x && echo "make a cgroup"
+for file in /proc/kcore /proc/kmsg /dev/kmsg /dev/mem /dev/vda /dev/sda; do
+	(: <"$file") && echo "read $file"
+done
+grep -qv '^0*0 ' /proc/kallsyms && echo "see the kernel's addresses"
+ls -A /root /home | grep -q "^[^/]" && echo "see homes"
+dmesg --syslog >/dev/null && echo "read the kernel's log"
+(: >>/root/x)
+mount -t tmpfs x /mnt && echo "mount"
+mknod /tmp/x b 254 0 && echo "make a device"
+rm -f /run/cni/x /var/lib/cni/x
+`)
+	l.Write(dropIns+"systemd-netns@haproxy.service.d/attempt.conf", "[Service]\nExecStartPost=attempt\n")
+	l.boot()
+	l.Run(t, "systemctl start haproxy")
+	l.Serves(t, vip1)
+	want := `write /run/cni/x
+write /var/lib/cni/x
+write /var/lib/systemd-netns/x
+write /run/systemd-netns/haproxy/x
+write /proc/sys/net/ipv4/conf/all/arp_ignore
+`
+	if got := l.Run(t, "cat /var/lib/systemd-netns/attempts") + "\n"; got != want {
+		t.Errorf("processes of the shim can:\n%swant:\n%s", got, want)
+	}
+	// It has an empty one of its own.
+	l.Run(t, "test ! -e /root/x")
+}
