@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +62,7 @@ func newTown(t *testing.T, n int) town {
 	lan := testnet.New(t)
 	m := machines.NewFor(t, []string{"-n50"}, machines.Connect(machines.NIC{LAN: lan.Path(), Port: "port", Addresses: []string{machineAddr + "/16"}}))
 	lan.AddAddress("port", "10.99.0.5/16")
+	talk(t, lan)
 	const unit = "[Service]\nExecStart=sleep infinity\n"
 	m.MustWrite(t, dropIns+"bare@.service", unit)
 	m.MustWrite(t, dropIns+"app@.service", unit)
@@ -75,6 +77,20 @@ func newTown(t *testing.T, n int) town {
 	}
 	m.MustBoot(t)
 	return town{m, t}
+}
+
+// talk has somebody ask for an address now and then, as on any LAN: where nobody is
+// heard, the keeper has a doubt about each new service, and looks after it twice.
+func talk(t testing.TB, lan *testnet.Namespace) {
+	t.Helper()
+	ping := exec.Command("nsenter", "--net="+lan.Path(), "ping", "-q", "10.99.250.250")
+	if err := ping.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = ping.Process.Kill()
+		_ = ping.Wait()
+	})
 }
 
 // systemctl runs a verb on the instances from one number to another.
