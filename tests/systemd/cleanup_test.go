@@ -319,7 +319,7 @@ func TestStopIsNotReplaced(t *testing.T) {
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	// The stop takes its time before the links go, and is seen.
-	l.Write(dropIns+"systemd-netns@haproxy.service.d/slow.conf", "[Service]\nExecStop=/bin/sh -c 'touch /run/stopping; sleep 8'\n")
+	l.Write(dropIns+"systemd-netns@haproxy.service.d/slow.conf", "[Service]\nExecStop=+/bin/sh -c 'touch /run/stopping; sleep 8'\n")
 	l.boot()
 	before := l.M.Snapshot()
 	for name, reload := range map[string]func(){
