@@ -126,7 +126,8 @@ func (f *takeover) write(name, content string) {
 func (f *takeover) run(command string) {
 	f.t.Helper()
 	if _, err := f.b.Run(strings.Fields(command)...); err != nil {
-		f.t.Fatal(err)
+		journal, _ := f.b.Run("journalctl", "--no-pager", "-n40")
+		f.t.Fatalf("%v\n%s", err, journal)
 	}
 }
 
