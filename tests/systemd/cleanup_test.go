@@ -163,6 +163,8 @@ func TestStale(t *testing.T) {
 	const helper = "/usr/local/libexec/macvlan-vip/systemd-netns-helper"
 	l.Run(t, "mv "+helper+" /root/")
 	_, _ = l.Try("systemctl stop haproxy")
+	// The shim stops after it.
+	l.WantState(t, "systemd-netns@haproxy", "failed")
 	l.Run(t, "mv /root/systemd-netns-helper "+helper)
 	inside := "nsenter --net --target " + l.Run(t, "systemctl show -p MainPID --value hold") + " ip link show mv0"
 	l.Run(t, inside)
