@@ -82,17 +82,8 @@ func newTakeover(t *testing.T, opts ...machines.Option) *takeover {
 func (f *takeover) boot(lan *testnet.Namespace, opts []machines.Option) {
 	f.t.Helper()
 	card := machines.NIC{LAN: lan.Path(), Port: "port2", Addresses: []string{machineAddr + "/16", machineAddr6 + "/64"}}
-	b, err := machines.New(append(opts, machines.Connect(card))...)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	f.b = b
+	f.b = machines.NewFor(f.t, []string{"-n50"}, append(opts, machines.Connect(card))...)
 	lan.IP("link set port2 master br0")
-	f.t.Cleanup(func() {
-		if err := b.Destroy(); err != nil {
-			f.t.Error(err)
-		}
-	})
 	f.write("usr/local/bin/article.sh", articleScript)
 	f.write(dropIns+"article.service", `[Unit]
 StopWhenUnneeded=yes
@@ -110,9 +101,7 @@ ExecStopPost=ip netns delete haproxy
 	if err := os.Symlink("/dev/null", f.b.Path(dropIns+"haproxy.service")); err != nil {
 		f.t.Fatal(err)
 	}
-	if err := b.Boot(); err != nil {
-		f.t.Fatal(err)
-	}
+	f.b.MustBoot(f.t)
 	f.run("systemctl unmask haproxy.service")
 }
 
@@ -126,8 +115,7 @@ func (f *takeover) write(name, content string) {
 func (f *takeover) run(command string) {
 	f.t.Helper()
 	if _, err := f.b.Run(strings.Fields(command)...); err != nil {
-		journal, _ := f.b.Run("journalctl", "--no-pager", "-n40")
-		f.t.Fatalf("%v\n%s", err, journal)
+		f.t.Fatal(err)
 	}
 }
 
