@@ -111,7 +111,7 @@ func (q *qemu) start() error {
 		defer tap.Close()
 		cmd.ExtraFiles = append(cmd.ExtraFiles, tap)
 	}
-	complaints, err := os.OpenFile(q.m.console, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	complaints, err := os.OpenFile(q.m.console, os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
