@@ -105,6 +105,9 @@ type driver interface {
 	exec(ctx context.Context, c Command) error
 	// exited is closed when the machine has ended.
 	exited() <-chan struct{}
+	// failure is what went wrong with a machine that has ended: its process was
+	// killed, or its status is not 0, or what the kind does afterwards failed.
+	failure() error
 	// shutDown asks the machine to power off.
 	shutDown() error
 	// kill ends the machine.

@@ -33,6 +33,7 @@ func TestMachine(t *testing.T) {
 	t.Run("files", func(t *testing.T) { testFiles(t, m) })
 	t.Run("network", func(t *testing.T) { testNetwork(t, m, lan) })
 	t.Run("power", func(t *testing.T) { testPower(t, m, lan) })
+	t.Run("crash", func(t *testing.T) { testCrash(t, m) })
 }
 
 func (m *Machine) run1(t *testing.T, command string) string {
@@ -141,5 +142,28 @@ func testPower(t *testing.T, m *Machine, lan *testnet.Namespace) {
 	testnet.Eventually(t, "it answers again", func() error { return lan.Ping(host) })
 	if out := m.run1(t, "cat /srv/kept"); out != "kept" {
 		t.Errorf("the file holds %q", out)
+	}
+}
+
+// testCrash: of a machine that has crashed there is no journal to read, but what
+// its kernel said of it.
+func testCrash(t *testing.T, m *Machine) {
+	want := []string{"the machine has ended: "}
+	if m.Kind == QEMU {
+		_, _ = m.Run("sh", "-c", "echo c >/proc/sysrq-trigger")
+		want = append(want, "sysrq triggered crash")
+	} else {
+		m.kill()
+	}
+	select {
+	case <-m.exited():
+	case <-time.After(testnet.Patience):
+		t.Fatal("it has not ended")
+	}
+	said := m.lastWords(nil)
+	for _, w := range want {
+		if !strings.Contains(said, w) {
+			t.Errorf("no %q in:\n%s", w, said)
+		}
 	}
 }

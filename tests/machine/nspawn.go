@@ -26,7 +26,7 @@ type nspawn struct {
 	// from one to the next, and so their other ends stay.
 	netns   ns.NetNS
 	cgroups []string
-	process *process
+	*process
 }
 
 func newNspawn(m *Machine, o options) (driver, error) {
@@ -124,8 +124,6 @@ func (n *nspawn) start() error {
 	n.process, err = startProcess(cmd, unix.SIGTERM, n.replug)
 	return err
 }
-
-func (n *nspawn) exited() <-chan struct{} { return n.process.ended }
 
 // init is the process of the machine's systemd.
 func (n *nspawn) init() (int, error) {

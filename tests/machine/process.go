@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"errors"
 	"os/exec"
 	"runtime"
 	"syscall"
@@ -11,9 +12,12 @@ type process struct {
 	cmd *exec.Cmd
 	// ended is closed when it has ended and been cleared up after.
 	ended chan struct{}
-	// clearUp's error.
-	err error
+	err   error
 }
+
+func (p *process) exited() <-chan struct{} { return p.ended }
+
+func (p *process) failure() error { return p.err }
 
 // startProcess starts a machine's process, which gets the signal when this one
 // ends, however it does. clearUp is called when it has ended.
@@ -28,8 +32,7 @@ func startProcess(cmd *exec.Cmd, orphaned syscall.Signal, clearUp func() error) 
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			_ = cmd.Wait()
-			p.err = clearUp()
+			p.err = errors.Join(cmd.Wait(), clearUp())
 		}
 	}()
 	return p, <-started

@@ -30,8 +30,8 @@ type qemu struct {
 	// disk is the machine's own layer over the image of its root.
 	disk string
 	// files is a tar archive of what was written before the first boot.
-	files   string
-	process *process
+	files string
+	*process
 
 	mu     sync.Mutex
 	client *ssh.Client
@@ -200,7 +200,7 @@ func (q *qemu) connect() error {
 			break
 		}
 		select {
-		case <-q.process.ended:
+		case <-q.exited():
 			return fmt.Errorf("qemu has ended: %s", q.m.Console())
 		default:
 		}
@@ -233,8 +233,6 @@ func (q *qemu) hangUp() error {
 	q.client = nil
 	return nil
 }
-
-func (q *qemu) exited() <-chan struct{} { return q.process.ended }
 
 func (q *qemu) exec(ctx context.Context, c Command) error {
 	q.mu.Lock()

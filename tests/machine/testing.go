@@ -21,14 +21,30 @@ func NewFor(t testing.TB, journal []string, opts ...Option) *Machine {
 	m.t = t
 	t.Cleanup(func() {
 		if t.Failed() {
-			out, _ := m.Run(append([]string{"journalctl", "--no-pager"}, journal...)...)
-			t.Logf("journal:\n%s", out)
+			t.Log(m.lastWords(journal))
 		}
 		if err := m.Destroy(); err != nil {
 			t.Error(err)
 		}
 	})
 	return m
+}
+
+// lastWords are those of the machine's journal, or, if it has ended though nobody
+// asked it to, of its console, where a kernel says why.
+func (m *Machine) lastWords(journal []string) string {
+	if m.running {
+		select {
+		case <-m.exited():
+			return fmt.Sprintf("the machine has ended: %v; its console:\n%s", m.failure(), m.Console())
+		default:
+		}
+	}
+	out, err := m.Run(append([]string{"journalctl", "--no-pager"}, journal...)...)
+	if err != nil {
+		return fmt.Sprintf("no journal: %v; console:\n%s", err, m.Console())
+	}
+	return "journal:\n" + out
 }
 
 // MustWrite is Write for a test.
