@@ -10,6 +10,9 @@ import (
 
 const envFile = "etc/systemd-netns/haproxy.env"
 
+// holder is a service that keeps haproxy's namespace from going with its name.
+const holder = "[Service]\nNetworkNamespacePath=/run/netns/haproxy\nExecStart=sleep infinity\n"
+
 // TestCleanUp: whatever is edited or damaged under a running service, a stop
 // undoes what was made, and a start works again once the damage is mended.
 func TestCleanUp(t *testing.T) {
@@ -20,6 +23,7 @@ func TestCleanUp(t *testing.T) {
 	l.Write(dropIns+"app.service", "[Service]\nExecStart=sleep infinity\n")
 	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
 	l.network("app", "172.16.26.3/22")
+	l.Write(dropIns+"hold.service", holder)
 	l.boot()
 	l.Run(t, "systemctl start app")
 	before := l.M.Snapshot()
@@ -59,10 +63,16 @@ func TestCleanUp(t *testing.T) {
 	}
 	t.Run("nothing to clean up with", func(t *testing.T) {
 		l.start(t, before)
+		// The VIPs would be on the LAN as long as it is.
+		l.Run(t, "systemctl start hold")
+		defer l.Run(t, "systemctl stop hold")
 		l.Run(t, "mv /opt/cni/bin/hairpin-route /opt/cni/bin/macvlan-vip /root/")
 		l.Run(t, "systemctl stop haproxy")
 		l.Silent(t, vip1)
 		l.WantState(t, "systemd-netns@haproxy", "failed")
+		if out := l.Run(t, "journalctl --no-pager -o cat -t systemd-netns"); strings.Contains(out, "repair") {
+			t.Errorf("the keeper repairs what was stopped:\n%s", out)
+		}
 		for _, words := range []string{"failed to find plugin", "the host's routes to 172.16.26.1 172.16.26.2", "/systemd-netns-helper clear haproxy"} {
 			l.says(t, words)
 		}
@@ -155,7 +165,7 @@ func TestOthersFiles(t *testing.T) {
 func TestStale(t *testing.T) {
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
-	l.Write(dropIns+"hold.service", "[Service]\nNetworkNamespacePath=/run/netns/haproxy\nExecStart=sleep infinity\n")
+	l.Write(dropIns+"hold.service", holder)
 	l.boot()
 	before := l.M.Snapshot()
 	l.start(t, before)

@@ -29,8 +29,8 @@ func (n *Netns) make() error {
 	})
 }
 
-// takeOut removes from a stale namespace what was attached to it. A process may hold that
-// namespace, and its VIPs would go on answering when the name is another's.
+// takeOut removes from a namespace that is to lose its name what was attached to it and no
+// plugin has removed. A process may hold it, and its VIPs would go on answering.
 func (n *Netns) takeOut() {
 	at, err := vnetns.GetFromPath(n.Path)
 	if err != nil {
@@ -51,7 +51,7 @@ func (n *Netns) takeOut() {
 				continue
 			}
 			if err := inside.LinkDel(link); err != nil {
-				n.Say(sdlog.LevelWarning, "remove %s from the stale namespace: %v", i.Name, err)
+				n.Say(sdlog.LevelWarning, "remove %s from the namespace: %v", i.Name, err)
 			}
 		}
 	}
@@ -122,8 +122,17 @@ func (n *Netns) clearTheWay() error {
 }
 
 // remove removes the namespace, which goes when its last process does. It comes
-// last of all, and fails if something was left to be undone.
-func (n *Netns) remove() error { return errors.Join(onHost(n.removeName), n.undone()) }
+// last of all, and fails if something was left to be undone: of that, the links go now,
+// while they can be found by the name.
+func (n *Netns) remove() error {
+	undone := n.undone()
+	return errors.Join(undone, onHost(func() error {
+		if undone != nil {
+			n.takeOut()
+		}
+		return n.removeName()
+	}))
+}
 
 // removeName does what `ip netns delete` does. A plain file, which something
 // else has made, goes as well.

@@ -49,6 +49,7 @@ func (n *Netns) undo() error {
 	for _, a := range made {
 		if err := n.undoAs(ctx, a); err != nil {
 			n.Say(sdlog.LevelErr, "%v", err)
+			a.Undoing = true
 			left = append(left, a)
 		}
 	}
