@@ -70,7 +70,7 @@ func TestCleanUp(t *testing.T) {
 		l.Run(t, "systemctl stop haproxy")
 		l.Silent(t, vip1)
 		l.WantState(t, "systemd-netns@haproxy", "failed")
-		if out := l.Run(t, "journalctl --no-pager -o cat -t systemd-netns"); strings.Contains(out, "repair") {
+		if out := l.Run(t, "journalctl --no-pager -o cat -t systemd-netns"); strings.Contains(out, "repaired") {
 			t.Errorf("the keeper repairs what was stopped:\n%s", out)
 		}
 		for _, words := range []string{"failed to find plugin", "the host's routes to 172.16.26.1 172.16.26.2", "/systemd-netns-helper clear haproxy"} {
@@ -358,6 +358,45 @@ func TestStopIsNotReplaced(t *testing.T) {
 			l.gone(t, before)
 			if out := l.Run(t, "journalctl --no-pager -o cat -t systemd-netns -p warning"); out != "" {
 				t.Errorf("complaints:\n%s", out)
+			}
+		})
+	}
+}
+
+// TestStopDuringReload: a service that stops while its shim is being reloaded, which
+// systemd then refuses to stop, leaves nothing either, whether the reload succeeds or not.
+func TestStopDuringReload(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		unit  string
+		links map[string]string
+	}{
+		"a named namespace": {"systemd-netns@haproxy", map[string]string{"haproxy.service.d/netns.conf": "netns.conf"}},
+		"the article's way": {"systemd-netns-access@haproxy", map[string]string{
+			"haproxy.service.d/private-network.conf": "private-network.conf", "systemd-netns@haproxy.service.d/private.conf": "systemd-netns-private.conf"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			l.Haproxy("")
+			l.run0(t, "systemctl --root=%s disable haproxy.service")
+			for dropIn, target := range c.links {
+				l.link(dropIn, unitDir+target)
+			}
+			l.Write(dropIns+c.unit+".service.d/slow.conf", "[Service]\nExecReload=+/bin/sh -c 'touch /run/reloading; sleep 3; exit $(cat /run/status)'\n")
+			l.boot()
+			before := l.M.Snapshot()
+			for _, status := range []string{"0", "1"} {
+				l.start(t, before)
+				l.Run(t, "rm -f /run/reloading")
+				l.Write("run/status", status)
+				l.Run(t, "systemctl reload --no-block "+c.unit)
+				testnet.Eventually(t, "the reload is under way", func() error {
+					_, err := l.Try("test -e /run/reloading")
+					return err
+				})
+				l.stop(t, before)
+				l.Silent(t, vip1)
 			}
 		})
 	}
