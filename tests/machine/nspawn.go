@@ -127,7 +127,7 @@ func (n *nspawn) start() error {
 
 // init is the process of the machine's systemd.
 func (n *nspawn) init() (int, error) {
-	pid := n.process.cmd.Process.Pid
+	pid := n.cmd.Process.Pid
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	if err != nil {
 		return 0, err
@@ -176,7 +176,7 @@ func (n *nspawn) kill() {
 	if pid, err := n.init(); err == nil {
 		_ = unix.Kill(pid, unix.SIGKILL)
 	} else {
-		_ = n.process.cmd.Process.Kill()
+		_ = n.cmd.Process.Kill()
 	}
 }
 

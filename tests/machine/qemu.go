@@ -268,7 +268,7 @@ func (q *qemu) shutDown() error {
 	return err
 }
 
-func (q *qemu) kill() { _ = q.process.cmd.Process.Kill() }
+func (q *qemu) kill() { _ = q.cmd.Process.Kill() }
 
 func (q *qemu) setCarrier(nic int, on bool) error {
 	return q.qmp("set_link", map[string]any{"name": fmt.Sprintf("eth%d", nic), "up": on})
