@@ -363,9 +363,10 @@ func TestStopIsNotReplaced(t *testing.T) {
 	}
 }
 
-// TestStopDuringReload: a service that stops while its shim is being reloaded, which
-// systemd then refuses to stop, leaves nothing either, whether the reload succeeds or not.
-func TestStopDuringReload(t *testing.T) {
+// TestStopMeanwhile: a service that is stopped while its shim is being started, or
+// reloaded, when systemd refuses to stop that, leaves nothing either, whether the start or
+// the reload succeeds or not.
+func TestStopMeanwhile(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		unit  string
@@ -378,26 +379,35 @@ func TestStopDuringReload(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
+			l.conflist("haproxy.conflist", "", "")
 			l.Haproxy("")
 			l.run0(t, "systemctl --root=%s disable haproxy.service")
 			for dropIn, target := range c.links {
 				l.link(dropIn, unitDir+target)
 			}
-			l.Write(dropIns+c.unit+".service.d/slow.conf", "[Service]\nExecReload=+/bin/sh -c 'touch /run/reloading; sleep 3; exit $(cat /run/status)'\n")
+			const slow = "+/bin/sh -c 'test -e /srv/slow || exit 0; touch /srv/slow/now; sleep 3; exit $(cat /srv/slow/status)'\n"
+			l.Write(dropIns+c.unit+".service.d/slow.conf", "[Service]\nExecStartPost="+slow+"ExecReload="+slow)
 			l.boot()
 			before := l.M.Snapshot()
 			for _, status := range []string{"0", "1"} {
+				l.stopMeanwhile(t, before, "start haproxy", status)
 				l.start(t, before)
-				l.Run(t, "rm -f /run/reloading")
-				l.Write("run/status", status)
-				l.Run(t, "systemctl reload --no-block "+c.unit)
-				testnet.Eventually(t, "the reload is under way", func() error {
-					_, err := l.Try("test -e /run/reloading")
-					return err
-				})
-				l.stop(t, before)
-				l.Silent(t, vip1)
+				l.stopMeanwhile(t, before, "reload "+c.unit, status)
 			}
 		})
 	}
+}
+
+// stopMeanwhile stops haproxy while systemd does something that ends with a status.
+func (l *lab) stopMeanwhile(t *testing.T, before, what, status string) {
+	t.Helper()
+	l.Write("srv/slow/status", status)
+	l.Run(t, "systemctl --no-block "+what)
+	testnet.Eventually(t, what+" is under way", func() error {
+		_, err := l.Try("test -e /srv/slow/now")
+		return err
+	})
+	l.stop(t, before)
+	l.Silent(t, vip1)
+	l.Run(t, "rm -r /srv/slow")
 }
