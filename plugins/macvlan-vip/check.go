@@ -136,7 +136,7 @@ func ipsOf(prev *current.Result, ifName string) *current.Result {
 // routesMade leaves out the routes that a later plugin of the list has added
 // to the result.
 func routesMade(rec *journal.Record, all []*types.Route) ([]*types.Route, error) {
-	if rec == nil || rec.IPAM == nil {
+	if rec == nil || rec.IPAM == nil || len(all) == 0 {
 		return all, nil
 	}
 	ipam, err := recordedIPAM(rec)

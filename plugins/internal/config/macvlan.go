@@ -152,13 +152,16 @@ func ParseMacvlan(stdin []byte, args, ifName string) (*Macvlan, error) {
 // defaultIPAM takes an ipam section without a type for static's. None at all
 // means a link without addresses, as it does to upstream's plugins.
 func defaultIPAM(stdin []byte, ipam *types.IPAM) error {
+	if ipam.Type != "" {
+		return nil
+	}
 	var section struct {
 		IPAM map[string]json.RawMessage `json:"ipam"`
 	}
 	if err := decode(stdin, &section); err != nil {
 		return err
 	}
-	if ipam.Type == "" && len(section.IPAM) > 0 {
+	if len(section.IPAM) > 0 {
 		ipam.Type = "static"
 	}
 	return nil
