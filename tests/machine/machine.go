@@ -295,7 +295,7 @@ func (m *Machine) Link(name, target string) error {
 	if m.here() {
 		return m.stageLink(name, target)
 	}
-	_, err := m.Run("ln", "-sfnT", target, filepath.Join("/", name))
+	_, err := m.Run("sh", "-c", `mkdir -p "${1%/*}" && ln -sfnT "$2" "$1"`, "sh", filepath.Join("/", name), target)
 	return err
 }
 

@@ -90,6 +90,12 @@ func testFiles(t *testing.T, m *Machine) {
 	if out, err := m.Read("srv/new/file"); err != nil || out != content {
 		t.Errorf("%d bytes, %v", len(out), err)
 	}
+	if err := m.Link("srv/linked/file", "/srv/new/file"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := m.Run("readlink", "/srv/linked/file"); err != nil || out != "/srv/new/file\n" {
+		t.Errorf("the link leads to %q, %v", out, err)
+	}
 	if out, _ := m.Run("systemctl", "is-enabled", "haproxy.service"); out != "masked\n" {
 		t.Errorf("haproxy is %q", out)
 	}

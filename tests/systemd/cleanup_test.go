@@ -330,8 +330,14 @@ func TestStopIsNotReplaced(t *testing.T) {
 	t.Parallel()
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
-	// The stop takes its time before the links go, and is seen.
-	l.Write(dropIns+"systemd-netns@haproxy.service.d/slow.conf", "[Service]\nExecStop=+/bin/sh -c 'touch /run/stopping; sleep 8'\n")
+	// The stop takes its time before the links go, and is seen. ExecStop= would be left out
+	// if a reload was under way.
+	l.Write(dropIns+"systemd-netns@haproxy.service.d/slow.conf", `[Service]
+ExecStopPost=
+ExecStopPost=+/bin/sh -c 'touch /run/stopping; sleep 8'
+ExecStopPost=-/usr/local/libexec/macvlan-vip/systemd-netns-helper undo %i
+ExecStopPost=+/usr/local/libexec/macvlan-vip/systemd-netns-helper remove %i
+`)
 	l.boot()
 	before := l.M.Snapshot()
 	for name, reload := range map[string]func(){

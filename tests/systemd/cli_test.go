@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -493,15 +494,16 @@ func TestForward(t *testing.T) {
 	t.Run("check finds that it is missing", func(t *testing.T) {
 		l.Run(t, "systemctl start backend front")
 		l.Run(t, program+"enable front --vip 172.16.26.4/22")
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			for range 15 {
+		checking, checked := context.WithCancel(t.Context())
+		var asking sync.WaitGroup
+		asking.Go(func() {
+			for checking.Err() == nil {
 				_, _ = l.Peer.Page("172.16.26.4")
 			}
-		}()
+		})
 		f := l.finding(t, "front", "loopback")
-		<-done
+		checked()
+		asking.Wait()
 		if f.OK || !strings.Contains(f.Detail, "127.0.0.1:9000") || !strings.Contains(f.Remedy, "--forward 9000") {
 			t.Fatalf("%+v", f)
 		}
@@ -572,9 +574,9 @@ func TestCheck(t *testing.T) {
 		l.Peer.AddAddress("port", peerAddr+"/22")
 	})
 	t.Run("no carrier", func(t *testing.T) {
-		l.Peer.IP("link set port down")
+		l.carrier(t, false)
 		wrong(t, "one", "master", "eth0 has no carrier")
-		l.Peer.IP("link set port up")
+		l.carrier(t, true)
 		testnet.Eventually(t, "carrier", func() error {
 			if f := l.finding(t, "one", "master"); !f.OK {
 				return fmt.Errorf("%+v", f)
