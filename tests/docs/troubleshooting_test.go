@@ -15,6 +15,8 @@ type fault struct {
 	// host and peer are the scripts that make it; undo, on the host, what a
 	// reload of the shim does not mend.
 	host, peer, undo, undoPeer string
+	// cableOut says that the uplink's is.
+	cableOut bool
 	// works says that the VIP answers all the same, once the page's remedy is done.
 	works bool
 }
@@ -35,7 +37,7 @@ var faults = map[string]fault{
 		host: "systemctl stop haproxy; sed -i 's/\"eth0\"/\"eth9\"/' " + network,
 		undo: "sed -i 's/\"eth9\"/\"eth0\"/' " + network + "; systemctl start haproxy",
 	},
-	"The uplink has no carrier": {peer: "ip link set port down", undoPeer: "ip link set port up"},
+	"The uplink has no carrier": {cableOut: true},
 	"A peer has an old neighbour entry": {
 		peer:  "ip neigh replace 172.16.26.1 lladdr 02:00:5e:00:53:99 dev port nud reachable",
 		works: true,
@@ -130,6 +132,9 @@ func (l *lab) section(t *testing.T, name string, blocks []page.Block) {
 	uplink := strings.Fields(l.M.IP("-o link show dev eth0 up"))
 	mac := uplink[indexOf(uplink, "link/ether")+1]
 	l.make(t, strings.ReplaceAll(f.peer, "UPLINK", mac), f.host)
+	if f.cableOut {
+		l.M.MustSetCarrier(t, 0, false)
+	}
 	for _, b := range blocks {
 		if err := l.run(b); err != nil {
 			t.Errorf("%s: %v", b.At(), err)
@@ -137,6 +142,9 @@ func (l *lab) section(t *testing.T, name string, blocks []page.Block) {
 	}
 	if f.works {
 		l.Serves(t, vip)
+	}
+	if f.cableOut {
+		l.M.MustSetCarrier(t, 0, true)
 	}
 	l.make(t, f.undoPeer, f.undo)
 	l.Serves(t, vip)

@@ -74,6 +74,14 @@ func (m *Machine) MustRun(t testing.TB, command ...string) string {
 	return strings.TrimSpace(out)
 }
 
+// MustSetCarrier is SetCarrier for a test.
+func (m *Machine) MustSetCarrier(t testing.TB, nic int, on bool) {
+	t.Helper()
+	if err := m.SetCarrier(nic, on); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Systemd is the version of the systemd that the machine runs.
 func (m *Machine) Systemd(t testing.TB) (version int) {
 	t.Helper()

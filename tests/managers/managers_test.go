@@ -181,9 +181,7 @@ func (l *lab) lateCarrier(t *testing.T) {
 	if out, err := l.m.TryIP("link show dev eth0"); err != nil || !strings.Contains(out, "NO-CARRIER") {
 		t.Fatalf("eth0 has a carrier, or cannot be asked: %v: %s", err, out)
 	}
-	if err := l.m.SetCarrier(0, true); err != nil {
-		t.Fatal(err)
-	}
+	l.m.MustSetCarrier(t, 0, true)
 	if err := <-booted; err != nil {
 		t.Fatal(err)
 	}

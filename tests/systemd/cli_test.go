@@ -574,9 +574,9 @@ func TestCheck(t *testing.T) {
 		l.Peer.AddAddress("port", peerAddr+"/22")
 	})
 	t.Run("no carrier", func(t *testing.T) {
-		l.carrier(t, false)
+		l.M.MustSetCarrier(t, 0, false)
 		wrong(t, "one", "master", "eth0 has no carrier")
-		l.carrier(t, true)
+		l.M.MustSetCarrier(t, 0, true)
 		testnet.Eventually(t, "carrier", func() error {
 			if f := l.finding(t, "one", "master"); !f.OK {
 				return fmt.Errorf("%+v", f)

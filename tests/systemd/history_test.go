@@ -348,9 +348,7 @@ func (m *site) setCarrier(uplink int, on bool) {
 		return
 	}
 	m.carrier[uplink] = on
-	if err := m.M.SetCarrier(uplink, on); err != nil {
-		m.T.Fatal(err)
-	}
+	m.M.MustSetCarrier(m.T, uplink, on)
 	if on {
 		m.restoreStation(uplink)
 	}

@@ -239,18 +239,10 @@ func (l *lab) otherHolder(t *testing.T) {
 	}
 }
 
-// carrier plugs the uplink's cable in or out.
-func (l *lab) carrier(t *testing.T, on bool) {
-	t.Helper()
-	if err := l.M.SetCarrier(0, on); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // cableOut: without a carrier the unit says what is true, and is not said to have
 // failed; with one again it says so, too.
 func (l *lab) cableOut(t *testing.T) {
-	l.carrier(t, false)
+	l.M.MustSetCarrier(t, 0, false)
 	const says = "eth0 has no carrier, so nobody reaches the"
 	for _, command := range []string{"systemctl show -p StatusText --value systemd-netns@haproxy", program + "status haproxy"} {
 		testnet.Eventually(t, command+" speaks of the carrier", func() error {
@@ -261,7 +253,7 @@ func (l *lab) cableOut(t *testing.T) {
 		})
 	}
 	l.WantState(t, "systemd-netns@haproxy", "active")
-	l.carrier(t, true)
+	l.M.MustSetCarrier(t, 0, true)
 	// A container's cable is out when the peer's end is down, which takes that address.
 	l.Peer.IP("address replace " + peerAddr6 + "/64 dev port nodad")
 	testnet.Eventually(t, "the unit speaks of no carrier any more", func() error {
