@@ -74,6 +74,8 @@ func TestMainJob(t *testing.T) {
 // predecessor: another station has a VIP for longer than a claim asks for it.
 func (l *lab) predecessor(t *testing.T) {
 	l.Run(t, "systemctl stop haproxy")
+	// A start before it has stopped keeps it, with its VIPs.
+	l.WantState(t, "systemd-netns@haproxy", "inactive")
 	l.Peer.IP("address add " + vip1 + "/32 dev port")
 	time.AfterFunc(4*time.Second, func() { l.Peer.IP("address del " + vip1 + "/32 dev port") })
 	start := time.Now()
