@@ -107,16 +107,12 @@ ExecStopPost=ip netns delete haproxy
 
 func (f *takeover) write(name, content string) {
 	f.t.Helper()
-	if err := f.b.Write(name, content); err != nil {
-		f.t.Fatal(err)
-	}
+	f.b.MustWrite(f.t, name, content)
 }
 
 func (f *takeover) run(command string) {
 	f.t.Helper()
-	if _, err := f.b.Run(strings.Fields(command)...); err != nil {
-		f.t.Fatal(err)
-	}
+	f.b.MustRun(f.t, strings.Fields(command)...)
 }
 
 // become makes the machine ready to take the VIP in one way.

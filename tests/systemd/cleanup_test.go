@@ -374,30 +374,25 @@ ExecStopPost=+/usr/local/libexec/macvlan-vip/systemd-netns-helper remove %i
 // the reload succeeds or not.
 func TestStopMeanwhile(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct {
-		unit  string
-		links map[string]string
-	}{
-		"a named namespace": {"systemd-netns@haproxy", map[string]string{"haproxy.service.d/netns.conf": "netns.conf"}},
-		"the article's way": {"systemd-netns-access@haproxy", map[string]string{
-			"haproxy.service.d/private-network.conf": "private-network.conf", "systemd-netns@haproxy.service.d/private.conf": "systemd-netns-private.conf"}},
+	for name, c := range map[string]struct{ unit, dropIn, shims string }{
+		"a named namespace": {unit: "systemd-netns@haproxy", dropIn: "netns.conf"},
+		"the article's way": {unit: "systemd-netns-access@haproxy", dropIn: "private-network.conf", shims: "systemd-netns-private.conf"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			l := newLab(t)
-			l.conflist("haproxy.conflist", "", "")
-			l.Haproxy("")
-			l.run0(t, "systemctl --root=%s disable haproxy.service")
-			for dropIn, target := range c.links {
-				l.link(dropIn, unitDir+target)
+			l := newLab(t).withDualStack(c.dropIn)
+			if c.shims != "" {
+				l.link("systemd-netns@haproxy.service.d/private.conf", unitDir+c.shims)
 			}
+			l.run0(t, "systemctl --root=%s disable haproxy.service")
 			const slow = "+/bin/sh -c 'test -e /srv/slow || exit 0; touch /srv/slow/now; sleep 3; exit $(cat /srv/slow/status)'\n"
 			l.Write(dropIns+c.unit+".service.d/slow.conf", "[Service]\nExecStartPost="+slow+"ExecReload="+slow)
 			l.boot()
 			before := l.M.Snapshot()
 			for _, status := range []string{"0", "1"} {
 				l.stopMeanwhile(t, before, "start haproxy", status)
-				l.start(t, before)
+				l.Run(t, "systemctl start haproxy")
+				l.reached(t)
 				l.stopMeanwhile(t, before, "reload "+c.unit, status)
 			}
 		})
@@ -414,6 +409,8 @@ func (l *lab) stopMeanwhile(t *testing.T, before, what, status string) {
 		return err
 	})
 	l.stop(t, before)
-	l.Silent(t, vip1)
+	for _, vip := range dualStack {
+		l.Silent(t, vip)
+	}
 	l.Run(t, "rm -r /srv/slow")
 }
