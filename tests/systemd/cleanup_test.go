@@ -61,6 +61,19 @@ func TestCleanUp(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a sandbox that cannot be set up", func(t *testing.T) {
+		l.start(t, before)
+		// As on a full disk, systemd runs nothing but what is outside the sandbox.
+		broken := dropIns + "systemd-netns@haproxy.service.d/broken.conf"
+		l.Write(broken, "[Service]\nInaccessiblePaths=/nowhere\n")
+		l.daemonReload(t)
+		defer l.daemonReload(t)
+		defer l.Run(t, "rm /"+broken)
+		l.Run(t, "systemctl stop haproxy")
+		l.Silent(t, vip1)
+		l.stop(t, before)
+		l.WantState(t, "systemd-netns@haproxy", "inactive")
+	})
 	t.Run("nothing to clean up with", func(t *testing.T) {
 		l.start(t, before)
 		// The VIPs would be on the LAN as long as it is.

@@ -125,8 +125,13 @@ func (n *Netns) clearTheWay() error {
 // last of all, and fails if something was left to be undone: of that, the links go now,
 // while they can be found by the name.
 func (n *Netns) remove() error {
+	var err error
+	if n.untouched() {
+		n.Say(sdlog.LevelWarning, "nothing has been undone, see above: doing it without the sandbox")
+		err = n.tryUndo()
+	}
 	undone := n.undone()
-	return errors.Join(undone, onHost(func() error {
+	return errors.Join(err, undone, onHost(func() error {
 		if undone != nil {
 			n.takeOut()
 		}
@@ -144,13 +149,7 @@ func (n *Netns) removeName() error {
 	return files.RemoveIfThere(n.Path)
 }
 
-func (n *Netns) clear() error {
-	err := n.undo()
-	if errors.Is(err, ErrSaid) {
-		err = nil // remove tells.
-	}
-	return errors.Join(err, n.remove())
-}
+func (n *Netns) clear() error { return errors.Join(n.tryUndo(), n.remove()) }
 
 // attach gives the namespace of the shim's process a name, the article's way.
 func (n *Netns) attach() error {

@@ -65,6 +65,22 @@ func (n *Netns) undo() error {
 	return nil
 }
 
+// tryUndo is undo before a remove, which tells what is left.
+func (n *Netns) tryUndo() error {
+	err := n.undo()
+	if errors.Is(err, ErrSaid) {
+		return nil
+	}
+	return err
+}
+
+// untouched is true if there is something to undo that no undo has begun with. systemd
+// does not run one if it cannot set up its sandbox, on a full disk for instance.
+func (n *Netns) untouched() bool {
+	left, err := record.Load(n.Name)
+	return err != nil || slices.ContainsFunc(left, func(a record.Attachment) bool { return !a.Undoing })
+}
+
 // stopRepairs notes in the record that it must not be repaired any more.
 func (n *Netns) stopRepairs() {
 	all, err := record.Load(n.Name)
