@@ -2,7 +2,7 @@
 
 UNITS  := $(wildcard systemd/*.service systemd/*.socket systemd/*.timer systemd/*.conf)
 CONFS  := $(wildcard conf/*.conflist conf/*.md)
-DOCS   := README.md LICENSE
+DOCS   := LICENSE
 DOC    := $(PREFIX)/share/doc/macvlan-vip
 # Where shells look for completions.
 SHELLS     := $(PREFIX)/share

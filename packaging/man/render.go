@@ -11,7 +11,7 @@ var (
 	// link is Markdown's; its text may be broken over lines.
 	link = regexp.MustCompile(`\[([^\]]+)\]\(([^)\s]+)\)`)
 	// table is a whole table: a head, a rule and rows.
-	table = regexp.MustCompile(`(?m)^\|.*\|\n\|[-|]+\|\n((?:\|.*\|\n)+)`)
+	table = regexp.MustCompile(`(?m)^(\|.*\|\n)\|[-|]+\|\n((?:\|.*\|\n)+)`)
 )
 
 // render turns a page of the documentation into a manual page in go-md2man's
@@ -68,19 +68,32 @@ func headings(text string) string {
 }
 
 // definitions turns tables into definition lists: a table is soon wider than a
-// terminal.
+// terminal. Of more than two columns each cell is told by its column's title.
 func definitions(text string) string {
 	return table.ReplaceAllStringFunc(text, func(s string) string {
+		m := table.FindStringSubmatch(s)
+		titles := cellsOf(m[1])
 		var b strings.Builder
-		for line := range strings.Lines(table.FindStringSubmatch(s)[1]) {
-			cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
-			for i := range cells {
-				cells[i] = strings.TrimSpace(cells[i])
+		for line := range strings.Lines(m[2]) {
+			cells := cellsOf(line)
+			for i := 1; i < len(cells) && len(cells) > 2; i++ {
+				if titles[i] != "" {
+					cells[i] = titles[i] + ": " + cells[i]
+				}
 			}
 			fmt.Fprintf(&b, "%s\n: %s\n\n", cells[0], strings.Join(cells[1:], "; "))
 		}
 		return b.String()
 	})
+}
+
+// cellsOf splits a row of a table.
+func cellsOf(row string) []string {
+	cells := strings.Split(strings.Trim(strings.TrimSpace(row), "|"), "|")
+	for i := range cells {
+		cells[i] = strings.TrimSpace(cells[i])
+	}
+	return cells
 }
 
 // references names the manual page that a link leads to, or else keeps its text.

@@ -1,6 +1,7 @@
 package packages
 
 import (
+	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -99,7 +100,10 @@ func lintian(t *testing.T, deb string) {
 // life is a package's, from its installation to its purge.
 func (l *lab) life(t *testing.T, mgr manager, first, second string) {
 	before, links := l.traces(t), l.M.Snapshot()
+	l.Run(t, "systemctl start systemd-networkd")
 	l.Run(t, mgr.install+l.copyIn(t, first))
+	l.leftAlone(t)
+	l.Run(t, "systemctl stop systemd-networkd.service systemd-networkd.socket")
 	l.wantInstalled(t, mgr, older)
 	l.verifyUnits(t)
 	l.manuals(t)
@@ -158,6 +162,20 @@ func (l *lab) wantInstalled(t testing.TB, mgr manager, version string) {
 	if got := l.Run(t, "/opt/cni/bin/macvlan-vip --version"); !strings.Contains(got, version) {
 		t.Errorf("macvlan-vip --version: %q, want %s", got, version)
 	}
+}
+
+// leftAlone: a systemd-networkd that ran before leaves a host-side link alone.
+func (l *lab) leftAlone(t testing.TB) {
+	t.Helper()
+	l.M.IP("link add mv-int link eth0 type macvlan mode bridge")
+	defer l.M.IP("link del mv-int")
+	testnet.Eventually(t, "systemd-networkd leaves mv-int alone", func() error {
+		out, err := l.M.Run("networkctl", "--no-legend", "list", "mv-int")
+		if err == nil && !strings.Contains(out, "unmanaged") {
+			err = errors.New(out)
+		}
+		return err
+	})
 }
 
 // verifyUnits: systemd finds nothing to say about any unit, whose manual pages
@@ -233,6 +251,9 @@ func (l *lab) upgrade(t *testing.T, mgr manager, path string) {
 	}
 	if got := l.Run(t, "systemctl show systemd-netns@haproxy haproxy --property=NeedDaemonReload --value"); strings.Contains(got, "yes") {
 		t.Error("systemd has not read the new units")
+	}
+	if got := l.Run(t, "readlink /proc/$(systemctl show --property=MainPID --value systemd-netns-watch)/exe"); strings.Contains(got, "deleted") {
+		t.Errorf("the keeper is still the old one: %s", got)
 	}
 	l.Run(t, "systemctl reload systemd-netns@haproxy")
 	l.Serves(t, testlab.VIP1, testlab.VIP2)

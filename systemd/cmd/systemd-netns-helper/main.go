@@ -21,7 +21,8 @@ What the units of the network namespace of service NAME run:
            seconds [10]
   rename   restore its name if somebody has removed it or, if nothing runs in
            it, create it again
-  repair   restore what CHECK finds missing, without touching the service
+  repair   restore what CHECK finds missing, and apply edited addresses, without
+           touching the service
   settle   if the name is missing, reload the unit, which restores it
   attach   name the namespace of the running systemd-netns@NAME.service
   undo     remove it from its network

@@ -197,7 +197,7 @@ func findService(ctx context.Context, sd *units.Systemd, name string) (*units.Un
 	case strings.HasPrefix(u.Name, "systemd-netns"):
 		return nil, fmt.Errorf("%s: it makes namespaces for services; name a service", u.Name)
 	case isQuadlet(u):
-		return nil, fmt.Errorf(quadlet, u.Name, u.Source, stem, stem, stem)
+		return nil, fmt.Errorf(quadlet, u.Name, u.Source, stem)
 	case strings.HasPrefix(u.File, "/run/systemd/transient/"):
 		return nil, fmt.Errorf("%s: a transient unit, which is gone when it stops; write a unit file for it", u.Name)
 	}
@@ -211,10 +211,12 @@ var ErrNoUnit = errors.New("no such unit")
 // a drop-in would put podman into the namespace, not the container.
 const quadlet = `%s: podman makes it from %s, so a drop-in would move podman, not its container; write into that file instead:
     [Unit]
-    BindsTo=systemd-netns@%s.service
-    After=systemd-netns@%s.service
+    BindsTo=systemd-netns@%[3]s.service
+    After=systemd-netns@%[3]s.service
+    Wants=systemd-netns-settle@%[3]s.service
+    Before=systemd-netns-settle@%[3]s.service
     [Container]
-    Network=ns:/run/netns/%s`
+    Network=ns:/run/netns/%[3]s`
 
 // isQuadlet tells whether podman's generator has made a unit.
 func isQuadlet(u *units.Unit) bool {

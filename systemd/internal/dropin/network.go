@@ -47,14 +47,14 @@ func (w Wish) network(c *Change) (changed bool, err error) {
 		w.Network = n.Network
 		err = w.shared(c, n)
 	case w.Master != "" || len(w.Gateways) > 0 || len(w.DNS) > 0:
-		err = elsewhere(file)
+		err = elsewhere(file, n.Shim())
 	}
 	return len(c.want) > before, err
 }
 
 // elsewhere is the error for what can be set in a shared network's file alone.
-func elsewhere(file string) error {
-	return fmt.Errorf("--master, --gateway, --dns: the network is an administrator's; set these in %s (`master`, and `routes` and `dns` under `ipam`), then `systemctl reload`", file)
+func elsewhere(file, shim string) error {
+	return fmt.Errorf("--master, --gateway, --dns: the network is an administrator's; set these in %s (`master`, and `routes` and `dns` under `ipam`), then `systemctl restart %s`", file, shim)
 }
 
 // own plans a network for this namespace alone.
@@ -152,7 +152,7 @@ func (w Wish) shared(c *Change, n settings.Namespace) error {
 		return networks.Missing(n)
 	}
 	if w.Master != "" || len(w.Gateways) > 0 || len(w.DNS) > 0 {
-		return elsewhere(file)
+		return elsewhere(file, n.Shim())
 	}
 	if len(w.VIPs) > 0 && !found.TakesVIPs() {
 		return fmt.Errorf(`network %q: none of its plugins accepts VIPs from outside; add "capabilities": {"ips": true} to macvlan-vip's part of it in %s`, w.Network, file)
