@@ -200,8 +200,21 @@ func findService(ctx context.Context, sd *units.Systemd, name string) (*units.Un
 		return nil, fmt.Errorf(quadlet, u.Name, u.Source, stem)
 	case strings.HasPrefix(u.File, "/run/systemd/transient/"):
 		return nil, fmt.Errorf("%s: a transient unit, which is gone when it stops; write a unit file for it", u.Name)
+	case tooEarly(u) != "":
+		return nil, fmt.Errorf("%s: it is ordered before %s, which its namespace comes after; take that from its Before= (systemctl edit --full %s)", u.Name, tooEarly(u), u.Name)
 	}
 	return u, nil
+}
+
+// tooEarly is a target that a service is ordered before, and its shim after, so that systemd
+// would leave out one of them at boot; "" if there is none.
+func tooEarly(u *units.Unit) string {
+	for _, target := range []string{"sysinit.target", "basic.target", "network.target", "network-online.target"} {
+		if slices.Contains(u.Before, target) {
+			return target
+		}
+	}
+	return ""
 }
 
 // ErrNoUnit is the error of a unit that is not installed.

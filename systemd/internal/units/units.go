@@ -62,8 +62,8 @@ type Unit struct {
 	File, Source string
 	// DropIns are the files that add to it.
 	DropIns []string
-	// TriggeredBy, BoundBy are other units' names.
-	TriggeredBy, BoundBy []string
+	// TriggeredBy, BoundBy, Before are other units' names.
+	TriggeredBy, BoundBy, Before []string
 	// MainPID is 0 for a unit that does not run.
 	MainPID uint32
 	// NetnsPath is NetworkNamespacePath=.
@@ -87,7 +87,7 @@ func (s *Systemd) Unit(ctx context.Context, name string) (*Unit, error) {
 		Name: property[string](p, "Id"), Load: property[string](p, "LoadState"),
 		Active: property[string](p, "ActiveState"), Sub: property[string](p, "SubState"), Type: property[string](p, "Type"),
 		File: property[string](p, "FragmentPath"), Source: property[string](p, "SourcePath"), DropIns: property[[]string](p, "DropInPaths"),
-		TriggeredBy: property[[]string](p, "TriggeredBy"), BoundBy: property[[]string](p, "BoundBy"),
+		TriggeredBy: property[[]string](p, "TriggeredBy"), BoundBy: property[[]string](p, "BoundBy"), Before: property[[]string](p, "Before"),
 		MainPID: property[uint32](p, "MainPID"), NetnsPath: property[string](p, "NetworkNamespacePath"),
 		JoinsNamespaceOf: property[[]string](p, "JoinsNamespaceOf"), Stale: property[bool](p, "NeedDaemonReload"),
 	}
