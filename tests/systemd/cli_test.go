@@ -320,6 +320,36 @@ func TestTransactions(t *testing.T) {
 		l.Run(t, program+"disable inside --yes")
 		l.gone(t, before)
 	})
+	t.Run("the service's package is gone", func(t *testing.T) {
+		files := l.etc(t)
+		const unit = "usr/lib/systemd/system/passing.service"
+		for _, options := range []string{"", "--in elsewhere "} {
+			l.Write(unit, "[Service]\n"+sleep)
+			l.daemonReload(t)
+			l.Run(t, program+"enable passing "+options+"--vip 172.16.26.4/22 --forward 9000")
+			l.Run(t, "rm /"+unit)
+			l.daemonReload(t)
+			l.Run(t, program+"disable passing --yes")
+			l.untouched(t, files)
+		}
+		l.gone(t, before)
+	})
+	t.Run("refused before a running service is touched", func(t *testing.T) {
+		const admins = "etc/systemd/system/two.service.d/zz-admin.conf"
+		l.Write(admins, "[Service]\nNetworkNamespacePath=/run/netns/by-hand\n")
+		l.Run(t, "ip netns add by-hand")
+		l.daemonReload(t)
+		l.Run(t, "systemctl start two")
+		files := l.etc(t)
+		l.refused(t, program+"enable two --in two --vip 172.16.26.4/22", "/"+admins, "everything was rolled back")
+		l.untouched(t, files)
+		l.on(t, "two", "/run/netns/by-hand")
+		l.Run(t, "systemctl stop two")
+		l.Run(t, "rm -r /etc/systemd/system/two.service.d")
+		l.Run(t, "ip netns delete by-hand")
+		l.daemonReload(t)
+		l.gone(t, before)
+	})
 	t.Run("an administrator's drop-in", func(t *testing.T) {
 		const admins = "etc/systemd/system/two.service.d/zz-admin.conf"
 		l.Write(admins, "[Unit]\nBindsTo=systemd-netns@two.service\nAfter=systemd-netns@two.service\n[Service]\nNetworkNamespacePath=/run/netns/two\n")

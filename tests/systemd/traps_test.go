@@ -148,7 +148,7 @@ func (l *lab) stop(t *testing.T, before string) {
 		if names := l.Run(t, "ip netns list"); strings.Contains(names, "haproxy") {
 			return fmt.Errorf("namespaces: %s", names)
 		}
-		if files := l.Run(t, "find /run/cni /var/lib/cni/results -name *haproxy*") + l.Run(t, "find /run -maxdepth 1 -name systemd-netns.*"); files != "" {
+		if files := l.Run(t, "find /run/cni /var/lib/cni/results -name *haproxy*") + l.Run(t, "find /run -maxdepth 1 -type d -name systemd-netns.*"); files != "" {
 			return fmt.Errorf("files: %s", files)
 		}
 		return nil

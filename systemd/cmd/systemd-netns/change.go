@@ -31,7 +31,7 @@ func (t *transaction) run(ctx context.Context, sd *units.Systemd, plan func() (*
 	if err := needRoot(); err != nil {
 		return false, err
 	}
-	unlock, err := dropin.Lock(ctx)
+	unlock, err := dropin.Lock(ctx, func() { fmt.Fprintln(os.Stderr, "waiting for another systemd-netns") })
 	if err != nil {
 		return false, err
 	}
@@ -50,7 +50,7 @@ func (t *transaction) run(ctx context.Context, sd *units.Systemd, plan func() (*
 		fmt.Println(change.Done + " already")
 		return false, nil
 	}
-	if err := t.confirm(change.Others, question); err != nil {
+	if err := t.confirm(ctx, change.Others, question); err != nil {
 		return false, err
 	}
 	if err := change.Apply(ctx, sd); err != nil {
@@ -61,7 +61,7 @@ func (t *transaction) run(ctx context.Context, sd *units.Systemd, plan func() (*
 }
 
 // confirm asks on a terminal. Elsewhere nobody can answer, so --yes is needed.
-func (t *transaction) confirm(others []string, question string) error {
+func (t *transaction) confirm(ctx context.Context, others []string, question string) error {
 	if len(others) > 0 {
 		question = strings.TrimPrefix(question+". ", ". ") + "This restarts other running services, too: " + strings.Join(others, " ")
 	}
@@ -72,11 +72,20 @@ func (t *transaction) confirm(others []string, question string) error {
 		return exitError{errors.New(question + "; nobody can be asked, since standard input is no terminal: repeat it with --yes"), exitUsage}
 	}
 	fmt.Fprint(os.Stderr, question+". Continue? [y/N] ")
-	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
-	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
-		return errors.New("nothing was changed")
+	answered := make(chan string, 1)
+	go func() {
+		answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+		answered <- strings.ToLower(strings.TrimSpace(answer))
+	}()
+	select {
+	case answer := <-answered:
+		if answer == "y" || answer == "yes" {
+			return nil
+		}
+	case <-ctx.Done():
+		fmt.Fprintln(os.Stderr)
 	}
-	return nil
+	return errors.New("nothing was changed")
 }
 
 func isTerminal(f *os.File) bool {

@@ -8,10 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"os/signal"
 
 	"macvlan-vip/systemd/internal/units"
 )
@@ -35,7 +35,8 @@ type exitError struct {
 func (e exitError) Unwrap() error { return e.error }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// SIGHUP comes when a connection breaks that leads through the service itself.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	status := run(ctx, os.Args[1:])
 	stop()
 	os.Exit(status)

@@ -34,8 +34,9 @@ type Change struct {
 	end []string
 	// reload is a shim whose reload applies the change.
 	reload string
-	// release are shims that are stopped at the end if nothing is bound to them.
-	release []string
+	// leave are shims that nothing needs after the change, release such that nothing may
+	// need: they are stopped at the end if nothing is bound to them.
+	leave, release []string
 	// inEffect checks what systemd has read, before any unit is touched.
 	inEffect func(context.Context, *units.Systemd) error
 	// words tells what units have to say about a failure.
@@ -80,7 +81,7 @@ func (c *Change) Lines() []string {
 	for _, step := range []struct {
 		verb  string
 		names []string
-	}{{"stop", append(slices.Clone(c.end), c.stop...)}, {"restart", c.restart}, {"start", c.start}, {"reload", nonEmpty(c.reload)}} {
+	}{{"stop", append(slices.Clone(c.end), c.stop...)}, {"restart", c.restart}, {"start", c.start}, {"reload", nonEmpty(c.reload)}, {"stop", c.leave}} {
 		if len(step.names) > 0 {
 			lines = append(lines, "systemctl "+step.verb+" "+strings.Join(step.names, " "))
 		}
@@ -150,14 +151,16 @@ func restore(before []files.File) error {
 }
 
 // takeBack restores the files and restarts the units by them. A start limit that was
-// reached meanwhile must not keep a service from running as before.
+// reached meanwhile must not keep a service from running as before, and what was not touched
+// may have been stopped by systemd as soon as it had read the files: a service that is bound
+// to a shim which does not run, or a shim that nothing needs.
 func (c *Change) takeBack(ctx context.Context, sd *units.Systemd, touched bool) error {
 	var err error
 	if touched && len(c.start) > 0 {
 		err = sd.Stop(ctx, c.start...)
 	}
 	if err = errors.Join(err, restore(c.before), sd.ReadFiles(ctx)); !touched {
-		return err
+		return errors.Join(err, sd.Start(ctx, c.restart...))
 	}
 	// Units that were never loaded have nothing to forget.
 	_ = sd.ResetFailed(ctx, append(slices.Clone(c.restart), c.start...)...)
@@ -254,7 +257,7 @@ func stay(ctx context.Context, sd *units.Systemd, names []string) error {
 // letGo stops shims that nothing needs any more: systemd does not check that when a
 // drop-in is removed.
 func (c *Change) letGo(ctx context.Context, sd *units.Systemd) error {
-	for _, shim := range c.release {
+	for _, shim := range append(slices.Clone(c.leave), c.release...) {
 		u, err := sd.Unit(ctx, shim)
 		if err != nil {
 			return err

@@ -23,6 +23,12 @@ func Disable(ctx context.Context, sd *units.Systemd, name string) (*Change, erro
 		return nil, err
 	}
 	in := members.NamespaceOf(u)
+	if in == "" {
+		// systemd tells nothing of a service whose package is gone.
+		if in, err = namespaceWritten(u.Name); err != nil {
+			return nil, err
+		}
+	}
 	c := &Change{Done: u.Name + " is on the host's network"}
 	if err := c.takeOut(u); err != nil {
 		return nil, err
@@ -56,6 +62,21 @@ func Disable(ctx context.Context, sd *units.Systemd, name string) (*Change, erro
 		return fmt.Sprintf("%s\nit may listen on its VIPs alone, which the host has not: change that, or stop it first (systemctl stop %s)", lastWords(u.Name), u.Name)
 	}
 	return c, nil
+}
+
+// namespaceWritten is the namespace of the drop-in that was written for a service, "" if there
+// is none.
+func namespaceWritten(unit string) (string, error) {
+	f, err := files.Read(newDropIn(unit, "").file)
+	if err != nil || !f.Found || !ours(f) {
+		return "", err
+	}
+	if f.Target != "" {
+		return strings.TrimSuffix(unit, ".service"), nil
+	}
+	_, rest, _ := strings.Cut(string(f.Content), "\nNetworkNamespacePath="+settings.NetnsDir+"/")
+	in, _, _ := strings.Cut(rest, "\n")
+	return in, nil
 }
 
 // notOurs is the error for a service that another file has in a namespace.
@@ -93,8 +114,6 @@ func (c *Change) takeOut(u *units.Unit) error {
 // forget plans to remove what was written for a namespace, if only one service
 // was in it, which leaves.
 func (c *Change) forget(ctx context.Context, sd *units.Systemd, namespace, leaving string) error {
-	n := settings.Named(namespace)
-	c.release = append(c.release, n.Shim())
 	all, err := members.All(ctx, sd)
 	if err != nil {
 		return err
@@ -102,6 +121,7 @@ func (c *Change) forget(ctx context.Context, sd *units.Systemd, namespace, leavi
 	if slices.ContainsFunc(members.In(all, namespace), func(m members.Member) bool { return m.Unit.Name != leaving }) {
 		return nil
 	}
+	c.leave = append(c.leave, settings.Named(namespace).Shim())
 	env, err := files.Read(settings.EnvFile(namespace))
 	if err != nil {
 		return err
