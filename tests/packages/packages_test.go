@@ -131,16 +131,18 @@ func (l *lab) life(t *testing.T, mgr manager, first, second string) {
 		}
 		return nil
 	})
+	const text = "/etc/systemd/system/other.service.d/netns.conf"
+	l.Write(text[1:], "[Unit]\nBindsTo=systemd-netns@front.service\n")
 	out, err := l.M.Run("sh", "-c", mgr.remove+" 2>&1")
-	if err != nil || !strings.Contains(out, "/etc/systemd/system/haproxy.service.d/netns.conf") {
-		t.Errorf("removal does not tell of the link that is left: %v: %s", err, out)
+	if err != nil || !strings.Contains(out, "/etc/systemd/system/haproxy.service.d/netns.conf") || !strings.Contains(out, text) {
+		t.Errorf("removal does not tell of the drop-ins that are left: %v: %s", err, out)
 	}
 	if mgr.purge != mgr.remove {
 		l.Run(t, mgr.purge)
 	}
 	// The administrator's own files stay.
-	l.Run(t, "rm /etc/cni/net.d/haproxy.conflist /etc/systemd/system/haproxy.service.d/netns.conf")
-	l.Run(t, "rmdir /etc/cni/net.d /etc/cni /etc/systemd/system/haproxy.service.d")
+	l.Run(t, "rm /etc/cni/net.d/haproxy.conflist /etc/systemd/system/haproxy.service.d/netns.conf "+text)
+	l.Run(t, "rmdir /etc/cni/net.d /etc/cni /etc/systemd/system/haproxy.service.d /etc/systemd/system/other.service.d")
 	l.Run(t, "systemctl daemon-reload")
 	if after := l.traces(t); after != before {
 		t.Errorf("files before:\n%s\nafter:\n%s", before, after)
