@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"macvlan-vip/systemd/internal/files"
 )
 
 // Dir holds a file for each namespace that was, or was to be, added to a
@@ -80,12 +82,10 @@ func Save(name string, all []Attachment) error { return Write(Path(name), all) }
 
 // Write is Save for a record's file.
 func Write(path string, all []Attachment) error {
+	// No unit's name ends like this, so no other namespace's file does.
+	tmp := path + "~"
 	if len(all) == 0 {
-		err := os.Remove(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
+		return errors.Join(files.RemoveIfThere(path), files.RemoveIfThere(tmp))
 	}
 	data, err := json.Marshal(all)
 	if err != nil {
@@ -94,10 +94,9 @@ func Write(path string, all []Attachment) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	// No unit's name ends like this, so no other namespace's file does.
-	tmp := path + "~"
 	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return fmt.Errorf("write the record: %w", err)
+		// On a full disk a part of it is there.
+		return fmt.Errorf("write the record: %w", errors.Join(err, files.RemoveIfThere(tmp)))
 	}
 	return os.Rename(tmp, path)
 }

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func TestRecord(t *testing.T) {
@@ -38,6 +40,10 @@ func TestRecord(t *testing.T) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
+	// A process that was killed while it wrote.
+	if err := os.WriteFile(path+"~", []byte("[{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for range 2 {
 		if err := Write(path, nil); err != nil {
 			t.Fatal(err)
@@ -45,5 +51,30 @@ func TestRecord(t *testing.T) {
 	}
 	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// TestFullDisk: what does not fit is refused, and leaves what was there.
+func TestFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("record", dir, "tmpfs", 0, "size=8k"); err != nil {
+		t.Skip(err)
+	}
+	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+	path := filepath.Join(dir, "web")
+	small := []Attachment{{Network: "lan", IfName: "mv0", Config: json.RawMessage(`{}`)}}
+	if err := Write(path, small); err != nil {
+		t.Fatal(err)
+	}
+	big := []Attachment{{Network: "lan", IfName: "mv0", Config: json.RawMessage(`{}`), CNIArgs: strings.Repeat("a", 1<<14)}}
+	if err := Write(path, big); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("%v", err)
+	}
+	got, err := Read(path)
+	if diff := cmp.Diff(small, got); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	if all, err := os.ReadDir(dir); err != nil || len(all) != 1 {
+		t.Errorf("%v, %v", all, err)
 	}
 }
