@@ -115,6 +115,8 @@ func TestRepairAsMade(t *testing.T) {
 	l := newLab(t).withHaproxy()
 	l.run0(t, "systemctl --root=%s disable haproxy.service")
 	l.boot()
+	// The keeper would repair before the reload does.
+	l.Run(t, "systemctl mask --now systemd-netns-watch.service")
 	before := l.M.Snapshot()
 	network := netDir + "haproxy.conflist"
 	for name, c := range map[string]struct {
