@@ -25,60 +25,80 @@ func (s *Store) claim(scope string, addr netip.Addr) string {
 	return filepath.Join(s.dir, claims(scope), addr.String())
 }
 
-// Claim makes an attachment the owner of an address within a scope (a layer 2
-// domain). It returns the owner: key itself, or whoever was there first. A
-// claim whose owner no longer has a record is replaced.
+// Claim makes an attachment, which has a record, the owner of an address within a
+// scope (a layer 2 domain). It returns the owner: key itself, or whoever was there
+// first. A claim whose owner no longer has a record is replaced.
 func (s *Store) Claim(scope string, addr netip.Addr, key Key) (owner Key, err error) {
-	path := s.claim(scope, addr)
-	err = s.inFolder(claims(scope), func(string) error { return os.Symlink(key.String(), path) })
+	for owner == (Key{}) && err == nil {
+		owner, err = s.tryClaim(scope, addr, key)
+	}
+	if err != nil {
+		return Key{}, fmt.Errorf("claim %s: %w", addr, err)
+	}
+	return owner, nil
+}
+
+// tryClaim is one attempt of Claim: the zero Key says that what was in the way may
+// be gone by now. Whoever finds nothing there competes by making the link, as all
+// others do, and never by replacing one.
+func (s *Store) tryClaim(scope string, addr netip.Addr, key Key) (owner Key, err error) {
+	err = s.inFolder(claims(scope), func(string) error { return os.Symlink(key.String(), s.claim(scope, addr)) })
 	if err == nil {
 		return key, nil
 	}
 	if !errors.Is(err, fs.ErrExist) {
-		return Key{}, fmt.Errorf("claim %s: %w", addr, err)
+		return Key{}, err
 	}
-	owner, err = s.Owner(scope, addr)
-	if err != nil || owner == key {
-		return owner, err
+	owner, broken, err := s.look(scope, addr)
+	switch {
+	case err != nil:
+		return Key{}, err
+	case broken:
+		return Key{}, s.sweep(scope, addr)
+	case owner == key || owner == (Key{}):
+		return owner, nil
 	}
 	if rec, err := s.Load(owner); rec != nil || err != nil {
 		return owner, err
 	}
-	return s.takeOver(scope, addr, key)
+	return s.takeOver(scope, addr, owner, key)
 }
 
 // takeOver replaces a stale claim, under a lock: of two that see the same
 // stale claim only one may win.
-func (s *Store) takeOver(scope string, addr netip.Addr, key Key) (Key, error) {
+func (s *Store) takeOver(scope string, addr netip.Addr, stale, key Key) (owner Key, err error) {
 	lock, err := s.Lock("claims")
 	if err != nil {
 		return Key{}, err
 	}
 	defer lock.Unlock()
 	defer func() { _ = s.Forget(lock) }()
-	owner, err := s.Owner(scope, addr)
-	if err != nil {
+	owner, err = s.Owner(scope, addr)
+	if err != nil || owner != stale {
 		return Key{}, err
 	}
-	if rec, err := s.Load(owner); rec != nil || err != nil {
-		return owner, err
+	if err := s.replaceClaim(scope, addr, key); err != nil {
+		return Key{}, err
 	}
-	if isFolder(s.claim(scope, addr)) {
-		// Nothing else cannot be replaced.
-		_ = os.Remove(s.claim(scope, addr))
+	// If the owner is being added again, it may have found its claim still there:
+	// it wrote its record before it looked.
+	if rec, err := s.Load(stale); rec == nil && err == nil {
+		return key, nil
 	}
-	// Replaced in one step: one that is gone for a moment is there for
-	// somebody else to make, who does not ask for the lock.
+	return stale, s.replaceClaim(scope, addr, stale)
+}
+
+// replaceClaim replaces a claim in one step: one that is gone for a moment is there
+// for somebody else to make, who does not ask for the lock.
+func (s *Store) replaceClaim(scope string, addr netip.Addr, key Key) error {
 	path := s.claim(scope, addr)
-	_ = os.Remove(path + ".new")
-	if err := os.Symlink(key.String(), path+".new"); err != nil {
-		return Key{}, fmt.Errorf("claim %s: %w", addr, err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	return s.inFolder(claims(scope), func(string) error {
 		_ = os.Remove(path + ".new")
-		return Key{}, cnierr.New(types.ErrIOFailure, "find out who made what has its name, and remove it", "claim %s: %v", addr, err)
-	}
-	return key, nil
+		if err := os.Symlink(key.String(), path+".new"); err != nil {
+			return err
+		}
+		return os.Rename(path+".new", path)
+	})
 }
 
 // Owner tells who owns an address; the zero Key where nobody does.
@@ -102,13 +122,8 @@ func (s *Store) look(scope string, addr netip.Addr) (owner Key, broken bool, err
 	case err != nil:
 		return Key{}, false, fmt.Errorf("owner of %s: %w", addr, err)
 	}
-	key, ok := parseKey(target)
-	return key, !ok, nil
-}
-
-func isFolder(path string) bool {
-	info, err := os.Lstat(path)
-	return err == nil && info.IsDir()
+	key, _ := parseKey(target)
+	return key, key == (Key{}), nil
 }
 
 // Unclaim gives up an address, if the attachment owns it.
@@ -127,7 +142,7 @@ func (s *Store) Unclaim(scope string, addr netip.Addr, key Key) error {
 
 func (s *Store) removeClaim(scope string, addr netip.Addr) error {
 	if err := os.Remove(s.claim(scope, addr)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return cnierr.New(types.ErrIOFailure, "find out who made it, and remove it", "give up %s: %v", addr, err)
+		return cnierr.New(types.ErrIOFailure, "find out who made it, and remove it", "remove the claim of %s: %v", addr, err)
 	}
 	return nil
 }

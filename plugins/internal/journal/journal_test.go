@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -153,6 +154,79 @@ func TestStaleClaimHasOneHeir(t *testing.T) {
 	heirs.Range(func(_, _ any) bool { count++; return true })
 	if count != 1 {
 		t.Errorf("%d owners", count)
+	}
+}
+
+// TestClaimIsHandedOver: of those that wait for an address that its owner gives up,
+// one gets it. The claims' folder goes with its last claim, and comes again.
+func TestClaimIsHandedOver(t *testing.T) {
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	var owners atomic.Int32
+	for i := range 4 {
+		s, rec := open(t, dir), &Record{Key: key(fmt.Sprint(i)), ClaimScope: "lan", Claims: []string{"192.0.2.1"}}
+		save(t, s, rec)
+		wg.Go(func() {
+			for range 100 {
+				takeTurn(t, s, rec, &owners)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// takeTurn waits for the address of a record, and gives it up again.
+func takeTurn(t *testing.T, s *Store, rec *Record, owners *atomic.Int32) {
+	vip := netip.MustParseAddr(rec.Claims[0])
+	for owner := (Key{}); owner != rec.Key; {
+		var err error
+		if owner, err = s.Claim(rec.ClaimScope, vip, rec.Key); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := owners.Add(1); n != 1 {
+		t.Errorf("%d owners", n)
+	}
+	time.Sleep(100 * time.Microsecond)
+	if owner, err := s.Owner(rec.ClaimScope, vip); owner != rec.Key || err != nil {
+		t.Errorf("%s has taken it from %s, %v", owner, rec.Key, err)
+	}
+	owners.Add(-1)
+	if err := s.UnclaimAll(rec); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestOwnerComesBack: one that was killed is added again while somebody else takes
+// over what it has claimed.
+func TestOwnerComesBack(t *testing.T) {
+	vip := netip.MustParseAddr("192.0.2.1")
+	keys := [2]Key{key("killed"), key("other")}
+	for range 200 {
+		s := store(t)
+		if _, err := s.Claim("lan", vip, keys[0]); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		var owners [2]Key
+		for i, key := range keys {
+			wg.Go(func() {
+				err := s.Save(&Record{Key: key})
+				if err == nil {
+					owners[i], err = s.Claim("lan", vip, key)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if owners == keys {
+			t.Fatal("both have it")
+		}
+		if left, err := s.Owner("lan", vip); !slices.Contains(keys[:], left) || err != nil {
+			t.Fatalf("nobody has it: %v, %v", left, err)
+		}
 	}
 }
 
