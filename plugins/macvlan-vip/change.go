@@ -46,7 +46,7 @@ func (a *attachment) exchange() (*current.Result, error) {
 func (a *attachment) releaseOld() error {
 	var last asked
 	for rec := range a.before.All() {
-		q, err := a.remover().asksAgain(rec)
+		q, err := a.remover().asksAgain(rec, a.Args.Netns)
 		if err != nil {
 			return err
 		}
@@ -69,7 +69,7 @@ func (a *attachment) reclaimLease() error {
 		given = nil
 	}
 	first := a.before.First()
-	q, err := a.remover().asksAgain(first)
+	q, err := a.remover().asksAgain(first, a.Args.Netns)
 	if err != nil || q.Type == stateless {
 		return errors.Join(given, err)
 	}

@@ -44,7 +44,7 @@ func (d remover) undo(rec *journal.Record, netns string) error {
 	}
 	defer k.Close()
 	links := func() error { return reconcile.Remove(k, plan.Desired{Links: rec.Desired.Links}) }
-	lease := func() error { return d.release(rec) }
+	lease := func() error { return d.release(rec, k.ServicePath()) }
 	service := func() error { return atOnce(links, lease) }
 	if d.ipamOf(rec) == "dhcp" {
 		// dhcp releases the lease through the link.
@@ -76,8 +76,8 @@ func (d remover) ipamOf(rec *journal.Record) string {
 }
 
 // release gives the addresses back to the IPAM plugin that they came from.
-func (d remover) release(rec *journal.Record) error {
-	q, err := d.asksAgain(rec)
+func (d remover) release(rec *journal.Record, netns string) error {
+	q, err := d.asksAgain(rec, netns)
 	if err != nil || q.Type == "" {
 		return err
 	}
@@ -95,7 +95,7 @@ func (d remover) removeUnrecorded(key journal.Key, netns string) error {
 	err = errors.Join(removeByAlias(k, key), d.leaveAll(k, key))
 	// Without the IPAM plugin no ADD can have got an address.
 	if _, missing := delegate.Find(d.ipam, d.path); missing == nil {
-		err = errors.Join(err, d.releaseUnrecorded(&journal.Record{Key: key, Netns: netns}))
+		err = errors.Join(err, d.releaseUnrecorded(&journal.Record{Key: key}, k.ServicePath()))
 	}
 	if err != nil {
 		return err
@@ -105,14 +105,14 @@ func (d remover) removeUnrecorded(key journal.Key, netns string) error {
 
 // releaseUnrecorded asks the IPAM plugin by what the runtime passes now, and
 // once more without what a DEL does not need, if that is what it refuses.
-func (d remover) releaseUnrecorded(rec *journal.Record) error {
-	err := d.release(rec)
+func (d remover) releaseUnrecorded(rec *journal.Record, netns string) error {
+	err := d.release(rec, netns)
 	if err == nil {
 		return nil
 	}
 	var bareErr error
 	d.args = ""
-	if d.stdin, bareErr = config.Bare(d.stdin); bareErr != nil || d.release(rec) != nil {
+	if d.stdin, bareErr = config.Bare(d.stdin); bareErr != nil || d.release(rec, netns) != nil {
 		return err
 	}
 	return nil

@@ -71,8 +71,10 @@ func (a *attachment) asks() asked {
 
 // asksAgain is the IPAM plugin of a record, by what it was asked with at ADD,
 // whatever the configuration and the environment are now. Records of earlier
-// versions have no more than its section of the configuration.
-func (d remover) asksAgain(rec *journal.Record) (asked, error) {
+// versions have no more than its section of the configuration. netns is where the
+// record's namespace is now, if anywhere: what its path leads to can be another one,
+// and a plugin that is called with its own refuses.
+func (d remover) asksAgain(rec *journal.Record, netns string) (asked, error) {
 	stdin, args := d.stdin, d.args
 	var err error
 	switch {
@@ -81,7 +83,7 @@ func (d remover) asksAgain(rec *journal.Record) (asked, error) {
 	case rec.IPAMType != "":
 		stdin, err = config.WithIPAM(d.stdin, rec.IPAMConfig)
 	}
-	return ask(d.ipamOf(rec), stdin, rec.Key, rec.Netns, args, d.path), err
+	return ask(d.ipamOf(rec), stdin, rec.Key, netns, args, d.path), err
 }
 
 // add asks host-local a second time where leases that name nobody were in the way.

@@ -39,12 +39,15 @@ func (r reused) leadTo(n *testnet.Namespace) {
 	}
 }
 
+// dualStackOf is dualStack with other VIPs.
+func dualStackOf(vip string) string {
+	return strings.NewReplacer("192.0.2.10", "192.0.2."+vip, "::10", "::"+vip).Replace(dualStack)
+}
+
 // at adds an attachment whose CNI_NETNS is a reused path.
-func (l *lab) at(t *testing.T, path reused, id, vip string) *pair {
+func (l *lab) at(t *testing.T, path reused, id, keys string) *pair {
 	t.Helper()
-	p := &pair{attachment: l.attachment(id), hairpin: conf("1.1.0", "hairpin-route", "lan", ""),
-		link: conf("1.1.0", "macvlan-vip", "lan", strings.ReplaceAll(dualStack, "::10", "::"+vip))}
-	p.link = strings.ReplaceAll(p.link, "192.0.2.10", "192.0.2."+vip)
+	p := &pair{attachment: l.attachment(id), link: conf("1.1.0", "macvlan-vip", "lan", keys), hairpin: conf("1.1.0", "hairpin-route", "lan", "")}
 	p.netns = path.path
 	path.leadTo(p.service)
 	added := json.RawMessage(p.must("macvlan-vip", "ADD", p.link).stdout)
@@ -74,8 +77,27 @@ func (p *pair) edit(t *testing.T, plugin string, change func(record map[string]a
 	}
 }
 
+func (p *pair) editBoth(t *testing.T, change func(record map[string]any)) {
+	t.Helper()
+	for _, plugin := range plugins {
+		p.edit(t, plugin, change)
+	}
+}
+
+func (p *pair) loseBoth(t *testing.T) {
+	t.Helper()
+	for _, plugin := range plugins {
+		if file, _ := p.record(plugin); os.Remove(file) != nil {
+			t.Fatalf("no record of %s", plugin)
+		}
+	}
+}
+
 // older makes a record one of the version before.
 func older(record map[string]any) {
+	if input, ok := record["input"].(map[string]any); ok && input["ipam"] != nil {
+		record["ipamConfig"] = input["ipam"]
+	}
 	for _, key := range []string{"netnsID", "input", "args"} {
 		delete(record, key)
 	}
@@ -90,14 +112,12 @@ func TestReusedPath(t *testing.T) {
 	for _, verb := range []string{"DEL", "GC", "DEL by an older record", "GC by an older record"} {
 		t.Run(verb, func(t *testing.T) {
 			path := newReused(t)
-			dead := l.at(t, path, "dead", "20")
+			dead := l.at(t, path, "dead", dualStackOf("20"))
 			if strings.HasSuffix(verb, "older record") {
-				for _, plugin := range plugins {
-					dead.edit(t, plugin, older)
-				}
+				dead.editBoth(t, older)
 			}
 			dead.service.Remove()
-			live := l.at(t, path, "live", "30")
+			live := l.at(t, path, "live", dualStackOf("30"))
 			service := live.service.Snapshot()
 
 			for _, plugin := range []string{"hairpin-route", "macvlan-vip"} {
@@ -122,6 +142,44 @@ func TestReusedPath(t *testing.T) {
 			live.down()
 			l.mustBe(before, "after DEL of both")
 		})
+	}
+}
+
+// TestPathOfTheHostItself: a path that led to a dead container's namespace leads to
+// the host's own, as that of a PID does which a process of the host has got. DEL and
+// GC leave nothing, the lease neither.
+func TestPathOfTheHostItself(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24")
+	before := l.state()
+	keys := l.hostLocal("192.0.2.0/24")
+	for name, spoil := range map[string]func(p *pair){
+		"":                    func(*pair) {},
+		" by an older record": func(p *pair) { p.editBoth(t, older) },
+		" without a record":   func(p *pair) { p.loseBoth(t) },
+	} {
+		for verb, netns := range map[string]string{"DEL": "", "DEL with the path": "the path", "GC": ""} {
+			if verb == "GC" && name == " without a record" {
+				continue // It finds attachments by their records.
+			}
+			t.Run(verb+name, func(t *testing.T) {
+				path := newReused(t)
+				p := l.at(t, path, "dead", `"master": "eth0", `+keys)
+				spoil(p)
+				p.service.Remove()
+				path.leadTo(l.host)
+				if p.service = nil; netns == "" {
+					p.netns = ""
+				}
+				for _, plugin := range []string{"hairpin-route", "macvlan-vip"} {
+					c := p.config(plugin)
+					if verb == "GC" {
+						c = with(t, with(t, c, "prevResult", nil), "cni.dev/valid-attachments", []types.GCAttachment{})
+					}
+					p.must(plugin, strings.Fields(verb)[0], c)
+				}
+				l.mustBe(before, "after "+verb)
+			})
+		}
 	}
 }
 

@@ -33,6 +33,7 @@ type Namespace struct {
 	side   plan.Side
 	handle netlinksafe.Handle
 	netns  ns.NetNS
+	path   string
 	links  map[string]netlink.Link
 	// batch is opened when there is something to change.
 	batch *batch
@@ -63,7 +64,11 @@ func OpenService(path string) (*Namespace, error) {
 	if err != nil {
 		return nil, netnsError(path, err)
 	}
-	return open(plan.Service, target)
+	n, err := open(plan.Service, target)
+	if err == nil {
+		n.path = path
+	}
+	return n, err
 }
 
 // IsGone tells whether OpenService failed because there is no namespace at
@@ -189,6 +194,15 @@ func (k *Kernel) On(side plan.Side) (*Namespace, error) {
 		return nil, k.Unseen
 	}
 	return nil, errGone
+}
+
+// ServicePath is the path at which the service's namespace was opened; empty where
+// that is gone.
+func (k *Kernel) ServicePath() string {
+	if k.Service == nil {
+		return ""
+	}
+	return k.Service.path
 }
 
 var errGone = errors.New("the service's netns is gone")
