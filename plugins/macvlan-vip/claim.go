@@ -15,8 +15,8 @@ import (
 	"macvlan-vip/plugins/internal/cnierr"
 	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/journal"
-	"macvlan-vip/plugins/internal/kernel"
 	"macvlan-vip/plugins/internal/plan"
+	"macvlan-vip/plugins/internal/verb"
 )
 
 // Some conflicts are temporary: of two hosts that start at the same moment one
@@ -147,38 +147,41 @@ func (a *attachment) claimEach(vips []netip.Addr) error {
 		if owner == a.Key {
 			continue
 		}
-		uses, err := a.uses(owner, vip)
+		conflict, err := a.conflict(owner, vip)
 		if err != nil {
 			return err
-		}
-		conflict := cnierr.New(cnierr.AddressConflict, "give each service VIPs of its own, or take that attachment down first",
-			"VIP %s: attachment %s of network %q on this host owns it", vip, owner, owner.Network)
-		if !uses {
-			conflict = cnierr.Transient("wait until that attachment has been added or deleted",
-				"VIP %s: attachment %s of network %q on this host is about to use it, or to give it up", vip, owner, owner.Network)
 		}
 		return &owned{conflict}
 	}
 	return nil
 }
 
-// uses tells whether another attachment has an address on its link. One that is
-// being added does not have it yet, one that is being deleted no more.
-func (a *attachment) uses(owner journal.Key, vip netip.Addr) (bool, error) {
+// conflict tells what keeps another attachment's VIP from this one. An attachment
+// that is being added does not have it on its link yet, one that is being deleted no
+// more. One whose namespace is gone keeps it until somebody deletes it.
+func (a *attachment) conflict(owner journal.Key, vip netip.Addr) (*cnierr.Error, error) {
+	about := fmt.Sprintf("VIP %s: attachment %s of network %q on this host", vip, owner, owner.Network)
+	passing := cnierr.Transient("wait until that attachment has been added or deleted", "%s is about to use it, or to give it up", about)
 	rec, err := a.Store.Load(owner)
 	if err != nil || rec == nil {
-		return false, err
+		return passing, err
 	}
-	n, err := kernel.OpenService(rec.Netns)
-	if kernel.IsGone(err) {
-		return false, nil
-	}
+	k, err := verb.OpenRecorded(rec, "")
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	defer n.Close()
-	addrs, err := n.Addresses()
-	return slices.ContainsFunc(addrs, func(f plan.AddrFacts) bool { return f.Prefix.Addr() == vip }), err
+	defer k.Close()
+	switch {
+	case k.Unseen != nil:
+		return nil, k.Unseen
+	case k.Service == nil:
+		return cnierr.New(cnierr.AddressConflict, "DEL that attachment, or run GC", "%s owns it, and its network namespace %s is gone", about, rec.Netns), nil
+	}
+	addrs, err := k.Service.Addresses()
+	if slices.ContainsFunc(addrs, func(f plan.AddrFacts) bool { return f.Prefix.Addr() == vip }) {
+		return cnierr.New(cnierr.AddressConflict, "give each service VIPs of its own, or take that attachment down first", "%s owns it", about), nil
+	}
+	return passing, err
 }
 
 // claimOnLAN probes for all VIPs that are not on the link yet at once, and again

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -180,6 +181,42 @@ func TestPathOfTheHostItself(t *testing.T) {
 				l.mustBe(before, "after "+verb)
 			})
 		}
+	}
+}
+
+// TestVIPOfADeadContainer: its namespace is gone and nobody has deleted it, so nothing
+// will give its VIP up. The error names it, and the remedy. A DEL ends that, also one
+// that comes while an ADD waits.
+func TestVIPOfADeadContainer(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24")
+	for name, leadElsewhere := range map[string]func(path reused){
+		"gone":        func(path reused) { _ = unix.Unmount(path.path, unix.MNT_DETACH) },
+		"another one": func(path reused) { path.leadTo(testnet.New(t)) },
+		"the host's":  func(path reused) { path.leadTo(l.host) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := newReused(t)
+			dead := l.at(t, path, "dead", staticV4)
+			dead.service.Remove()
+			leadElsewhere(path)
+			next := l.attachment("next")
+			o := next.run("macvlan-vip", "ADD", conf("1.1.0", "macvlan-vip", "lan", staticV4))
+			refused(t, o, 100)
+			for _, part := range []string{"dead", path.path, "DEL", "GC"} {
+				if e := o.err(); !strings.Contains(e.Msg+e.Details, part) {
+					t.Errorf("no %q in: %s", part, o)
+				}
+			}
+			if strings.Contains(o.stdout, "try again") {
+				t.Errorf("it does not pass by itself: %s", o)
+			}
+			dead.must("hairpin-route", "DEL", dead.hairpin)
+			var wg sync.WaitGroup
+			wg.Go(func() { next.must("macvlan-vip", "ADD", conf("1.1.0", "macvlan-vip", "lan", staticV4)) })
+			wg.Go(func() { dead.must("macvlan-vip", "DEL", dead.link) })
+			wg.Wait()
+			next.must("macvlan-vip", "DEL", conf("1.1.0", "macvlan-vip", "lan", staticV4))
+		})
 	}
 }
 
