@@ -47,6 +47,12 @@ func TestThousandVIPs(t *testing.T) {
 		p.must(plugin, "CHECK", p.config(plugin))
 	}
 	t.Logf("CHECK of both plugins: %s", time.Since(began))
+	p.must("hairpin-route", "DEL", p.hairpin)
+	first, repeated := p.must("hairpin-route", "ADD", p.hairpin).cpu, p.must("hairpin-route", "ADD", p.hairpin).cpu
+	t.Logf("ADD of hairpin-route computes: %s, and %s when it is repeated", first, repeated)
+	if repeated > 3*first {
+		t.Errorf("an ADD computes for %s, and for %s when there is nothing to do", first, repeated)
+	}
 	began = time.Now()
 	p.down()
 	t.Logf("DEL of both plugins: %s", time.Since(began))

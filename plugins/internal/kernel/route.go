@@ -26,29 +26,78 @@ func familyOf(addr netip.Addr) int {
 // of our own that differs is replaced; an exclusive one that somebody else has
 // is an error. After an error, too, others may have been added.
 func (k *Kernel) AddRoutes(side plan.Side, all []plan.Route) (made []plan.Route, err error) {
-	return changeSide(k, side, all, func(link int, r plan.Route) (request, error) {
+	var taken []plan.Route
+	made, err = changeSide(k, side, all, func(link int, r plan.Route) (request, error) {
 		return addRouteRequest(link, r), nil
-	}, addRouteError)
+	}, func(_ *Namespace, r plan.Route, err error) error {
+		if errors.Is(err, unix.EEXIST) {
+			taken = append(taken, r)
+			return nil
+		}
+		return addRouteError(r, err)
+	})
+	return made, errors.Join(err, k.settleRoutes(side, taken))
 }
 
-func addRouteError(n *Namespace, r plan.Route, err error) error {
-	switch {
-	case errors.Is(err, unix.EEXIST):
-		return n.settleRoute(r)
-	case errors.Is(err, unix.EINVAL) && r.Source.IsValid():
+func addRouteError(r plan.Route, err error) error {
+	if errors.Is(err, unix.EINVAL) && r.Source.IsValid() {
 		return cnierr.New(types.ErrInvalidNetworkConfig, "set source to an address of this host, or leave it out", "add %s: the host has no address %s", r, r.Source)
 	}
 	return &cnierr.Error{Code: types.ErrInternal, Text: "add " + r.String(), Cause: err}
 }
 
-// settleRoute finds out whose the route is that is in the way. The caller owns
-// the destination by claim, so a route of ours is this attachment's.
-func (n *Namespace) settleRoute(r plan.Route) error {
-	link, err := n.link(r.Link)
+// settleRoutes finds out whose the routes are that are in the way.
+func (k *Kernel) settleRoutes(side plan.Side, taken []plan.Route) error {
+	if len(taken) == 0 {
+		return nil
+	}
+	n, err := k.On(side)
 	if err != nil {
 		return err
 	}
-	rivals, err := n.routes(routeKey{tableOf(r), familyOf(r.Dst.Addr()), 0}, func(rival netlink.Route) bool { return sameDestination(rival, r) })
+	rivals, err := n.rivals(taken)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i, r := range taken {
+		errs = append(errs, n.settleRoute(r, rivals[i]))
+	}
+	return errors.Join(errs...)
+}
+
+// rivals lists, for each of several routes, those of its destination and metric. It
+// dumps a table once: when an ADD is repeated, all of a thousand routes are there.
+func (n *Namespace) rivals(of []plan.Route) ([][]netlink.Route, error) {
+	wanted := routeIndex{}
+	for i, r := range of {
+		wanted.add(routeKey{tableOf(r), familyOf(r.Dst.Addr()), 0}, r, i, len(of))
+	}
+	rivals := make([][]netlink.Route, len(of))
+	for key, indices := range wanted {
+		there, err := n.routes(key, func(have netlink.Route) bool {
+			dst, _ := destination(have)
+			return indices[dst] != nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, have := range there {
+			dst, _ := destination(have)
+			for _, i := range indices[dst] {
+				if have.Priority == metricOf(of[i]) {
+					rivals[i] = append(rivals[i], have)
+				}
+			}
+		}
+	}
+	return rivals, nil
+}
+
+// settleRoute keeps, replaces or refuses what is in a route's way. The caller owns
+// the destination by claim, so a route of ours is this attachment's.
+func (n *Namespace) settleRoute(r plan.Route, rivals []netlink.Route) error {
+	link, err := n.link(r.Link)
 	if err != nil {
 		return err
 	}
@@ -91,11 +140,6 @@ func tableOf(r plan.Route) int {
 	return r.Table
 }
 
-func sameDestination(have netlink.Route, r plan.Route) bool {
-	dst, ok := destination(have)
-	return ok && dst == r.Dst.Masked() && have.Priority == metricOf(r)
-}
-
 // defaultMetric6 is what the kernel makes of an IPv6 metric of 0
 // (IP6_RT_PRIO_USER).
 const defaultMetric6 = 1024
@@ -126,6 +170,18 @@ func (k *Kernel) RemoveRoutes(side plan.Side, all []plan.Route) error {
 // of a link, or out of any for 0.
 type routeKey struct {
 	table, family, link int
+}
+
+// routeIndex tells where in a list the routes to a destination are that a dump shows.
+type routeIndex map[routeKey]map[netip.Prefix][]int
+
+// add notes the place of a route in a list of a length.
+func (x routeIndex) add(key routeKey, r plan.Route, place, length int) {
+	if x[key] == nil {
+		x[key] = make(map[netip.Prefix][]int, length)
+	}
+	dst := r.Dst.Masked()
+	x[key][dst] = append(x[key][dst], place)
 }
 
 // routes lists the routes that keep says. While it is asked, the namespace's
@@ -220,15 +276,11 @@ func (k *Kernel) CheckRoutes(side plan.Side, all []plan.Route) (drift []string, 
 		return nil, err
 	}
 	problems := make([]string, len(all))
-	wanted := map[routeKey]map[netip.Prefix][]int{}
+	wanted := routeIndex{}
 	for i, r := range all {
 		problems[i] = "missing"
 		if link, err := n.link(r.Link); err == nil {
-			key := routeKey{tableOf(r), familyOf(r.Dst.Addr()), link.Attrs().Index}
-			if wanted[key] == nil {
-				wanted[key] = make(map[netip.Prefix][]int, len(all))
-			}
-			wanted[key][r.Dst.Masked()] = append(wanted[key][r.Dst.Masked()], i)
+			wanted.add(routeKey{tableOf(r), familyOf(r.Dst.Addr()), link.Attrs().Index}, r, i, len(all))
 		}
 	}
 	for key, indices := range wanted {
