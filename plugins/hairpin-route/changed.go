@@ -60,7 +60,7 @@ func changed(out io.Writer) error {
 // differences compares the way that a record holds with the one that its
 // configuration comes to now.
 func differences(host *kernel.Namespace, addrs []plan.AddrFacts, rec *journal.Record) (lines []string) {
-	link, found, err := host.Link(rec.HostInterface)
+	link, found, err := host.HostSide(rec.HostInterface)
 	switch {
 	case err != nil:
 		return []string{err.Error()}
@@ -98,7 +98,8 @@ func planAgain(host *kernel.Namespace, addrs []plan.AddrFacts, rec *journal.Reco
 		return plan.Desired{}, err
 	}
 	a := &attachment{Attachment: &verb.Attachment{Args: &skel.CmdArgs{IfName: rec.IfName}, Prev: prev, K: &kernel.Kernel{Host: host}}, conf: conf}
-	a.facts = plan.Hairpin{Conf: conf, HostLink: link, ServiceLink: plan.LinkFacts{Name: rec.IfName, MAC: serviceMAC(rec.Desired)}}
+	a.facts = plan.Hairpin{Conf: conf, ServiceLink: plan.LinkFacts{Name: rec.IfName, MAC: serviceMAC(rec.Desired)}}
+	a.useHostLink(link)
 	if err := a.findVIPs(); err != nil {
 		return plan.Desired{}, err
 	}

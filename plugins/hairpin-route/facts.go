@@ -51,12 +51,16 @@ func (a *attachment) findHostLink() error {
 	if !f.Up {
 		return cnierr.Transient("bring it up with `ip link set "+name+" up`", "hostInterface: %q: the link is down", name)
 	}
+	a.useHostLink(f)
+	return nil
+}
+
+func (a *attachment) useHostLink(f plan.LinkFacts) {
 	a.facts.HostLink = f
 	if f.VRF != "" && a.conf.Table == unix.RT_TABLE_LOCAL {
 		// There the VRF has what others have in table local.
 		a.conf.Table = f.VRFTable
 	}
-	return nil
 }
 
 // hostSide is the result's macvlan that is in no sandbox, or else whatever is

@@ -15,6 +15,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"macvlan-vip/plugins/internal/cnierr"
+	"macvlan-vip/plugins/internal/journal"
+	"macvlan-vip/plugins/internal/kernel"
+	"macvlan-vip/plugins/internal/plan"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -361,6 +364,34 @@ func TestChanged(t *testing.T) {
 		t.Error(err)
 	}
 	says()
+}
+
+// TestChangedInVRF: the routes of a host-side link in a VRF are in the VRF's table,
+// unless the configuration names one.
+func TestChangedInVRF(t *testing.T) {
+	host, _ := byHand(t)
+	for keys, want := range map[string]int{"": 10, `"table": 7`: 7} {
+		rec := &journal.Record{Key: journal.Key{IfName: "mv0"}, Input: json.RawMessage(conf("1.1.0", keys, prevResult("1.1.0")))}
+		host.Do(func() error {
+			k, err := kernel.OpenHost()
+			if err != nil {
+				return err
+			}
+			defer k.Close()
+			link, _, err := k.Link("mv-int")
+			if err != nil {
+				return err
+			}
+			link.VRF, link.VRFTable = "red", 10
+			again, err := planAgain(k, nil, rec, link)
+			for _, r := range plan.OnSide(plan.Host, again.Routes) {
+				if r.Table != want {
+					t.Errorf("with %q: %s, not in table %d", keys, r, want)
+				}
+			}
+			return err
+		})
+	}
 }
 
 // TestDelWithoutNetns: the host's routes would blackhole the VIP.

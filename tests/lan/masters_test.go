@@ -354,6 +354,9 @@ func TestMasterVRF(t *testing.T) {
 		if err := sv.check(); err != nil {
 			t.Error(err)
 		}
+		if out, err := host.Shell("hairpin-route changed"); out != "" || err != nil {
+			t.Errorf("nothing has changed, yet: %s%v", out, err)
+		}
 	}
 	reached()
 	if out := host.IP("route show table 10 proto 118"); !strings.Contains(out, "10.0.0.10 dev mv-int scope link src 10.0.0.1 metric 100") {
