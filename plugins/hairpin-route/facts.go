@@ -155,7 +155,9 @@ func (a *attachment) findHostAddresses() error {
 
 // useHostAddresses finds out which of the host's addresses a LAN peer at each
 // VIP would see: what the kernel would take out of the master.
-func (a *attachment) useHostAddresses(addrs []plan.AddrFacts) (err error) {
+func (a *attachment) useHostAddresses(host []plan.AddrFacts) (err error) {
+	vrf := a.facts.HostLink.VRF
+	addrs := plan.InVRF(vrf, host)
 	for _, h := range addrs {
 		addr := h.Prefix.Addr()
 		switch {
@@ -165,10 +167,11 @@ func (a *attachment) useHostAddresses(addrs []plan.AddrFacts) (err error) {
 			a.facts.LinkLocal = addr
 		}
 	}
-	if err := a.checkVIPs(addrs); err != nil {
+	if err := a.checkVIPs(plan.LocalTo(vrf, host)); err != nil {
 		return err
 	}
-	if err := a.checkSource(addrs); err != nil {
+	// An address in no VRF is good for a route in one, too.
+	if err := a.checkSource(plan.LocalTo(vrf, host)); err != nil {
 		return err
 	}
 	if a.facts.Sources, err = a.sources(addrs); err != nil {
@@ -203,7 +206,7 @@ func (a *attachment) checkSource(addrs []plan.AddrFacts) error {
 			found = found || h.Prefix.Addr() == src
 		}
 		if !found {
-			return cnierr.Config("source", src.String(), "not an address of this host", "use one that `ip address` shows on the host, or leave it out")
+			return cnierr.Config("source", src.String(), "not an address of this host, or one of another VRF", "use one that `ip address` shows on the host, or leave it out")
 		}
 	}
 	return nil

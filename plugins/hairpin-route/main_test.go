@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -371,25 +372,84 @@ func TestChanged(t *testing.T) {
 func TestChangedInVRF(t *testing.T) {
 	host, _ := byHand(t)
 	for keys, want := range map[string]int{"": 10, `"table": 7`: 7} {
-		rec := &journal.Record{Key: journal.Key{IfName: "mv0"}, Input: json.RawMessage(conf("1.1.0", keys, prevResult("1.1.0")))}
-		host.Do(func() error {
-			k, err := kernel.OpenHost()
-			if err != nil {
-				return err
+		again, err := planInVRF(t, host, "red", keys, nil)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, r := range plan.OnSide(plan.Host, again.Routes) {
+			if r.Table != want {
+				t.Errorf("with %q: %s, not in table %d", keys, r, want)
 			}
-			defer k.Close()
-			link, _, err := k.Link("mv-int")
-			if err != nil {
-				return err
-			}
-			link.VRF, link.VRFTable = "red", 10
-			again, err := planAgain(k, nil, rec, link)
-			for _, r := range plan.OnSide(plan.Host, again.Routes) {
-				if r.Table != want {
-					t.Errorf("with %q: %s, not in table %d", keys, r, want)
+		}
+	}
+}
+
+// planInVRF plans the way of what byHand makes as if mv-int were in a VRF, or in none
+// for the empty name, and the host had certain addresses.
+func planInVRF(t *testing.T, host *testnet.Namespace, vrf, keys string, addrs []plan.AddrFacts) (d plan.Desired, err error) {
+	t.Helper()
+	rec := &journal.Record{Key: journal.Key{IfName: "mv0"}, Input: json.RawMessage(conf("1.1.0", keys, prevResult("1.1.0")))}
+	host.Do(func() error {
+		k, openErr := kernel.OpenHost()
+		if openErr != nil {
+			return openErr
+		}
+		defer k.Close()
+		link, _, linkErr := k.Link("mv-int")
+		if link.VRF = vrf; vrf != "" {
+			link.VRFTable = 10
+		}
+		d, err = planAgain(k, addrs, rec, link)
+		return linkErr
+	})
+	return d, err
+}
+
+// TestAddressesOfOtherVRFs: they can be anybody's on the service's LAN, its router's
+// for instance. The service is led to the host for none of them, and one can be a VIP.
+// What is in no VRF, the host keeps from all of them.
+func TestAddressesOfOtherVRFs(t *testing.T) {
+	host, _ := byHand(t)
+	in := func(vrf, addr string) plan.AddrFacts {
+		return plan.AddrFacts{Prefix: netip.MustParsePrefix(addr), Stable: true, Usable: true, Neighbourly: true, VRF: vrf}
+	}
+	const vip = "192.0.2.10/24"
+	for name, tt := range map[string]struct {
+		vrf   string
+		addrs []plan.AddrFacts
+		// led are the addresses that the service has a route to; nil for an error.
+		led []string
+	}{
+		"in a VRF": {
+			"red", []plan.AddrFacts{in("red", "192.0.2.7/24"), in("blue", "192.0.2.8/24"), in("", "192.0.2.9/24"), in("blue", "2001:db8::8/64")},
+			[]string{"192.0.2.1", "192.0.2.7", "2001:db8::1"},
+		},
+		"in none": {
+			"", []plan.AddrFacts{in("red", "192.0.2.7/24"), in("", "192.0.2.9/24"), in("red", "2001:db8::8/64")},
+			[]string{"192.0.2.1", "192.0.2.9", "2001:db8::1"},
+		},
+		"a VIP that another VRF has":      {"red", []plan.AddrFacts{in("blue", vip)}, []string{"192.0.2.1", "2001:db8::1"}},
+		"a VIP in none that a VRF has":    {"", []plan.AddrFacts{in("red", vip)}, []string{"192.0.2.1", "2001:db8::1"}},
+		"a VIP that the VRF has":          {"red", []plan.AddrFacts{in("red", vip)}, nil},
+		"a VIP that the host has in none": {"red", []plan.AddrFacts{in("", vip)}, nil},
+		"a VIP in none that the host has": {"", []plan.AddrFacts{in("", vip)}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, err := planInVRF(t, host, tt.vrf, "", tt.addrs)
+			if tt.led == nil {
+				if code(err) != cnierr.AddressConflict {
+					t.Errorf("code %d: %v", code(err), err)
 				}
+				return
 			}
-			return err
+			var led []string
+			for _, r := range plan.OnSide(plan.Service, d.Routes) {
+				led = append(led, r.Dst.Addr().String())
+			}
+			slices.Sort(led)
+			if diff := cmp.Diff(tt.led, led); diff != "" || err != nil {
+				t.Error(diff, err)
+			}
 		})
 	}
 }

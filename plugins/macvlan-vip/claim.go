@@ -89,7 +89,7 @@ func (a *attachment) mayBeVIPs(vips []netip.Addr) error {
 	if err := a.plan.CheckVIPs(a.fresh, s); err != nil || a.conf.LinkInContainer {
 		return err
 	}
-	return a.notTheHosts(vips, addrs)
+	return a.notTheHosts(vips, plan.LocalTo(a.plan.Master.VRF, addrs))
 }
 
 // notTheHosts refuses a VIP that is an address of the host itself: the host

@@ -323,7 +323,8 @@ func TestChosenByTheRuntime(t *testing.T) {
 }
 
 // TestMasterVRF: the master is a member of a VRF. The host-side macvlan joins
-// it, and the host's routes are in its table.
+// it, and the host's routes are in its table. Another VRF has a network of the same
+// addresses, the VIP's and the peer's among them.
 func TestMasterVRF(t *testing.T) {
 	t.Parallel()
 	l := newLAN(t)
@@ -333,6 +334,13 @@ func TestMasterVRF(t *testing.T) {
 	host.IP("link set eth0 master red")
 	host.AddAddress("eth0", "10.0.0.1/16")
 	host.AddAddress("eth0", "2001:db8::1/64")
+	host.IP("link add blue type vrf table 20")
+	host.IP("link set blue up")
+	testnet.Cable(t, host.Namespace, "eth1", testnet.New(t), "port")
+	host.IP("link set eth1 master blue")
+	for _, addr := range []string{"10.0.0.5/16", "10.0.0.10/16", "2001:db8::5/64", "2001:db8::10/64"} {
+		host.AddAddress("eth1", addr)
+	}
 	before := host.Snapshot()
 	sv := host.service("c1", quick, "10.0.0.10/16", "2001:db8::10/64")
 	sv.mustAdd(t)

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -194,7 +195,7 @@ func (n *Namespace) Addresses() ([]plan.AddrFacts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: list links: %w", n.side, err)
 	}
-	flags := make(map[int]uint32, len(links))
+	flags, vrfs := make(map[int]uint32, len(links)), vrfsOf(links)
 	for _, l := range links {
 		flags[l.Attrs().Index] = l.Attrs().RawFlags
 	}
@@ -223,9 +224,28 @@ func (n *Namespace) Addresses() ([]plan.AddrFacts, error) {
 			Usable:      global && a.flags&unfit == 0,
 			Loopback:    link&unix.IFF_LOOPBACK != 0,
 			Neighbourly: link&(unix.IFF_LOOPBACK|unix.IFF_NOARP|unix.IFF_POINTOPOINT) == 0,
+			VRF:         vrfs[a.link],
 		})
 	}
 	return facts, nil
+}
+
+// vrfsOf names the VRF of each link that is in one, or is one.
+func vrfsOf(links []netlink.Link) map[int]string {
+	vrfs := map[int]string{}
+	for _, l := range links {
+		if vrf, ok := l.(*netlink.Vrf); ok {
+			vrfs[vrf.Index] = vrf.Name
+		}
+	}
+	if len(vrfs) == 0 {
+		return nil
+	}
+	of := make(map[int]string, len(links))
+	for _, l := range links {
+		of[l.Attrs().Index] = cmp.Or(vrfs[l.Attrs().Index], vrfs[l.Attrs().MasterIndex])
+	}
+	return of
 }
 
 // SourcesTo asks the kernel which source address it would use to reach each of

@@ -4,6 +4,9 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 )
 
 // TestWireless goes by what cfg80211 and the wireless extensions leave in
@@ -19,5 +22,21 @@ func TestWireless(t *testing.T) {
 		if got := wirelessAt(sys, name); got != want {
 			t.Errorf("%s: wireless %v, want %v", name, got, want)
 		}
+	}
+}
+
+// TestVRFsOf: a VRF's own addresses are in it. A bridge in one is, its port is not.
+func TestVRFsOf(t *testing.T) {
+	link := func(index, upper int) netlink.LinkAttrs {
+		return netlink.LinkAttrs{Index: index, MasterIndex: upper, Name: map[int]string{10: "red", 20: "blue"}[index]}
+	}
+	links := []netlink.Link{
+		&netlink.Device{LinkAttrs: link(1, 0)}, &netlink.Device{LinkAttrs: link(2, 10)}, &netlink.Macvlan{LinkAttrs: link(3, 20)},
+		&netlink.Vrf{LinkAttrs: link(10, 0)}, &netlink.Vrf{LinkAttrs: link(20, 0)},
+		&netlink.Bridge{LinkAttrs: link(30, 10)}, &netlink.Veth{LinkAttrs: link(4, 30)},
+	}
+	want := map[int]string{1: "", 2: "red", 3: "blue", 10: "red", 20: "blue", 30: "red", 4: ""}
+	if diff := cmp.Diff(want, vrfsOf(links)); diff != "" {
+		t.Error(diff)
 	}
 }

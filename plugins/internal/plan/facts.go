@@ -1,6 +1,9 @@
 package plan
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // LinkFacts is what plans need to know of a link.
 type LinkFacts struct {
@@ -51,4 +54,19 @@ type AddrFacts struct {
 	Loopback bool
 	// Neighbourly links resolve addresses by ARP or NDP.
 	Neighbourly bool
+	// VRF is the VRF that the address is in, if any: its link's, or the link itself.
+	VRF string
+}
+
+// InVRF are the addresses that the host has in a VRF; in none for the empty name. In
+// another they can be anybody's.
+func InVRF(vrf string, host []AddrFacts) []AddrFacts {
+	return slices.DeleteFunc(slices.Clone(host), func(a AddrFacts) bool { return a.VRF != vrf })
+}
+
+// LocalTo are the addresses that the host keeps the packets for which are in a VRF.
+// Those in none are among them: the kernel looks table local up before a VRF's (rules
+// 0 and 1000), unless somebody has moved its rule.
+func LocalTo(vrf string, host []AddrFacts) []AddrFacts {
+	return slices.DeleteFunc(slices.Clone(host), func(a AddrFacts) bool { return a.VRF != vrf && a.VRF != "" })
 }
