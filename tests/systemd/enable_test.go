@@ -161,6 +161,24 @@ func TestEnable(t *testing.T) {
 		l.gone(t, before)
 		l.untouched(t, files)
 	})
+	t.Run("a person's lines in a file that enable wrote", func(t *testing.T) {
+		const env = "etc/systemd-netns/one.env"
+		l.Run(t, "systemctl start one")
+		l.Run(t, program+"enable one --network lan --vip 172.16.26.4/22")
+		text := l.Run(t, "cat /"+env) + "\n# The switch is slow.\nRETRY_SEC=20\nCNI_IFNAME=vip0\n"
+		l.Write(env, strings.Replace(text, "{", `{"note": "mine", `, 1))
+		l.Run(t, "systemctl restart systemd-netns@one")
+		l.Run(t, program+"set one --add-vip 172.16.26.5/22")
+		want := strings.Replace(text, `["172.16.26.4/22"]`, `["172.16.26.4/22","172.16.26.5/22"],"note":"mine"`, 1)
+		if diff := cmp.Diff(strings.TrimSpace(want), l.Run(t, "cat /"+env)); diff != "" {
+			t.Errorf("%s: %s", env, diff)
+		}
+		l.Serves(t, "172.16.26.4", "172.16.26.5")
+		l.Run(t, program+"disable one --yes")
+		l.Run(t, "systemctl stop one")
+		l.gone(t, before)
+		l.untouched(t, files)
+	})
 	t.Run("refusals", func(t *testing.T) {
 		l.refused(t, program+"enable nothing", "nothing.service", "no such unit")
 		l.refused(t, program+"enable ../haproxy", "not a valid unit name")

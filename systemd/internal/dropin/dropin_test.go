@@ -135,3 +135,33 @@ func TestUpdate(t *testing.T) {
 		}
 	}
 }
+
+// TestEnvText: what a person has written into an environment file stays.
+func TestEnvText(t *testing.T) {
+	vips := []netip.Prefix{netip.MustParsePrefix("192.0.2.20/24"), netip.MustParsePrefix("2001:db8::20/64")}
+	const set = `{"ips":["192.0.2.20/24","2001:db8::20/64"]`
+	for name, c := range map[string]struct {
+		text string
+		wish Wish
+		want string
+	}{
+		"nothing":                {"", Wish{Network: "web"}, ""},
+		"a network":              {"", Wish{Network: "lan"}, "NETWORK=lan\n"},
+		"a network and VIPs":     {"", Wish{Network: "lan", VIPs: vips}, "NETWORK=lan\nCAP_ARGS=" + set + "}\n"},
+		"another network":        {"NETWORK=lan\n# why\nCAP_ARGS={}\n", Wish{Network: "web"}, "NETWORK=web\n# why\nCAP_ARGS={}\n"},
+		"the same in other ways": {"NETWORK='lan'\nCAP_ARGS=" + `{"ips": ["192.0.2.20/24", "2001:db8::20/64"]}`, Wish{Network: "lan", VIPs: vips}, "NETWORK='lan'\nCAP_ARGS=" + `{"ips": ["192.0.2.20/24", "2001:db8::20/64"]}`},
+		"a person's lines": {
+			"# by hand\nNETWORK=lan\nRETRY_SEC = \"120\"\nCAP_ARGS='" + `{"mac": "02:00:00:00:00:01", "n": 12345678901234567890, "ips": ["192.0.2.20/24"]}` + "'\n\nCNI_IFNAME=vip0",
+			Wish{Network: "lan", VIPs: vips},
+			"# by hand\nNETWORK=lan\nRETRY_SEC = \"120\"\nCAP_ARGS=" + set + `,"mac":"02:00:00:00:00:01","n":12345678901234567890}` + "\n\nCNI_IFNAME=vip0",
+		},
+		"null":    {"CAP_ARGS=null\n", Wish{Network: "web", VIPs: vips}, "CAP_ARGS=" + set + "}\n"},
+		"no JSON": {"CAP_ARGS=ips\n", Wish{Network: "web", VIPs: vips}, ""},
+	} {
+		c.wish.In = "web"
+		got, err := c.wish.envText(c.text)
+		if diff := cmp.Diff(c.want, got); diff != "" || (err != nil) != (name == "no JSON") {
+			t.Errorf("%s: %v, %v", name, diff, err)
+		}
+	}
+}

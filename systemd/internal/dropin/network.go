@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"macvlan-vip/systemd/internal/files"
 	"macvlan-vip/systemd/internal/networks"
@@ -160,40 +159,67 @@ func (w Wish) shared(c *Change, n settings.Namespace) error {
 	return w.env(c)
 }
 
-// env plans the namespace's environment file, in which what is not wished for
-// stays as an earlier wish has set it.
+// env plans the namespace's environment file.
 func (w Wish) env(c *Change) error {
 	is, err := files.Read(settings.EnvFile(w.In))
 	if err != nil {
 		return err
 	}
-	before := settings.ParseEnv(string(is.Content))
-	var b strings.Builder
-	b.WriteString(written)
-	if w.Network != settings.NetworkName(w.In) || before["NETWORK"] != "" {
-		fmt.Fprintf(&b, "NETWORK=%s\n", w.Network)
-	}
-	caps := before["CAP_ARGS"]
-	if len(w.VIPs) > 0 {
-		ips, err := json.Marshal(map[string][]netip.Prefix{"ips": w.VIPs})
-		if err != nil {
-			return err
-		}
-		caps = string(ips)
-	}
-	if caps != "" {
-		fmt.Fprintf(&b, "CAP_ARGS=%s\n", caps)
-	}
-	if b.String() == written && !is.Found {
+	text, err := w.envText(string(is.Content))
+	switch {
+	case err != nil:
+		return err
+	case text == string(is.Content):
 		return nil
+	case !is.Found:
+		text = written + text
+	case !ours(is):
+		return foreign(is.Path, "write there what you want:\n"+text)
 	}
-	if is.Found && !ours(is) {
-		if before["NETWORK"] == w.Network && before["CAP_ARGS"] == caps {
-			return nil
+	return c.add(files.Text(is.Path, text))
+}
+
+// envText sets in the text of an environment file what is wished for. All else stays: an
+// earlier wish has set it, or a person.
+func (w Wish) envText(text string) (string, error) {
+	before := settings.ParseEnv(text)
+	if network := before["NETWORK"]; w.Network != network && (network != "" || w.Network != settings.NetworkName(w.In)) {
+		text = settings.SetEnv(text, "NETWORK", w.Network)
+	}
+	if len(w.VIPs) == 0 {
+		return text, nil
+	}
+	caps, err := withVIPs(before["CAP_ARGS"], w.VIPs)
+	if err != nil {
+		return "", badCapArgs(w.In, err)
+	}
+	if !networks.SameJSON([]byte(caps), []byte(before["CAP_ARGS"])) {
+		text = settings.SetEnv(text, "CAP_ARGS", caps)
+	}
+	return text, nil
+}
+
+// withVIPs sets the VIPs in CAP_ARGS.
+func withVIPs(args string, vips []netip.Prefix) (string, error) {
+	var all map[string]json.RawMessage
+	if args != "" {
+		if err := json.Unmarshal([]byte(args), &all); err != nil {
+			return "", err
 		}
-		return foreign(is.Path, "write there what you want:\n"+strings.TrimPrefix(b.String(), written))
 	}
-	return c.add(files.Text(is.Path, b.String()))
+	if all == nil {
+		all = map[string]json.RawMessage{}
+	}
+	var err error
+	if all["ips"], err = json.Marshal(vips); err != nil {
+		return "", err
+	}
+	text, err := json.Marshal(all)
+	return string(text), err
+}
+
+func badCapArgs(namespace string, err error) error {
+	return fmt.Errorf(`CAP_ARGS in %s: %w; write it as {"ips":["192.0.2.20/24"]}`, settings.EnvFile(namespace), err)
 }
 
 // ParseVIP reads an address with a prefix length.

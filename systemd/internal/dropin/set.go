@@ -120,7 +120,7 @@ func configuredVIPs(n settings.Namespace) ([]netip.Prefix, error) {
 	}
 	if text := n.CapArgs; text != "" {
 		if err := json.Unmarshal([]byte(text), &caps); err != nil {
-			return nil, fmt.Errorf("CAP_ARGS in %s: %w; write it as {\"ips\":[\"192.0.2.20/24\"]}", settings.EnvFile(n.Name), err)
+			return nil, badCapArgs(n.Name, err)
 		}
 	}
 	if len(caps.IPs) == 0 {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -35,15 +36,50 @@ func readEnv(name string) (map[string]string, error) {
 // KEY=VALUE; a value may be quoted, and a backslash joins lines.
 func ParseEnv(text string) map[string]string {
 	env := map[string]string{}
-	for line := range strings.Lines(strings.ReplaceAll(text, "\\\n", "")) {
-		line = strings.TrimSpace(line)
-		key, value, ok := strings.Cut(line, "=")
-		if !ok || strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") {
-			continue
+	for _, line := range joinedLines(text) {
+		if key, value, ok := assignment(line); ok {
+			env[key] = unquote(value)
 		}
-		env[strings.TrimSpace(key)] = unquote(strings.TrimSpace(value))
 	}
 	return env
+}
+
+// SetEnv sets a variable in such a text, and leaves all else as it is. Of several
+// assignments the last one counts.
+func SetEnv(text, key, value string) string {
+	set := key + "=" + strings.ReplaceAll(value, `\`, `\\`) + "\n"
+	lines := joinedLines(text)
+	for i, line := range slices.Backward(lines) {
+		if k, _, ok := assignment(line); ok && k == key {
+			lines[i] = set
+			return strings.Join(lines, "")
+		}
+	}
+	for text != "" && (!strings.HasSuffix(text, "\n") || strings.HasSuffix(text, "\\\n")) {
+		text += "\n"
+	}
+	return text + set
+}
+
+// joinedLines splits a text where no backslash joins lines.
+func joinedLines(text string) (lines []string) {
+	open := false
+	for line := range strings.Lines(text) {
+		if open {
+			lines[len(lines)-1] += line
+		} else {
+			lines = append(lines, line)
+		}
+		open = strings.HasSuffix(line, "\\\n")
+	}
+	return lines
+}
+
+func assignment(line string) (key, value string, ok bool) {
+	line = strings.TrimSpace(strings.ReplaceAll(line, "\\\n", ""))
+	key, value, ok = strings.Cut(line, "=")
+	ok = ok && !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, ";")
+	return strings.TrimSpace(key), strings.TrimSpace(value), ok
 }
 
 // unquote takes quotes off the parts of a value that begin with one; any other

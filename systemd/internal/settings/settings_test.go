@@ -41,3 +41,26 @@ func TestParseEnv(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// TestSetEnv: one variable is set as ParseEnv reads it, and all else stays.
+func TestSetEnv(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                     "A=x\n",
+		"# A=0\n\n B = \"1\" \n":               "# A=0\n\n B = \"1\" \nA=x\n",
+		"A=0\n# why\nB=1":                      "A=x\n# why\nB=1",
+		"A=0\nB=1\n A = '2'\nC=3\n":            "A=0\nB=1\nA=x\nC=3\n",
+		"A=0\\\n1\nB=1\\\nA=2\n":               "A=x\nB=1\\\nA=2\n",
+		"AA=0\nB=1":                            "AA=0\nB=1\nA=x\n",
+		"B=1\\\n":                              "B=1\\\n\nA=x\n",
+		"# written here\\\nA=0\n; A=1\nno A\n": "# written here\\\nA=0\n; A=1\nno A\nA=x\n",
+	} {
+		got := SetEnv(text, "A", "x")
+		if got != want || ParseEnv(got)["A"] != "x" {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+	const value = `{"ips":["192.0.2.20/24"],"note":"a \"b\" \\ c"}`
+	if got := ParseEnv(SetEnv("", "CAP_ARGS", value))["CAP_ARGS"]; got != value {
+		t.Errorf("%s, want %s", got, value)
+	}
+}
