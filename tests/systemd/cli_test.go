@@ -448,6 +448,24 @@ func TestSet(t *testing.T) {
 		t.Errorf("the service was restarted: PID %s, then %s", pid, got)
 	}
 	l.refused(t, program+"set one --remove-vip 172.16.26.9/22", "not one of its VIPs")
+	t.Run("an edit of VIPs", func(t *testing.T) {
+		l.Run(t, "sed -i s/fd26::16/fd26::17/ "+own)
+		l.Run(t, program+"set one --add-vip fd26::17/64")
+		if got := decode[shown](t, l, program+"status one -o json"); fmt.Sprint(got.VIPs) != "[172.16.26.4/22 fd26::17/64]" || got.Edited {
+			t.Errorf("status: %+v", got)
+		}
+	})
+	t.Run("an edit that takes a restart", func(t *testing.T) {
+		l.Run(t, `sed -i s/"master":/"mtu":1400,"master":/ `+own)
+		in := l.etc(t)
+		for _, change := range []string{"--add-vip 172.16.26.6/22", "--add-vip fd26::17/64"} {
+			l.refused(t, program+"set one "+change, own+" has changed", "`systemctl restart systemd-netns@one.service`")
+		}
+		l.untouched(t, in)
+		l.Run(t, "systemctl restart systemd-netns@one")
+		l.Run(t, program+"set one --add-vip 172.16.26.6/22")
+		l.Serves(t, "172.16.26.4", "172.16.26.6")
+	})
 	l.Run(t, program+"disable one --yes")
 	l.Run(t, "systemctl stop one")
 	l.gone(t, before)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"macvlan-vip/systemd/internal/cnitool"
 	"macvlan-vip/systemd/internal/files"
 	"macvlan-vip/systemd/internal/members"
 	"macvlan-vip/systemd/internal/networks"
@@ -63,17 +64,32 @@ func Set(ctx context.Context, sd *units.Systemd, up Update) (*Change, error) {
 // update has the shim of a namespace take up what is written: addresses by a
 // reload, routes by a start.
 func (c *Change) update(ctx context.Context, sd *units.Systemd, n settings.Namespace, routes bool) error {
-	if len(c.want) == 0 {
-		return nil
-	}
-	if routes {
-		return c.renews(ctx, sd, n)
-	}
 	shim, err := sd.Unit(ctx, n.Shim())
-	if err == nil && shim.Runs() {
+	if err != nil || !shim.Runs() {
+		return err
+	}
+	edit := edited(n)
+	switch {
+	case routes && len(c.want) > 0:
+		return c.renews(ctx, sd, n)
+	case edit.What != "" && !edit.Live:
+		// A reload would repair by what was attached, and succeed.
+		return fmt.Errorf("%s has changed since the VIPs were attached, and a reload does not apply that: %s; then repeat this, or take that edit back",
+			edit.What, edit.Renewal(n))
+	case len(c.want) > 0 || edit.Live:
 		c.reload = shim.Name
 	}
-	return err
+	return nil
+}
+
+// edited is what a person has changed since a namespace was attached. Of a record that
+// cannot be read the reload tells.
+func edited(n settings.Namespace) networks.Edit {
+	known, _ := cnitool.Known(n)
+	if len(known) == 0 {
+		return networks.Edit{}
+	}
+	return networks.Edited(known[len(known)-1], n)
 }
 
 // apply computes the desired VIPs from the current ones.
