@@ -414,6 +414,7 @@ func TestTransactions(t *testing.T) {
 func TestSet(t *testing.T) {
 	t.Parallel()
 	l := newCommandLab(t).up()
+	l.M.IP("-6 route add default via " + peerAddr6)
 	l.withoutDNS()
 	before, files := l.M.Snapshot(), l.etc(t)
 	const own = "/etc/systemd-netns/net.d/one.conflist"
@@ -431,6 +432,7 @@ func TestSet(t *testing.T) {
 	defer pings.Wait()
 	l.Run(t, program+"set one --add-vip 172.16.26.5/22 --add-vip fd26::15/64")
 	l.Serves(t, "172.16.26.4", "172.16.26.5")
+	l.gateways(t, peerAddr, peerAddr6)
 	l.Run(t, program+"set one --remove-vip 172.16.26.5/22")
 	l.Silent(t, "172.16.26.5")
 	l.Run(t, "sed -i s/fd26::15/fd26::16/ "+own)
@@ -466,10 +468,27 @@ func TestSet(t *testing.T) {
 		l.Run(t, program+"set one --add-vip 172.16.26.6/22")
 		l.Serves(t, "172.16.26.4", "172.16.26.6")
 	})
+	t.Run("the gateway of one family", func(t *testing.T) {
+		l.Run(t, program+"set one --yes --gateway "+hostAddr)
+		l.gateways(t, hostAddr, peerAddr6)
+		l.Run(t, program+"set one --yes --gateway "+hostAddr6)
+		l.gateways(t, hostAddr, hostAddr6)
+	})
 	l.Run(t, program+"disable one --yes")
 	l.Run(t, "systemctl stop one")
 	l.gone(t, before)
 	l.untouched(t, files)
+}
+
+// gateways asserts which default routes service one has.
+func (l *lab) gateways(t *testing.T, gw4, gw6 string) {
+	t.Helper()
+	for family, gw := range map[string]string{"-4": gw4, "-6": gw6} {
+		via, _, _ := strings.Cut(l.Run(t, "ip -n one "+family+" route show default"), " dev ")
+		if strings.TrimPrefix(via, "default via ") != gw {
+			t.Errorf("ip %s: %q, want %q", family, via, gw)
+		}
+	}
 }
 
 // TestEnableOptions: what --dns and --hardened make of a service, and that nothing of it

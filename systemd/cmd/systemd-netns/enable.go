@@ -47,7 +47,7 @@ chooses the VIPs in it, as with --network.`,
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.Var((*vips)(&w.VIPs), "vip", "a VIP, repeatable; together they replace the current ones")
-	flags.Var((*addresses)(&w.Gateways), "gateway", "the default route's gateway, one for each family [the host's own on the master]")
+	flags.Var((*gateways)(&w.Gateways), "gateway", "the default route's gateway, one for each family [the host's own on the master]")
 	flags.Var((*addresses)(&w.DNS), "dns", "a DNS server for the service, repeatable")
 	flags.Var(word{&w.Master, "LINK"}, "master", "the host's link for the VIPs [the one whose subnet contains them]")
 	flags.Var(word{&w.Network, "NAME"}, "network", "a network in /etc/cni/net.d, which namespaces can share")

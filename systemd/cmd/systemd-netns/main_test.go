@@ -29,6 +29,7 @@ func TestUsageErrors(t *testing.T) {
 		"enable web --gateway 192.0.2.1/24", "enable web --dns x", "enable web --forward 0", "enable web --forward 65536", "enable web --forward 80x",
 		"enable web --vip 192.0.2.1/24 --vip 192.0.2.1/25",
 		"set", "set web", "set web --vip 192.0.2.1/24 --add-vip 192.0.2.2/24", "set web --add-vip 192.0.2.2",
+		"enable web --gateway 192.0.2.1 --gateway 2001:db8::1 --gateway 192.0.2.2", "set web --gateway 192.0.2.1 --gateway 192.0.2.1",
 		"disable", "disable a b", "list web", "list -o xml", "status a b", "check a b", "exec", "exec web", "exec web --", "completion", "completion tcsh",
 	} {
 		if got := run(t.Context(), strings.Fields(args)); got != exitUsage {

@@ -94,6 +94,26 @@ func (a *addresses) Type() string   { return "ADDR" }
 func (a *addresses) repeated()      {}
 func (a *addresses) String() string { return "" }
 
+// gateways is a flag of gateways, of which each family has one.
+type gateways []netip.Addr
+
+func (g *gateways) Set(text string) error {
+	var all addresses
+	if err := all.Set(text); err != nil {
+		return err
+	}
+	for _, other := range *g {
+		if other.Is4() == all[0].Is4() {
+			return fmt.Errorf("%s is given, too; give one for each family", other)
+		}
+	}
+	*g = append(*g, all[0])
+	return nil
+}
+func (g *gateways) Type() string   { return "ADDR" }
+func (g *gateways) repeated()      {}
+func (g *gateways) String() string { return "" }
+
 // ports is a flag of TCP ports.
 type ports []uint16
 

@@ -50,7 +50,7 @@ waits for a restart, VIPs cannot be changed. If a change fails, it is rolled bac
 	flags.Var((*vips)(&up.VIPs), "vip", "a VIP, repeatable; together they replace the current ones")
 	flags.Var((*vips)(&up.Add), "add-vip", "a VIP to add, repeatable")
 	flags.Var((*vips)(&up.Remove), "remove-vip", "a VIP to remove, repeatable")
-	flags.Var((*addresses)(&up.Gateways), "gateway", "the default route's gateway, one for each family; restarts the service")
+	flags.Var((*gateways)(&up.Gateways), "gateway", "the default route's gateway, one for each family; restarts the service")
 	t.flags(cmd)
 	return cmd
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"macvlan-vip/systemd/internal/files"
+	"macvlan-vip/systemd/internal/networks"
+	"macvlan-vip/systemd/internal/uplink"
 )
 
 func TestOurs(t *testing.T) {
@@ -108,28 +110,36 @@ func TestLines(t *testing.T) {
 	}
 }
 
-func TestUpdate(t *testing.T) {
-	vips := func(text string) (all []netip.Prefix) {
-		for _, vip := range strings.Fields(text) {
-			all = append(all, netip.MustParsePrefix(vip))
-		}
-		return all
+func prefixes(text string) (all []netip.Prefix) {
+	for _, prefix := range strings.Fields(text) {
+		all = append(all, netip.MustParsePrefix(prefix))
 	}
+	return all
+}
+
+func addresses(text string) (all []netip.Addr) {
+	for _, addr := range strings.Fields(text) {
+		all = append(all, netip.MustParseAddr(addr))
+	}
+	return all
+}
+
+func TestUpdate(t *testing.T) {
 	const a, b, c6 = "192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64"
 	for name, c := range map[string]struct {
 		have string
 		up   Update
 		want string
 	}{
-		"all":               {a, Update{VIPs: vips(b)}, b},
-		"one more":          {a, Update{Add: vips(c6)}, a + " " + c6},
-		"one that is there": {a, Update{Add: vips(a)}, a},
-		"one less":          {a + " " + b, Update{Remove: vips(a)}, b},
-		"one for another":   {a, Update{Add: vips(b), Remove: vips(a)}, b},
-		"none left":         {a, Update{Remove: vips(a)}, ""},
-		"not there":         {a, Update{Remove: vips(b)}, ""},
+		"all":               {a, Update{VIPs: prefixes(b)}, b},
+		"one more":          {a, Update{Add: prefixes(c6)}, a + " " + c6},
+		"one that is there": {a, Update{Add: prefixes(a)}, a},
+		"one less":          {a + " " + b, Update{Remove: prefixes(a)}, b},
+		"one for another":   {a, Update{Add: prefixes(b), Remove: prefixes(a)}, b},
+		"none left":         {a, Update{Remove: prefixes(a)}, ""},
+		"not there":         {a, Update{Remove: prefixes(b)}, ""},
 	} {
-		got, err := c.up.apply(vips(c.have))
+		got, err := c.up.apply(prefixes(c.have))
 		if join(got) != c.want || (err != nil) != (c.want == "") {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
@@ -138,7 +148,7 @@ func TestUpdate(t *testing.T) {
 
 // TestEnvText: what a person has written into an environment file stays.
 func TestEnvText(t *testing.T) {
-	vips := []netip.Prefix{netip.MustParsePrefix("192.0.2.20/24"), netip.MustParsePrefix("2001:db8::20/64")}
+	vips := prefixes("192.0.2.20/24 2001:db8::20/64")
 	const set = `{"ips":["192.0.2.20/24","2001:db8::20/64"]`
 	for name, c := range map[string]struct {
 		text string
@@ -164,4 +174,48 @@ func TestEnvText(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, diff, err)
 		}
 	}
+}
+
+// TestGateways: --gateway sets the default route of its family alone, and the first VIP of
+// a family brings the host's gateway.
+func TestGateways(t *testing.T) {
+	const a, b, a6, b6 = "192.0.2.10/24", "192.0.2.11/24", "2001:db8::10/64", "2001:db8::11/64"
+	const hosts, hosts6, other, other6 = "192.0.2.1", "fe80::1", "192.0.2.254", "2001:db8::fe"
+	links := []uplink.Link{{Name: "eth1", Gateways: addresses("198.51.100.1")}, {Name: "eth0", Gateways: addresses(hosts6 + " " + hosts)}}
+	for name, c := range map[string]struct{ vips, gateways, wishedVIPs, wishedGateways, want string }{
+		"a new network":                    {"", "", a + " " + a6, "", hosts + " " + hosts6},
+		"one of one family":                {"", "", a6, "", hosts6},
+		"one with a gateway":               {"", "", a + " " + a6, other6, other6 + " " + hosts},
+		"another gateway of one family":    {a + " " + a6, hosts + " " + other6, a + " " + a6, other, other6 + " " + other},
+		"of the other":                     {a + " " + a6, other + " " + hosts6, a + " " + a6, other6, other + " " + other6},
+		"of both":                          {a + " " + a6, hosts + " " + hosts6, a + " " + a6, other + " " + other6, other + " " + other6},
+		"a family more":                    {a, other, a + " " + a6, "", other + " " + hosts6},
+		"a family more, with a gateway":    {a, other, a + " " + a6, other6, other + " " + other6},
+		"a VIP more, without IPv6 gateway": {a + " " + a6, hosts, a + " " + b + " " + a6 + " " + b6, "", hosts},
+	} {
+		is := files.None("/x")
+		if c.vips != "" {
+			is = files.Text("/x", ownNetwork(t, c.vips, c.gateways))
+		}
+		w := Wish{In: "web", Master: "eth0", VIPs: prefixes(c.wishedVIPs), Gateways: addresses(c.wishedGateways)}
+		got, err := w.ownText(is, links)
+		if want := ownNetwork(t, c.wishedVIPs, c.want); err != nil || got != want {
+			t.Errorf("%s: %v: %s", name, err, cmp.Diff(want, got))
+		}
+	}
+}
+
+// ownNetwork is the text of a network with VIPs and gateways.
+func ownNetwork(t *testing.T, vips, gateways string) string {
+	t.Helper()
+	o := networks.NewOwn("web", "eth0")
+	o.SetVIPs(prefixes(vips))
+	for _, gw := range addresses(gateways) {
+		o.SetGateway(gw)
+	}
+	text, err := o.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }

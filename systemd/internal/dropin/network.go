@@ -62,10 +62,20 @@ func (w Wish) own(c *Change, is files.File) error {
 	if err != nil {
 		return err
 	}
-	o, fresh, err := w.openOwn(is, links)
+	text, err := w.ownText(is, links)
 	if err != nil {
 		return err
 	}
+	return c.add(files.Text(is.Path, text))
+}
+
+// ownText is that network with what is wished for. All else stays.
+func (w Wish) ownText(is files.File, links []uplink.Link) (string, error) {
+	o, err := w.openOwn(is, links)
+	if err != nil {
+		return "", err
+	}
+	before := o.VIPs()
 	if w.Master != "" {
 		o.SetMaster(w.Master)
 	}
@@ -75,54 +85,51 @@ func (w Wish) own(c *Change, is files.File) error {
 	if len(w.DNS) > 0 {
 		o.SetDNS(w.DNS)
 	}
-	if gateways := w.gateways(links, o, fresh); len(gateways) > 0 {
-		o.SetGateways(gateways)
+	for _, gw := range w.Gateways {
+		o.SetGateway(gw)
 	}
-	text, err := o.Text()
-	if err != nil {
-		return err
-	}
-	return c.add(files.Text(is.Path, text))
+	giveGateways(o, before, links)
+	return o.Text()
 }
 
-func (w Wish) openOwn(is files.File, links []uplink.Link) (o *networks.Own, fresh bool, err error) {
+func (w Wish) openOwn(is files.File, links []uplink.Link) (*networks.Own, error) {
 	if is.Found {
-		if o, err = networks.ParseOwn(w.In, is.Content); err != nil {
-			return nil, false, fmt.Errorf("%s: %w", is.Path, err)
+		o, err := networks.ParseOwn(w.In, is.Content)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", is.Path, err)
 		}
-		return o, false, nil
+		return o, nil
 	}
 	master := w.Master
 	if master == "" {
 		link, err := uplink.Master(links, w.VIPs)
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		master = link.Name
 	}
 	if !slices.ContainsFunc(links, func(l uplink.Link) bool { return l.Name == master }) {
-		return nil, false, fmt.Errorf("--master: %q: no such link; see `ip link`", master)
+		return nil, fmt.Errorf("--master: %q: no such link; see `ip link`", master)
 	}
-	return networks.NewOwn(w.In, master), true, nil
+	return networks.NewOwn(w.In, master), nil
 }
 
-// gateways are those wished for or, for a fresh network, the host's own on the
-// master, of the families that the VIPs have.
-func (w Wish) gateways(links []uplink.Link, o *networks.Own, fresh bool) (all []netip.Addr) {
+// giveGateways gives a family that had no VIP before the host's own gateway on the
+// master, unless the network has a default route of that family.
+func giveGateways(o *networks.Own, before []netip.Prefix, links []uplink.Link) {
 	i := slices.IndexFunc(links, func(l uplink.Link) bool { return l.Name == o.Master() })
+	if i < 0 {
+		return
+	}
 	for _, is4 := range []bool{true, false} {
-		j := slices.IndexFunc(w.Gateways, func(gw netip.Addr) bool { return gw.Is4() == is4 })
-		has := slices.ContainsFunc(o.VIPs(), func(vip netip.Prefix) bool { return vip.Addr().Is4() == is4 })
-		switch {
-		case j >= 0:
-			all = append(all, w.Gateways[j])
-		case has && i >= 0 && (fresh || len(w.Gateways) > 0):
-			if gw, found := links[i].Gateway(is4); found {
-				all = append(all, gw)
-			}
+		of := func(vip netip.Prefix) bool { return vip.Addr().Is4() == is4 }
+		if slices.ContainsFunc(before, of) || !slices.ContainsFunc(o.VIPs(), of) || o.HasGateway(is4) {
+			continue
+		}
+		if gw, found := links[i].Gateway(is4); found {
+			o.SetGateway(gw)
 		}
 	}
-	return all
 }
 
 // removeOwn plans to remove a namespace's own network.

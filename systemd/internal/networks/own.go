@@ -132,23 +132,31 @@ func (o *Own) SetVIPs(vips []netip.Prefix) {
 	o.ipam()["addresses"] = entries
 }
 
-// SetGateways replaces the default routes.
-func (o *Own) SetGateways(gateways []netip.Addr) {
-	routes, _ := o.ipam()["routes"].([]any)
-	routes = slices.DeleteFunc(slices.Clone(routes), isDefault)
-	for _, gw := range gateways {
-		dst := "0.0.0.0/0"
-		if gw.Is6() {
-			dst = "::/0"
-		}
-		routes = append(routes, map[string]any{"dst": dst, "gw": gw.String()})
+// SetGateway replaces the default routes of a gateway's family.
+func (o *Own) SetGateway(gw netip.Addr) {
+	routes := slices.DeleteFunc(slices.Clone(o.routes()), func(r any) bool { return isDefault(r, gw.Is4()) })
+	dst := "0.0.0.0/0"
+	if gw.Is6() {
+		dst = "::/0"
 	}
-	set(o.ipam(), "routes", routes)
+	o.ipam()["routes"] = append(routes, map[string]any{"dst": dst, "gw": gw.String()})
 }
 
-func isDefault(route any) bool {
+// HasGateway tells whether a family has a default route.
+func (o *Own) HasGateway(is4 bool) bool {
+	return slices.ContainsFunc(o.routes(), func(r any) bool { return isDefault(r, is4) })
+}
+
+func (o *Own) routes() []any {
+	routes, _ := o.ipam()["routes"].([]any)
+	return routes
+}
+
+func isDefault(route any, is4 bool) bool {
 	r, _ := route.(map[string]any)
-	return r["dst"] == "0.0.0.0/0" || r["dst"] == "::/0"
+	text, _ := r["dst"].(string)
+	dst, err := netip.ParsePrefix(text)
+	return err == nil && dst.Bits() == 0 && dst.Addr().Is4() == is4
 }
 
 // SetDNS replaces the name servers.

@@ -14,7 +14,9 @@ func TestOwn(t *testing.T) {
 	vip, vip6 := netip.MustParsePrefix("192.0.2.10/24"), netip.MustParsePrefix("2001:db8::10/64")
 	o := NewOwn("app@1", "eth0")
 	o.SetVIPs([]netip.Prefix{vip})
-	o.SetGateways([]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("fe80::1")})
+	for _, gw := range []string{"192.0.2.1", "fe80::1", "192.0.2.2"} {
+		o.SetGateway(netip.MustParseAddr(gw))
+	}
 	o.SetDNS([]netip.Addr{netip.MustParseAddr("192.0.2.53")})
 	text, err := o.Text()
 	if err != nil {
@@ -29,14 +31,15 @@ func TestOwn(t *testing.T) {
 		t.Errorf("%s, %v", o.Master(), o.VIPs())
 	}
 	o.SetVIPs([]netip.Prefix{vip, vip6})
-	o.SetGateways(nil)
+	o.SetGateway(netip.MustParseAddr("fe80::2"))
 	o.SetDNS(nil)
 	if text, err = o.Text(); err != nil {
 		t.Fatal(err)
 	}
 	const want = `{"cniVersion": "1.1.0", "name": "app-1", "comment": "Written by ` + "`systemd-netns enable` for app@1; `systemd-netns disable`" + ` removes it.",
 		"plugins": [{"type": "macvlan-vip", "master": "eth0", "mtu": 1400, "ipam": {"type": "static", "addresses": [
-		{"address": "192.0.2.10/24", "gateway": "192.0.2.254"}, {"address": "2001:db8::10/64"}]}}, {"type": "hairpin-route"}]}`
+		{"address": "192.0.2.10/24", "gateway": "192.0.2.254"}, {"address": "2001:db8::10/64"}],
+		"routes": [{"dst": "0.0.0.0/0", "gw": "192.0.2.2"}, {"dst": "::/0", "gw": "fe80::2"}]}}, {"type": "hairpin-route"}]}`
 	if !SameJSON([]byte(want), []byte(text)) {
 		t.Errorf("got %s", text)
 	}
