@@ -203,6 +203,14 @@ func TestFromNothing(t *testing.T) {
 		l.refused(t, program+"enable one --vip 172.16.26.4/22 --master nothing", "no such link")
 		l.untouched(t, files)
 	})
+	t.Run("networks that cannot be read", func(t *testing.T) {
+		l.Write("etc/cni/net.d/10-flannel.conflist", "")
+		l.Run(t, program+"enable one --vip 172.16.26.4/22")
+		l.Serves(t, "172.16.26.4")
+		l.Run(t, program+"disable one --yes")
+		l.Write("etc/cni/net.d/one.conflist", "{")
+		l.refused(t, program+"enable one --vip 172.16.26.4/22", "/etc/cni/net.d/one.conflist", "correct its JSON")
+	})
 }
 
 // TestKinds: services that are more than a name.

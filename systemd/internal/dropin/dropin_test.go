@@ -11,6 +11,7 @@ import (
 
 	"macvlan-vip/systemd/internal/files"
 	"macvlan-vip/systemd/internal/networks"
+	"macvlan-vip/systemd/internal/settings"
 	"macvlan-vip/systemd/internal/uplink"
 )
 
@@ -218,4 +219,23 @@ func ownNetwork(t *testing.T, vips, gateways string) string {
 		t.Fatal(err)
 	}
 	return text
+}
+
+func TestWantsOwn(t *testing.T) {
+	for name, c := range map[string]struct {
+		vips, network, broken string
+		want                  bool
+	}{
+		"VIPs":                       {"192.0.2.10/24", "app-1", "", true},
+		"no VIPs":                    {"", "app-1", "", false},
+		"the environment names one":  {"192.0.2.10/24", "lan", "", false},
+		"a broken file of others":    {"192.0.2.10/24", "app-1", "/etc/cni/net.d/10-flannel.conflist", true},
+		"a broken file of that name": {"192.0.2.10/24", "app-1", "/etc/cni/net.d/app-1.conf", false},
+	} {
+		n := settings.Named("app@1")
+		n.Network = c.network
+		if got := (Wish{In: n.Name, VIPs: prefixes(c.vips)}).wantsOwn(n, c.broken); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"macvlan-vip/systemd/internal/files"
 	"macvlan-vip/systemd/internal/networks"
@@ -26,10 +28,7 @@ func (w Wish) network(c *Change) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	found, file, err := networks.Find(n.NetworkDir(n.Network), n.Network)
-	if err != nil {
-		return false, err
-	}
+	found, file, bad := networks.Find(n.NetworkDir(n.Network), n.Network)
 	switch {
 	case w.Network != "":
 		if own.Found {
@@ -38,8 +37,10 @@ func (w Wish) network(c *Change) (changed bool, err error) {
 		if err == nil {
 			err = w.shared(c, n)
 		}
-	case own.Found || found == nil && len(w.VIPs) > 0:
+	case own.Found || found == nil && w.wantsOwn(n, file):
 		err = w.own(c, own)
+	case bad != nil:
+		err = bad
 	case found == nil:
 		err = networks.Missing(n)
 	case len(w.VIPs) > 0:
@@ -49,6 +50,13 @@ func (w Wish) network(c *Change) (changed bool, err error) {
 		err = elsewhere(file, n.Shim())
 	}
 	return len(c.want) > before, err
+}
+
+// wantsOwn tells whether VIPs, for which there is no network, get one of their own. Of
+// files that cannot be read only one of the network's name is in the way.
+func (w Wish) wantsOwn(n settings.Namespace, broken string) bool {
+	stem := strings.TrimSuffix(filepath.Base(broken), filepath.Ext(broken))
+	return len(w.VIPs) > 0 && n.Network == settings.NetworkName(w.In) && n.Network != stem
 }
 
 // elsewhere is the error for what can be set in a shared network's file alone.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 
 	"macvlan-vip/systemd/internal/settings"
 )
@@ -35,7 +36,8 @@ func (n Network) TakesVIPs() bool {
 
 // Find looks for a network, and gives nil where there is none. Unlike libcni, which
 // would also make each start of a program a third longer, it passes over files that
-// cannot be read: only where no other has the network is such a file an error.
+// cannot be read: only where no other has the network is such a file an error, of
+// several the one of the network's name.
 func Find(dir, name string) (found *Network, file string, err error) {
 	files, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -49,7 +51,7 @@ func Find(dir, name string) (found *Network, file string, err error) {
 		at := filepath.Join(dir, f.Name())
 		n, err := read(at)
 		switch {
-		case err != nil && bad == nil:
+		case err != nil && (bad == nil || strings.TrimSuffix(f.Name(), filepath.Ext(at)) == name):
 			bad, file = err, at
 		case err == nil && n.Name == name:
 			return n, at, nil

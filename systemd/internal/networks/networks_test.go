@@ -40,8 +40,10 @@ func TestFind(t *testing.T) {
 	if n, _, err := Find(dir, "single"); n == nil || err != nil {
 		t.Error(n, err)
 	}
-	if _, file, err := Find(dir, "other"); err == nil || !strings.Contains(err.Error(), "0.conflist") || filepath.Base(file) != "0.conflist" {
-		t.Error(file, err)
+	for name, broken := range map[string]string{"other": "0.conflist", "5": "5.conf"} {
+		if _, file, err := Find(dir, name); err == nil || !strings.Contains(err.Error(), broken) || filepath.Base(file) != broken {
+			t.Error(name, file, err)
+		}
 	}
 }
 
