@@ -119,6 +119,8 @@ func TestEnable(t *testing.T) {
 		l.on(t, "two", "/run/netns/front")
 		l.on(t, "app@1", "/run/netns/app@1")
 		l.Serves(t, "172.16.26.4", "172.16.26.5")
+		l.refused(t, program+"set one --add-vip 172.16.26.5/22", "everything was rolled back")
+		l.says(t, `VIP 172.16.26.5: namespace app@1 of network "lan" on this host owns it`)
 		l.Run(t, program+"disable one --yes")
 		l.on(t, "one", hostNetns)
 		l.on(t, "two", "/run/netns/front")

@@ -67,3 +67,23 @@ func TestExplain(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestNameOwners: a person is told a namespace's name, not the hash of its path.
+func TestNameOwners(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"web", "app@1"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	attachment := func(name string) string { return "attachment lan:" + ContainerID(settings.Named(name)) + ":mv0" }
+	for text, want := range map[string]string{
+		"VIP 192.0.2.1: " + attachment("app@1") + ` of network "lan"`:      `VIP 192.0.2.1: namespace app@1 of network "lan"`,
+		"VIP 192.0.2.1: " + attachment("gone") + ` of network "lan"`:       "VIP 192.0.2.1: " + attachment("gone") + ` of network "lan"`,
+		`VIP 192.0.2.1: attachment lan:0123456789ab:eth0 of network "lan"`: `VIP 192.0.2.1: attachment lan:0123456789ab:eth0 of network "lan"`,
+	} {
+		if got := nameOwners(text, dir); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+}

@@ -3,6 +3,8 @@ package cnitool
 import (
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -36,6 +38,7 @@ func Explain(n settings.Namespace, problem, verb string) error {
 		text = plugin + ": " + text
 	}
 	text = strings.ReplaceAll(text, "systemd-netns@NAME", "systemd-netns@"+n.Name)
+	text = nameOwners(text, settings.NetnsDir)
 	// libcni does not name the plugin of a CHECK; a remedy of ours names the shim.
 	own := (slices.Contains(ours, plugin) || plugin == "" && strings.Contains(text, "systemd-netns@"+n.Name)) && strings.Contains(text, "; ")
 	if own && !strings.Contains(text, "ipam: ") {
@@ -62,6 +65,23 @@ func hint(n settings.Namespace, problem string) string {
 
 func byHand(n settings.Namespace, verb string) string {
 	return fmt.Sprintf("to see it by hand: CNI_PATH=%s NETCONFPATH=%s CNI_IFNAME=%s cnitool %s %s %s", n.CNIPath, n.ConfDir, n.IfName, verb, n.Network, n.Path)
+}
+
+// owner is what macvlan-vip calls an attachment of cnitool's that owns a VIP.
+var owner = regexp.MustCompile(`attachment \S+:(cnitool-[0-9a-f]+):\S+`)
+
+// nameOwners names such attachments by their namespaces, of whose paths their IDs are
+// hashes.
+func nameOwners(text, dir string) string {
+	return owner.ReplaceAllStringFunc(text, func(attachment string) string {
+		names, _ := os.ReadDir(dir)
+		for _, name := range names {
+			if ContainerID(settings.Named(name.Name())) == owner.FindStringSubmatch(attachment)[1] {
+				return "namespace " + name.Name()
+			}
+		}
+		return attachment
+	})
 }
 
 // unwrap takes libcni's words off an error: `plugin type="x" failed (add): `.
