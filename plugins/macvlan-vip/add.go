@@ -80,15 +80,23 @@ func (a *attachment) remover() remover {
 }
 
 // stands reports whether a finished ADD created the attachment in this netns. A
-// later update of it may have been killed.
+// later update of it may have been killed. Its link may be gone, as it is after the
+// master was: it is made again, and the addresses stay, which IPAM could give to
+// somebody else in between.
 func (a *attachment) stands(rec *journal.Record) (bool, error) {
-	if rec == nil || rec.NetnsID != "" && rec.NetnsID != a.NetnsID {
+	if rec == nil || rec.Ending || rec.NetnsID != "" && rec.NetnsID != a.NetnsID {
 		return false, nil
 	}
 	first := rec.First()
-	if asks := first.IPAMType != "" || first.Input == nil && a.conf.IPAM.Type != ""; asks && first.IPAM == nil {
+	ipam := a.remover().ipamOf(first)
+	if ipam != "" && first.IPAM == nil {
 		return false, nil
 	}
+	if rec.NetnsID != "" && ipam != "dhcp" {
+		return true, nil
+	}
+	// Without a link, dhcp cannot renew its lease, and a record of an earlier version
+	// may be of another netns.
 	f, found, err := a.K.Service.Link(a.Args.IfName)
 	return found && f.Alias == a.service.Links[1].Alias, err
 }
@@ -140,7 +148,7 @@ func (a *attachment) record() error {
 		return err
 	}
 	if a.repairing && a.before == nil {
-		return nil
+		return a.moveClaims()
 	}
 	rec := a.NewRecord()
 	rec.Config, rec.Args, rec.IPAMType, rec.Before = a.digest(), a.Args.Args, a.conf.IPAM.Type, a.before
@@ -150,6 +158,20 @@ func (a *attachment) record() error {
 	}
 	a.rec = rec
 	return a.Save(rec, a.before)
+}
+
+// moveClaims gives up the claims on a master that was deleted, as far as they are
+// not on the one in its place: see claimScope.
+func (a *attachment) moveClaims() error {
+	scope := a.claimScope()
+	if a.rec.ClaimScope == scope {
+		return nil
+	}
+	if err := a.Store.UnclaimAll(a.rec); err != nil {
+		return err
+	}
+	a.rec.ClaimScope, a.rec.Desired = scope, a.toRecord()
+	return a.Store.Save(a.rec)
 }
 
 // toRecord is the plan as it is recorded: as if the host-side link did not exist
@@ -301,6 +323,7 @@ func (a *attachment) ask() {
 	a.ipam = l
 	a.Undo.Push(func() error {
 		<-l.done
+		a.Store.End(a.rec)
 		return a.asks().del()
 	})
 	go func() {

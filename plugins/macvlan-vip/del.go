@@ -33,6 +33,7 @@ func (d remover) remove(key journal.Key, rec *journal.Record, netns string) erro
 	if rec == nil {
 		return d.removeUnrecorded(key, netns)
 	}
+	d.store.End(rec)
 	return verb.Remove(d.store, key, rec, func(r *journal.Record) error { return d.undo(r, netns) })
 }
 

@@ -89,6 +89,9 @@ type Record struct {
 	// Before is what an earlier ADD recorded, as long as the one that is to
 	// replace it is not through: until then what either made can be there.
 	Before *Record `json:"before,omitempty"`
+	// Ending says that its removal has begun: its addresses may be somebody else's
+	// by now, so that an ADD has to finish the removal first.
+	Ending bool `json:"ending,omitempty"`
 }
 
 // First is the last of All: what the last ADD that finished has recorded, if
@@ -231,6 +234,13 @@ func (s *Store) Save(rec *Record) error {
 	}
 	os.Remove(path + tmp)
 	return cnierr.New(types.ErrIOFailure, "make sure that "+s.dir+" can be written", "write record: %v", err)
+}
+
+// End notes that the removal of an attachment begins, in case it does not finish. A
+// disk that takes no note is no reason to leave the attachment.
+func (s *Store) End(rec *Record) {
+	rec.Ending = true
+	_ = s.Save(rec)
 }
 
 // writeFile writes a new file, in place of what a process that was killed has

@@ -277,7 +277,8 @@ func (n *Namespace) removeRenamed(l plan.Link) error {
 
 // Fit gives a link that was there the MTU and the MAC that it should have: the
 // kernel lowers a macvlan's MTU with its master's, and leaves it there when the
-// master's is raised again.
+// master's is raised again. The alias is missing where the process was killed before
+// it could set it.
 func (k *Kernel) Fit(l plan.Link) error {
 	n, err := k.On(l.Side)
 	if err != nil || l.Kind != plan.KindMacvlan {
@@ -295,6 +296,12 @@ func (k *Kernel) Fit(l plan.Link) error {
 	}
 	if err := n.moveToVRF(link, l); err != nil {
 		return err
+	}
+	if !l.Shared && link.Attrs().Alias != l.Alias {
+		if err := n.handle.LinkSetAlias(link, l.Alias); err != nil {
+			return fmt.Errorf("set the alias of %s: %w", l, err)
+		}
+		link.Attrs().Alias = l.Alias
 	}
 	if l.NoARP && link.Attrs().RawFlags&unix.IFF_NOARP == 0 {
 		if err := n.stopARP(link); err != nil {

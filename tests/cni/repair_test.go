@@ -1,0 +1,131 @@
+package cni
+
+import (
+	"encoding/json"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"macvlan-vip/tests/testnet"
+)
+
+// uplink gives the lab's host one more uplink, eth1, and a LAN peer at its end.
+func (l *lab) uplink() {
+	l.t.Helper()
+	testnet.Cable(l.t, l.host, "eth1", l.lan, "port1")
+	l.host.AddAddress("eth1", "198.51.100.1/24")
+	l.lan.AddAddress("port1", "198.51.100.5/24")
+}
+
+// again repeats the ADDs, after which CHECK finds everything, and the host and the
+// LAN reach the first VIP.
+func (p *pair) again(vip netip.Addr) {
+	p.t.Helper()
+	p.link = with(p.t, p.link, "prevResult", nil)
+	prev := json.RawMessage(p.must("macvlan-vip", "ADD", p.link).stdout)
+	p.link, p.hairpin = with(p.t, p.link, "prevResult", prev), with(p.t, p.hairpin, "prevResult", prev)
+	p.must("hairpin-route", "ADD", p.hairpin)
+	for _, plugin := range plugins {
+		p.must(plugin, "CHECK", p.config(plugin))
+	}
+	for _, from := range []*testnet.Namespace{p.host, p.lan} {
+		if err := from.Ping(vip); err != nil {
+			p.t.Error(err)
+		}
+	}
+}
+
+// known is what the LAN knows a service by: its MAC and its addresses.
+func (p *pair) known() string {
+	p.t.Helper()
+	link, addrs := strings.Fields(p.service.IP("-br link show mv0")), strings.Fields(p.service.IP("-br address show mv0 scope global"))
+	return strings.Join(slices.Concat(link[2:3], addrs[2:]), "\n")
+}
+
+// TestLinkGone: a service's link is deleted, by itself or with its master. A
+// repeated ADD makes it again, with its MAC and the addresses that IPAM gave. It
+// does not ask IPAM, which could give others, or give these to others.
+func TestLinkGone(t *testing.T) {
+	local := func(l *lab) (ipam, vip string) { return l.hostLocal("198.51.100.0/24"), "198.51.100.2" }
+	another := func(*lab) (ipam, vip string) { return `"ipam": {"type": "spy"}`, "198.51.100.10" }
+	alone := func(p *pair) { p.service.IP("link del mv0") }
+	for name, tt := range map[string]struct {
+		ipam func(l *lab) (ipam, vip string)
+		lose func(p *pair)
+	}{
+		"link":                           {local, alone},
+		"link, with another IPAM plugin": {another, alone},
+		"master":                         {local, func(p *pair) { p.host.IP("link del eth1"); p.uplink() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, "192.0.2.1/24")
+			ipam := newSpy(l, "198.51.100.10/24")
+			l.uplink()
+			defer l.host.IP("link del eth1")
+			keys, text := tt.ipam(l)
+			vip := netip.MustParseAddr(text)
+			p := l.up(t, "c1", "1.1.0", `"master": "eth1", `+keys)
+			known, leases := p.known(), files(t, l.leases)
+			for range 2 {
+				tt.lose(p)
+				ipam.calls()
+				p.again(vip)
+				if diff := lines(known, p.known()); diff != "" {
+					t.Errorf("it is another link: %s", diff)
+				}
+				if diff := lines(leases, files(t, l.leases)); diff != "" {
+					t.Errorf("the lease is another: %s", diff)
+				}
+				if verbs := ipam.verbs(); strings.Contains(verbs, "ADD") || strings.Contains(verbs, "DEL") {
+					t.Errorf("IPAM was asked: %s", verbs)
+				}
+				other := l.attachment("other")
+				refused(t, other.run("macvlan-vip", "ADD", conf("1.1.0", "macvlan-vip", "other", `"master": "eth1", "ipam": {"addresses": [{"address": "`+text+`/24"}]}`)), 100)
+			}
+			p.down()
+		})
+	}
+}
+
+// TestLinkGoneAndVIPTaken: while a service had no link, a LAN peer took its VIP. It
+// keeps the lease, and gets the VIP when the peer leaves.
+func TestLinkGoneAndVIPTaken(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24")
+	p := l.up(t, "c1", "1.1.0", `"master": "eth0", `+l.hostLocal("192.0.2.0/24"))
+	known, leases := p.known(), files(t, l.leases)
+	p.service.IP("link del mv0")
+	l.lan.AddAddress("port", "192.0.2.2/24")
+	p.link = with(t, p.link, "prevResult", nil)
+	refused(t, p.run("macvlan-vip", "ADD", p.link), 100)
+	if diff := lines(leases, files(t, l.leases)); diff != "" {
+		t.Errorf("refused, the lease is another: %s", diff)
+	}
+	l.lan.IP("address del 192.0.2.2/24 dev port")
+	l.lan.AddAddress("port", "192.0.2.5/24")
+	p.again(netip.MustParseAddr("192.0.2.2"))
+	if diff := lines(known, p.known()); diff != "" {
+		t.Errorf("it is another link: %s", diff)
+	}
+	p.down()
+}
+
+// TestADDAfterFailedDEL asks IPAM anew, which may have given the addresses away.
+func TestADDAfterFailedDEL(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24")
+	ipam := newSpy(l, "192.0.2.10/24")
+	p := l.up(t, "c1", "1.1.0", `"master": "eth0", "ipam": {"type": "spy"}`)
+	ipam.fails("DEL", 11)
+	if o := p.verb("macvlan-vip", "DEL"); o.ok() {
+		t.Errorf("DEL without IPAM's: %s", o)
+	}
+	ipam.answers("DEL", "")
+	ipam.answers("ADD", `{"cniVersion": "1.1.0", "ips": [{"address": "192.0.2.20/24"}]}`)
+	ipam.calls()
+	l.lan.AddAddress("port", "192.0.2.5/24")
+	p.again(netip.MustParseAddr("192.0.2.20"))
+	if verbs := ipam.verbs(); !strings.HasPrefix(verbs, "DEL ADD") {
+		t.Errorf("IPAM was asked: %s", verbs)
+	}
+	p.down()
+}
