@@ -84,7 +84,7 @@ func (a *attachment) remover() remover {
 // master was: it is made again, and the addresses stay, which IPAM could give to
 // somebody else in between.
 func (a *attachment) stands(rec *journal.Record) (bool, error) {
-	if rec == nil || rec.Ending || rec.NetnsID != "" && rec.NetnsID != a.NetnsID {
+	if !a.isHere(rec) {
 		return false, nil
 	}
 	first := rec.First()
@@ -99,6 +99,12 @@ func (a *attachment) stands(rec *journal.Record) (bool, error) {
 	// may be of another netns.
 	f, found, err := a.K.Service.Link(a.Args.IfName)
 	return found && f.Alias == a.service.Links[1].Alias, err
+}
+
+// isHere reports whether a record is of an attachment in this netns, as far as it
+// says, which nobody has begun to remove.
+func (a *attachment) isHere(rec *journal.Record) bool {
+	return rec != nil && !rec.Ending && (rec.NetnsID == "" || rec.NetnsID == a.NetnsID)
 }
 
 // compare decides what this ADD does to an existing attachment: with the same

@@ -15,6 +15,7 @@ import (
 	"macvlan-vip/plugins/internal/announce"
 	"macvlan-vip/plugins/internal/config"
 	"macvlan-vip/plugins/internal/journal"
+	"macvlan-vip/plugins/internal/kernel"
 	"macvlan-vip/plugins/internal/plan"
 	"macvlan-vip/plugins/internal/verb"
 )
@@ -80,13 +81,50 @@ func (a *attachment) findMaster() error {
 	if a.conf.LinkInContainer {
 		at = a.K.Service
 	}
-	master, err := at.Master(a.conf.Master)
+	name := a.conf.Master
+	if name == "" {
+		var err error
+		if name, err = a.masterSoFar(at); err != nil {
+			return err
+		}
+	}
+	master, err := at.Master(name)
 	if err != nil {
 		return err
 	}
 	a.plan = plan.Attachment{Conf: a.conf, Master: master, ContainerID: a.Args.ContainerID, IfName: a.Args.IfName}
 	a.service, err = a.plan.ServiceSide()
 	return err
+}
+
+// masterSoFar is the master that the attachment lies on, whatever has the default
+// route or the master's name by now. It is empty for a new attachment, and for one
+// whose master is gone.
+func (a *attachment) masterSoFar(at *kernel.Namespace) (string, error) {
+	rec, _, err := a.Store.Recall(a.Key)
+	if err != nil || !a.isHere(rec) {
+		return "", err
+	}
+	link, made, err := a.K.Service.Link(a.Args.IfName)
+	if err != nil {
+		return "", err
+	}
+	for _, l := range rec.Desired.Links {
+		if l.Master == "" {
+			continue
+		}
+		master, found, err := at.Link(l.Master)
+		if err != nil {
+			return "", err
+		}
+		if found && (!made || master.Base() == link.Lower) {
+			return master.Name, nil
+		}
+	}
+	if renamed, err := at.LinkByIndex(link.Lower); made && err == nil {
+		return renamed.Name, nil
+	}
+	return "", nil
 }
 
 // planHost plans the host's side as its link is now.

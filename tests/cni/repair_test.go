@@ -129,3 +129,47 @@ func TestADDAfterFailedDEL(t *testing.T) {
 	}
 	p.down()
 }
+
+// TestDefaultRouteMoves: without the key master, a service stays on the link that had
+// the default route when it was added, wherever the route or the link's name is now.
+func TestDefaultRouteMoves(t *testing.T) {
+	for name, events := range map[string][]string{
+		"moves":                      {"route replace default via 192.0.2.5 dev eth0"},
+		"moves, and the link goes":   {"route replace default via 192.0.2.5 dev eth0", "@link del mv0"},
+		"goes":                       {"route del default"},
+		"moves, and a name, too":     {"link set eth1 down", "link set eth1 name lan1", "link set lan1 up", "route add default via 192.0.2.5 dev eth0"},
+		"moves, and names are mixed": {"link set eth1 down", "link set eth1 name lan1", "link set lan1 up", "link add eth1 type bridge", "link set eth1 up", "route add default via 192.0.2.5 dev eth0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, "192.0.2.1/24")
+			l.lan.AddAddress("port", "192.0.2.5/24")
+			l.uplink()
+			l.host.IP("route add default via 198.51.100.5 dev eth1")
+			p := l.up(t, "c1", "1.1.0", `"ipam": {"addresses": [{"address": "198.51.100.10/24"}]}`)
+			known := p.known()
+			for _, event := range events {
+				if inner, isInside := strings.CutPrefix(event, "@"); isInside {
+					p.service.IP(inner)
+					continue
+				}
+				l.host.IP(event)
+			}
+			if !strings.Contains(name, "the link goes") {
+				p.must("macvlan-vip", "CHECK", p.link)
+			}
+			host := l.host.Snapshot()
+			p.again(netip.MustParseAddr("198.51.100.10"))
+			if diff := lines(host, l.host.Snapshot()); diff != "" {
+				t.Errorf("a repeated ADD changed the host: %s", diff)
+			}
+			if diff := lines(known, p.known()); diff != "" {
+				t.Errorf("it is another link: %s", diff)
+			}
+			p.down()
+			for _, link := range []string{"eth1", "lan1"} {
+				_, _ = l.host.TryIP("link del " + link)
+			}
+			_, _ = l.host.TryIP("route del default")
+		})
+	}
+}
