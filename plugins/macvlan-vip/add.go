@@ -239,7 +239,7 @@ func (a *attachment) recordHost() error {
 		return nil
 	}
 	if a.repairing {
-		if _, err := a.Store.Leave(a.rec.HostInterface, a.Key); err != nil {
+		if _, err := giveUp(a.Store, a.K, a.rec); err != nil {
 			return err
 		}
 	}
@@ -257,16 +257,28 @@ func leaveHost(store *journal.Store, k *kernel.Kernel, rec *journal.Record) erro
 		return err
 	}
 	defer lock.Unlock()
-	unused, err := store.Leave(rec.HostInterface, rec.Key)
-	if err != nil || !unused {
+	unused, err := giveUp(store, k, rec)
+	if !unused {
 		return err
+	}
+	return errors.Join(err, store.Forget(lock))
+}
+
+// giveUp notes that an attachment uses its host-side link no more, and removes the
+// link if it is ours and nobody else uses it. The lock must be held.
+func giveUp(store *journal.Store, k *kernel.Kernel, rec *journal.Record) (unused bool, err error) {
+	unused, err = store.Leave(rec.HostInterface, rec.Key)
+	if err != nil || !unused {
+		return false, err
 	}
 	for _, l := range rec.Desired.Links {
 		if l.Shared {
+			// An update may have planned another one.
+			l.Name = rec.HostInterface
 			err = errors.Join(err, k.RemoveLink(l))
 		}
 	}
-	return errors.Join(err, store.Forget(lock))
+	return true, err
 }
 
 // makeLink creates the service's macvlan.

@@ -126,11 +126,8 @@ func (d remover) leaveAll(k *kernel.Kernel, key journal.Key) error {
 	errs := []error{err}
 	for _, link := range links {
 		rec := &journal.Record{Key: key, HostInterface: link}
-		f, found, err := k.Host.Link(link)
-		if found && plan.IsHostSide(f) {
-			rec.Desired.Links = []plan.Link{{Side: plan.Host, Kind: plan.KindMacvlan, Name: link, Alias: f.Alias, Shared: true}}
-		}
-		errs = append(errs, err, leaveHost(d.store, k, rec))
+		rec.Desired.Links = []plan.Link{{Side: plan.Host, Kind: plan.KindMacvlan, Name: link, Shared: true}}
+		errs = append(errs, leaveHost(d.store, k, rec))
 	}
 	claimed, err := d.store.Claimed(key)
 	errs = append(errs, err)

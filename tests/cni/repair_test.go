@@ -173,3 +173,44 @@ func TestDefaultRouteMoves(t *testing.T) {
 		})
 	}
 }
+
+// TestHostSideOfAnotherMaster: a service's mv-int was deleted, and one of that name
+// was made for another master. A repeated ADD makes one of another name, and is not
+// the one that keeps the other there.
+func TestHostSideOfAnotherMaster(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24")
+	l.lan.AddAddress("port", "192.0.2.5/24")
+	l.uplink()
+	defer l.host.IP("link del eth1")
+	before := l.state()
+	p := l.up(t, "c1", "1.1.0", `"master": "eth1", "ipam": {"addresses": [{"address": "198.51.100.10/24"}]}`)
+	l.host.IP("link del mv-int")
+	l.up(t, "c2", "1.1.0", staticV4).down()
+	p.again(netip.MustParseAddr("198.51.100.10"))
+	if out, err := l.host.TryIP("link show mv-int"); err == nil {
+		t.Errorf("nobody uses mv-int:\n%s", out)
+	}
+	p.down()
+	l.mustBe(before, "after DEL")
+}
+
+// TestMasterRenamed: the last service to go knows the master of mv-int by another
+// name than the one that made it.
+func TestMasterRenamed(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24")
+	l.uplink()
+	before := l.state()
+	first := l.up(t, "c1", "1.1.0", `"master": "eth1", "ipam": {"addresses": [{"address": "198.51.100.10/24"}]}`)
+	rename := func(from, to string) {
+		l.host.IP("link set " + from + " down")
+		l.host.IP("link set " + from + " name " + to)
+		l.host.IP("link set " + to + " up")
+	}
+	rename("eth1", "lan1")
+	second := l.up(t, "c2", "1.1.0", `"master": "lan1", "ipam": {"addresses": [{"address": "198.51.100.11/24"}]}`)
+	first.down()
+	second.down()
+	rename("lan1", "eth1")
+	l.mustBe(before, "after DEL")
+	l.host.IP("link del eth1")
+}

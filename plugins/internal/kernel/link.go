@@ -200,9 +200,13 @@ func (k *Kernel) adopt(n *Namespace, l plan.Link) (found bool, err error) {
 }
 
 // isOurs goes by the alias, or by the MAC where the process was killed before
-// it could set the alias.
+// it could set the alias. That of a shared link names its master as the one that made
+// the link knew it, and the master may have been renamed since.
 func isOurs(f plan.LinkFacts, l plan.Link) bool {
-	return f.Kind == plan.KindMacvlan && (f.Alias == l.Alias || f.Alias == "" && f.MAC == l.MAC)
+	if f.Alias == "" {
+		return f.Kind == plan.KindMacvlan && f.MAC == l.MAC
+	}
+	return l.Shared && plan.IsHostSide(f) || f.Kind == plan.KindMacvlan && f.Alias == l.Alias
 }
 
 // checkShared refuses a host-side link that could not reach the service's.
