@@ -66,7 +66,7 @@ func (a *attachment) recall() error {
 	// The master's own MAC, which ours is derived from, may have changed.
 	for i, l := range a.service.Links {
 		for _, made := range rec.Desired.Links {
-			if made.Side == l.Side && made.Name == l.Name {
+			if made.Side == l.Side && made.Name == l.Name && !l.HasMastersMAC() {
 				a.service.Links[i].MAC = made.MAC
 			}
 		}

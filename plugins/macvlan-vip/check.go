@@ -153,10 +153,13 @@ func routesMade(rec *journal.Record, all []*types.Route) ([]*types.Route, error)
 // keepMACs takes the MACs from ADD's result: the master's own, which they are
 // derived from, may have changed since (a bond's does).
 func keepMACs(links []plan.Link, prev *current.Result) {
-	for i := range links {
+	for i, l := range links {
+		if l.HasMastersMAC() {
+			continue
+		}
 		for _, iface := range prev.Interfaces {
 			onHost := iface.Sandbox == ""
-			if iface.Mac != "" && iface.Name == links[i].Name && onHost == (links[i].Side == plan.Host) {
+			if iface.Mac != "" && iface.Name == l.Name && onHost == (l.Side == plan.Host) {
 				links[i].MAC = iface.Mac
 			}
 		}

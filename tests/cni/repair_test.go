@@ -214,3 +214,27 @@ func TestMasterRenamed(t *testing.T) {
 	l.mustBe(before, "after DEL")
 	l.host.IP("link del eth1")
 }
+
+// TestPassthruMAC: the MAC of a master in passthru mode was changed, and the
+// service's link has it. Neither CHECK nor a repeated ADD knows better.
+func TestPassthruMAC(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24")
+	l.uplink()
+	defer l.host.IP("link del eth1")
+	a := l.attachment("c1")
+	passthru := conf("1.1.0", "macvlan-vip", "lan", `"master": "eth1", "mode": "passthru", "ipam": {"addresses": [{"address": "198.51.100.10/24"}]}`)
+	added := a.must("macvlan-vip", "ADD", passthru)
+	const mac = "02:00:00:00:00:77"
+	l.host.IP("link set eth1 address " + mac)
+	a.must("macvlan-vip", "CHECK", with(t, passthru, "prevResult", json.RawMessage(added.stdout)))
+	added = a.must("macvlan-vip", "ADD", passthru)
+	for link, in := range map[string]*testnet.Namespace{"eth1": l.host, "mv0": a.service} {
+		if out := in.IP("-br link show " + link); !strings.Contains(out, mac) {
+			t.Errorf("its MAC is not %s: %s", mac, out)
+		}
+	}
+	if got := decode(t, "1.1.0", added.stdout).Interfaces[0].Mac; got != mac {
+		t.Errorf("the result has the MAC %s", got)
+	}
+	a.must("macvlan-vip", "DEL", passthru)
+}

@@ -312,7 +312,7 @@ func (k *Kernel) Fit(l plan.Link) error {
 			return fmt.Errorf("turn ARP off on %s: %w", l, err)
 		}
 	}
-	if link.Attrs().HardwareAddr.String() == l.MAC {
+	if link.Attrs().HardwareAddr.String() == l.MAC || l.HasMastersMAC() {
 		return nil
 	}
 	mac, err := net.ParseMAC(l.MAC)

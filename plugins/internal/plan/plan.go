@@ -60,6 +60,10 @@ type Link struct {
 	Shared bool `json:"shared,omitempty"`
 }
 
+// HasMastersMAC tells whether the kernel keeps a link's MAC and its master's the same:
+// to set the one is to set the other.
+func (l Link) HasMastersMAC() bool { return l.Mode == "passthru" }
+
 // Sysctl is a key below /proc/sys with slashes, and its value.
 type Sysctl struct {
 	Side  Side   `json:"side"`
