@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -29,14 +30,9 @@ func released(c *testnet.Capture) bool {
 	})
 }
 
-// TestDHCP gets a VIP from a DHCP server on the LAN, through upstream's daemon,
-// and gives it back.
-func TestDHCP(t *testing.T) {
-	host, lan := testnet.NewHost(t, "192.0.2.1/24")
-	lan.AddAddress("port", "192.0.2.5/24")
-	t.Cleanup(lan.ServeDHCP("port", netip.MustParseAddr("192.0.2.5"), netip.MustParsePrefix("192.0.2.10/24"), dhcpv4.WithRouter(net.IPv4(192, 0, 2, 5))))
-	wire := lan.Capture("port")
-	socket := filepath.Join(t.TempDir(), "dhcp.sock")
+// startDHCP starts upstream's daemon on a host.
+func startDHCP(t *testing.T, host *testnet.Namespace, socket string) (kill func()) {
+	t.Helper()
 	dhcp, err := exec.LookPath("dhcp")
 	if err != nil {
 		t.Fatal(err)
@@ -45,10 +41,11 @@ func TestDHCP(t *testing.T) {
 	if err := host.NetNS.Do(func(ns.NetNS) error { return daemon.Start() }); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	kill = func() {
 		_ = daemon.Process.Kill()
 		_ = daemon.Wait()
-	})
+	}
+	t.Cleanup(kill)
 	within(t, "the daemon listens", func() bool {
 		conn, err := net.Dial("unix", socket)
 		if err == nil {
@@ -56,6 +53,18 @@ func TestDHCP(t *testing.T) {
 		}
 		return err == nil
 	})
+	return kill
+}
+
+// TestDHCP gets a VIP from a DHCP server on the LAN, through upstream's daemon,
+// and gives it back.
+func TestDHCP(t *testing.T) {
+	host, lan := testnet.NewHost(t, "192.0.2.1/24")
+	lan.AddAddress("port", "192.0.2.5/24")
+	t.Cleanup(lan.ServeDHCP("port", netip.MustParseAddr("192.0.2.5"), netip.MustParsePrefix("192.0.2.10/24"), dhcpv4.WithRouter(net.IPv4(192, 0, 2, 5))))
+	wire := lan.Capture("port")
+	socket := filepath.Join(t.TempDir(), "dhcp.sock")
+	kill := startDHCP(t, host, socket)
 
 	a := attach(t, host, "c1")
 	conf := fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "lan", "type": "macvlan-vip", "master": "eth0", "ipam": {"type": "dhcp", "daemonSocketPath": %q}}`, socket)
@@ -77,6 +86,24 @@ func TestDHCP(t *testing.T) {
 	add(t, a, conf)
 	if out := a.Service.IP("address show mv0"); !strings.Contains(out, "192.0.2.10/24") || strings.Contains(out, "192.0.2.20/") {
 		t.Errorf("changed back to dhcp:\n%s", out)
+	}
+
+	// A new link needs a new lease.
+	a.Service.IP("link del mv0")
+	r = add(t, a, conf)
+	if out := a.Service.IP("address show mv0"); !strings.Contains(out, "192.0.2.10/24") {
+		t.Errorf("the link was deleted:\n%s", out)
+	}
+
+	// A daemon that was started again knows of no lease to renew or to give back. The
+	// CHECK that follows each repair has it ask for one.
+	kill()
+	if err := os.Remove(socket); err != nil {
+		t.Fatal(err)
+	}
+	startDHCP(t, host, socket)
+	if err := a.Check(testnet.With(t, conf, "prevResult", r), cmdCheck); err != nil {
+		t.Errorf("CHECK after the daemon's restart: %v", err)
 	}
 
 	wire = lan.Capture("port")
