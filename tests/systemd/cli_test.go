@@ -477,9 +477,9 @@ func TestSet(t *testing.T) {
 		l.Serves(t, "172.16.26.4", "172.16.26.6")
 	})
 	t.Run("the gateway of one family", func(t *testing.T) {
-		l.Run(t, program+"set one --yes --gateway "+hostAddr)
+		l.Run(t, program+"set one --gateway "+hostAddr)
 		l.gateways(t, hostAddr, peerAddr6)
-		l.Run(t, program+"set one --yes --gateway "+hostAddr6)
+		l.Run(t, program+"set one --gateway "+hostAddr6)
 		l.gateways(t, hostAddr, hostAddr6)
 	})
 	l.Run(t, program+"disable one --yes")

@@ -157,6 +157,8 @@ func lastWords(unit string) string {
 		// Not what systemd says of it.
 		args = append(args, "--identifier=systemd-netns")
 	}
+	// On a busy host they take their time.
+	_ = exec.Command("journalctl", "--sync").Run()
 	out, err := exec.Command("journalctl", args...).Output()
 	text := strings.TrimSpace(string(out))
 	var exit *exec.ExitError

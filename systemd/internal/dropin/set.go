@@ -54,7 +54,7 @@ func Set(ctx context.Context, sd *units.Systemd, up Update) (*Change, error) {
 	if _, err := w.network(c); err != nil {
 		return nil, err
 	}
-	if err := c.update(ctx, sd, n, len(up.Gateways) > 0); err != nil {
+	if err := c.update(ctx, sd, u, n, len(up.Gateways) > 0); err != nil {
 		return nil, err
 	}
 	c.words = func() string { return lastWords(n.Shim()) }
@@ -63,7 +63,7 @@ func Set(ctx context.Context, sd *units.Systemd, up Update) (*Change, error) {
 
 // update has the shim of a namespace take up what is written: addresses by a
 // reload, routes by a start.
-func (c *Change) update(ctx context.Context, sd *units.Systemd, n settings.Namespace, routes bool) error {
+func (c *Change) update(ctx context.Context, sd *units.Systemd, u *units.Unit, n settings.Namespace, routes bool) error {
 	shim, err := sd.Unit(ctx, n.Shim())
 	if err != nil || !shim.Runs() {
 		return err
@@ -71,7 +71,7 @@ func (c *Change) update(ctx context.Context, sd *units.Systemd, n settings.Names
 	edit := edited(n)
 	switch {
 	case routes && len(c.want) > 0:
-		return c.renews(ctx, sd, n)
+		return errors.Join(c.runs(ctx, sd, u), c.renews(ctx, sd, n))
 	case edit.What != "" && !edit.Live:
 		// A reload would repair by what was attached, and succeed.
 		return fmt.Errorf("%s has changed since the VIPs were attached, and a reload does not apply that: %s; then repeat this, or take that edit back",
