@@ -170,7 +170,7 @@ func (a *attachment) useHostAddresses(host []plan.AddrFacts) (err error) {
 	if err := a.checkVIPs(plan.LocalTo(vrf, host)); err != nil {
 		return err
 	}
-	// An address in no VRF is good for a route in one, too.
+	// For IPv4 an address in no VRF is good for a route in one, too.
 	if err := a.checkSource(plan.LocalTo(vrf, host)); err != nil {
 		return err
 	}
