@@ -254,7 +254,8 @@ func (l *lab) upgrade(t *testing.T, mgr manager, path string) {
 	if got := l.Run(t, "systemctl show systemd-netns@haproxy haproxy --property=NeedDaemonReload --value"); strings.Contains(got, "yes") {
 		t.Error("systemd has not read the new units")
 	}
-	if got := l.Run(t, "readlink /proc/$(systemctl show --property=MainPID --value systemd-netns-watch)/exe"); strings.Contains(got, "deleted") {
+	keeper := l.Run(t, "systemctl show --property=MainPID --value systemd-netns-watch")
+	if got := l.Run(t, "readlink /proc/"+keeper+"/exe"); strings.Contains(got, "deleted") {
 		t.Errorf("the keeper is still the old one: %s", got)
 	}
 	l.Run(t, "systemctl reload systemd-netns@haproxy")
