@@ -414,6 +414,28 @@ func TestStopMeanwhile(t *testing.T) {
 	}
 }
 
+// TestShimStopsMeanwhile: a shim that is itself stopped while it is reloaded has not failed.
+func TestShimStopsMeanwhile(t *testing.T) {
+	t.Parallel()
+	l := newLab(t).withHaproxy()
+	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l.boot()
+	before := l.M.Snapshot()
+	l.Run(t, "mv /opt/cni/bin/hairpin-route /opt/cni/bin/real")
+	l.Write("opt/cni/bin/hairpin-route", "#!/bin/sh\n[ $CNI_COMMAND != CHECK ] || { touch /run/cni/checking; sleep 10; }\nexec /opt/cni/bin/real\n")
+	l.Run(t, "chmod +x /opt/cni/bin/hairpin-route")
+	l.Run(t, "systemctl start haproxy")
+	l.Run(t, "systemctl --no-block reload systemd-netns@haproxy")
+	testnet.Eventually(t, "the reload is under way", func() error {
+		_, err := l.Try("test -e /run/cni/checking")
+		return err
+	})
+	l.Run(t, "systemctl stop systemd-netns@haproxy")
+	l.Run(t, "rm /run/cni/checking")
+	l.stop(t, before)
+	l.WantState(t, "systemd-netns@haproxy", "inactive")
+}
+
 // stopMeanwhile stops haproxy while systemd does something that ends with a status.
 func (l *lab) stopMeanwhile(t *testing.T, before, what, status string) {
 	t.Helper()
