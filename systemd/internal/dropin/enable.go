@@ -209,7 +209,7 @@ func findService(ctx context.Context, sd *units.Systemd, name string) (*units.Un
 // tooEarly is a target that a service is ordered before, and its shim after, so that systemd
 // would leave out one of them at boot; "" if there is none.
 func tooEarly(u *units.Unit) string {
-	for _, target := range []string{"sysinit.target", "basic.target", "network.target", "network-online.target"} {
+	for _, target := range []string{"sysinit.target", "basic.target", "network-pre.target", "network.target", "network-online.target"} {
 		if slices.Contains(u.Before, target) {
 			return target
 		}
