@@ -191,10 +191,12 @@ func (a *attachment) toRecord() (d plan.Desired) {
 	return d
 }
 
+const scopeFormat = "link-%d"
+
 // claimScope names the layer 2 domain: the link that every macvlan of the
 // master really lies on. A VIP may exist once in it.
 func (a *attachment) claimScope() string {
-	scope := fmt.Sprintf("link-%d", a.plan.Master.Base())
+	scope := fmt.Sprintf(scopeFormat, a.plan.Master.Base())
 	if a.conf.LinkInContainer {
 		scope += "-in-" + a.NetnsID
 	}

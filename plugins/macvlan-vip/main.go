@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	bv "github.com/containernetworking/plugins/pkg/utils/buildversion"
@@ -98,33 +99,41 @@ func (a *attachment) findMaster() error {
 }
 
 // masterSoFar is the master that the attachment lies on, whatever has the default
-// route or the master's name by now. It is empty for a new attachment, and for one
-// whose master is gone.
+// route or the master's name by now. One that is gone is waited for by its name. It is
+// empty for a new attachment.
 func (a *attachment) masterSoFar(at *kernel.Namespace) (string, error) {
 	rec, _, err := a.Store.Recall(a.Key)
 	if err != nil || !a.isHere(rec) {
 		return "", err
 	}
-	link, made, err := a.K.Service.Link(a.Args.IfName)
+	i := slices.IndexFunc(rec.Desired.Links, func(l plan.Link) bool { return l.Master != "" })
+	if i < 0 {
+		return "", nil
+	}
+	base, err := a.baseSoFar(rec)
 	if err != nil {
 		return "", err
 	}
-	for _, l := range rec.Desired.Links {
-		if l.Master == "" {
-			continue
-		}
-		master, found, err := at.Link(l.Master)
-		if err != nil {
-			return "", err
-		}
-		if found && (!made || master.Base() == link.Lower) {
-			return master.Name, nil
-		}
+	name := rec.Desired.Links[i].Master
+	if master, found, err := at.Link(name); err != nil || found && master.Base() == base {
+		return name, err
 	}
-	if renamed, err := at.LinkByIndex(link.Lower); made && err == nil {
+	if renamed, err := at.LinkByIndex(base); err == nil {
 		return renamed.Name, nil
 	}
-	return "", nil
+	return name, nil
+}
+
+// baseSoFar is the index of the link that the service's macvlan is on, or was.
+func (a *attachment) baseSoFar(rec *journal.Record) (base int, err error) {
+	link, found, err := a.K.Service.Link(a.Args.IfName)
+	if err != nil || found {
+		return link.Lower, err
+	}
+	if _, err := fmt.Sscanf(rec.ClaimScope, scopeFormat, &base); err != nil {
+		return 0, fmt.Errorf("record of %s: claims in %q: %w", rec.Key, rec.ClaimScope, err)
+	}
+	return base, nil
 }
 
 // planHost plans the host's side as its link is now.

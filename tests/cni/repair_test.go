@@ -139,6 +139,7 @@ func TestDefaultRouteMoves(t *testing.T) {
 		"goes":                       {"route del default"},
 		"moves, and a name, too":     {"link set eth1 down", "link set eth1 name lan1", "link set lan1 up", "route add default via 192.0.2.5 dev eth0"},
 		"moves, and names are mixed": {"link set eth1 down", "link set eth1 name lan1", "link set lan1 up", "link add eth1 type bridge", "link set eth1 up", "route add default via 192.0.2.5 dev eth0"},
+		"moves, names are mixed, and the link goes": {"link set eth1 down", "link set eth1 name lan1", "link set lan1 up", "link add eth1 type bridge", "link set eth1 up", "route add default via 192.0.2.5 dev eth0", "@link del mv0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, "192.0.2.1/24")
@@ -172,6 +173,37 @@ func TestDefaultRouteMoves(t *testing.T) {
 			_, _ = l.host.TryIP("route del default")
 		})
 	}
+}
+
+// TestMasterGone: the master is deleted, while another link has a default route, too. The
+// service does not move there, and is back as soon as the master is.
+func TestMasterGone(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24")
+	l.lan.AddAddress("port", "192.0.2.5/24")
+	l.uplink()
+	l.host.IP("route add default via 198.51.100.5 dev eth1")
+	l.host.IP("route add default via 192.0.2.5 dev eth0 metric 200")
+	p := l.up(t, "c1", "1.1.0", `"ipam": {"addresses": [{"address": "198.51.100.10/24"}]}`)
+	known := p.known()
+	l.host.IP("link del eth1")
+	o := p.run("macvlan-vip", "ADD", with(t, p.link, "prevResult", nil))
+	refused(t, o, 7)
+	for _, words := range []string{"eth1", "try again"} {
+		if !strings.Contains(o.String(), words) {
+			t.Errorf("no %q in %s", words, o)
+		}
+	}
+	if links := l.host.IP("-o link show"); strings.Contains(links, "mv-int") {
+		t.Errorf("the host has:\n%s", links)
+	}
+	l.uplink()
+	p.again(netip.MustParseAddr("198.51.100.10"))
+	if diff := lines(known, p.known()); diff != "" {
+		t.Errorf("it is another link: %s", diff)
+	}
+	p.down()
+	l.host.IP("link del eth1")
+	l.host.IP("route del default")
 }
 
 // TestHostSideOfAnotherMaster: a service's mv-int was deleted, and one of that name
