@@ -120,6 +120,7 @@ func runAll(m *machine.Machine, packages []string, only string) error {
 		if err != nil {
 			result = "FAIL"
 			failed = append(failed, folder)
+			fmt.Printf("%s: %v\n", folder, err)
 		}
 		fmt.Printf("%s\t%s\t%s\n", result, folder, time.Since(start).Round(time.Second))
 	}
