@@ -175,7 +175,7 @@ func (a *attachment) conflict(owner journal.Key, vip netip.Addr) (*cnierr.Error,
 	case k.Unseen != nil:
 		return nil, k.Unseen
 	case k.Service == nil:
-		return cnierr.New(cnierr.AddressConflict, "DEL that attachment, or run GC", "%s owns it, and its network namespace %s is gone", about, rec.Netns), nil
+		return cnierr.New(cnierr.AddressConflict, "if its container is gone, DEL that attachment, or run GC", "%s owns it, and its network namespace is not at %s any more", about, rec.Netns), nil
 	}
 	addrs, err := k.Service.Addresses()
 	if slices.ContainsFunc(addrs, func(f plan.AddrFacts) bool { return f.Prefix.Addr() == vip }) {

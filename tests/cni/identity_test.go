@@ -2,6 +2,7 @@ package cni
 
 import (
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -212,8 +213,14 @@ func TestVIPOfADeadContainer(t *testing.T) {
 			}
 			dead.must("hairpin-route", "DEL", dead.hairpin)
 			var wg sync.WaitGroup
-			wg.Go(func() { next.must("macvlan-vip", "ADD", conf("1.1.0", "macvlan-vip", "lan", staticV4)) })
 			wg.Go(func() { dead.must("macvlan-vip", "DEL", dead.link) })
+			// An ADD waits for a DEL that takes no more than a second.
+			testnet.Eventually(t, "the VIP can be added", func() error {
+				if o := next.run("macvlan-vip", "ADD", conf("1.1.0", "macvlan-vip", "lan", staticV4)); !o.ok() {
+					return errors.New(o.String())
+				}
+				return nil
+			})
 			wg.Wait()
 			next.must("macvlan-vip", "DEL", conf("1.1.0", "macvlan-vip", "lan", staticV4))
 		})

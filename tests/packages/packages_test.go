@@ -100,9 +100,13 @@ func lintian(t *testing.T, deb string) {
 // life is a package's, from its installation to its purge.
 func (l *lab) life(t *testing.T, mgr manager, first, second string) {
 	before, links := l.traces(t), l.M.Snapshot()
+	// Without this, systemd-networkd manages no link here.
+	const all = "etc/systemd/network/80-all.network"
+	l.Write(all, "[Match]\nName=mv-*\n[Network]\nLinkLocalAddressing=no\n")
 	l.Run(t, "systemctl start systemd-networkd")
 	l.Run(t, mgr.install+l.copyIn(t, first))
 	l.leftAlone(t)
+	l.Run(t, "rm /"+all)
 	l.Run(t, "systemctl stop systemd-networkd.service systemd-networkd.socket")
 	l.wantInstalled(t, mgr, older)
 	l.verifyUnits(t)

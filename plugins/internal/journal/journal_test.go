@@ -182,6 +182,7 @@ func takeTurn(t *testing.T, s *Store, rec *Record, owners *atomic.Int32) {
 		var err error
 		if owner, err = s.Claim(rec.ClaimScope, vip, rec.Key); err != nil {
 			t.Error(err)
+			return
 		}
 	}
 	if n := owners.Add(1); n != 1 {

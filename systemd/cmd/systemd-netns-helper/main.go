@@ -57,7 +57,7 @@ func run(args []string) int {
 		return 2
 	}
 	if args[0] == "rename" || args[0] == "repair" {
-		giveWay()
+		giveWay(args[1])
 	}
 	n, err := attach.Open(args[1])
 	if err == nil {
@@ -74,11 +74,12 @@ func run(args []string) int {
 
 // giveWay has a reload end at once, and without a failure, when its unit is stopped:
 // systemd sends it SIGTERM then, and would call the unit failed though all is undone.
-func giveWay() {
+func giveWay(name string) {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
 	go func() {
 		<-stop
+		sdlog.New(name).Say(sdlog.LevelNotice, "told to end: the reload is not finished")
 		os.Exit(0)
 	}()
 }

@@ -127,7 +127,7 @@ func (n *Netns) clearTheWay() error {
 func (n *Netns) remove() error {
 	var err error
 	if n.untouched() {
-		n.Say(sdlog.LevelWarning, "nothing has been undone, see above: doing it without the sandbox")
+		n.Say(sdlog.LevelWarning, "not all has been undone, see above: doing it without the sandbox")
 		err = n.tryUndo()
 	}
 	undone := n.undone()

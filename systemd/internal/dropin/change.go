@@ -117,6 +117,10 @@ func (c *Change) Apply(ctx context.Context, sd *units.Systemd) error {
 	if touched && c.words != nil {
 		said = "\n" + c.words()
 	}
+	if len(c.want) == 0 {
+		// A reload of what a person has written, which keeps what was if it fails.
+		return fmt.Errorf("%w%s", err, said)
+	}
 	// Also for somebody who presses Ctrl-C.
 	if back := c.takeBack(context.WithoutCancel(ctx), sd, touched); back != nil {
 		return fmt.Errorf("%w%s\nand it cannot be rolled back: %w", err, said, back)
@@ -160,7 +164,9 @@ func (c *Change) takeBack(ctx context.Context, sd *units.Systemd, touched bool) 
 		err = sd.Stop(ctx, c.start...)
 	}
 	if err = errors.Join(err, restore(c.before), sd.ReadFiles(ctx)); !touched {
-		return errors.Join(err, sd.Start(ctx, c.restart...))
+		// systemd starts no socket whose service runs.
+		sockets, others := apart(c.restart)
+		return errors.Join(err, sd.Start(ctx, append(sockets, others...)...))
 	}
 	// Units that were never loaded have nothing to forget.
 	_ = sd.ResetFailed(ctx, append(slices.Clone(c.restart), c.start...)...)

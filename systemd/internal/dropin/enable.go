@@ -45,6 +45,9 @@ func Enable(ctx context.Context, sd *units.Systemd, w Wish) (*Change, error) {
 	if err != nil {
 		return nil, err
 	}
+	if target := tooEarly(u); target != "" {
+		return nil, fmt.Errorf("%s: it is ordered before %s, which its namespace comes after; take that from its Before= (systemctl edit --full %s)", u.Name, target, u.Name)
+	}
 	was := members.NamespaceOf(u)
 	w.Unit, w.In = u.Name, cmp.Or(w.In, was, strings.TrimSuffix(u.Name, ".service"))
 	if err := settings.CheckName(w.In); err != nil {
@@ -200,8 +203,6 @@ func findService(ctx context.Context, sd *units.Systemd, name string) (*units.Un
 		return nil, fmt.Errorf(quadlet, u.Name, u.Source, stem)
 	case strings.HasPrefix(u.File, "/run/systemd/transient/"):
 		return nil, fmt.Errorf("%s: a transient unit, which is gone when it stops; write a unit file for it", u.Name)
-	case tooEarly(u) != "":
-		return nil, fmt.Errorf("%s: it is ordered before %s, which its namespace comes after; take that from its Before= (systemctl edit --full %s)", u.Name, tooEarly(u), u.Name)
 	}
 	return u, nil
 }
