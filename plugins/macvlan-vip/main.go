@@ -110,9 +110,14 @@ func (a *attachment) masterSoFar(at *kernel.Namespace) (string, error) {
 	if i < 0 {
 		return "", nil
 	}
-	base, err := a.baseSoFar(rec)
+	link, made, err := a.K.Service.Link(a.Args.IfName)
 	if err != nil {
 		return "", err
+	}
+	base := link.Lower
+	if !made {
+		// One that tells of none is found by name.
+		_, _ = fmt.Sscanf(rec.ClaimScope, scopeFormat, &base)
 	}
 	name := rec.Desired.Links[i].Master
 	if master, found, err := at.Link(name); err != nil || found && master.Base() == base {
@@ -122,18 +127,6 @@ func (a *attachment) masterSoFar(at *kernel.Namespace) (string, error) {
 		return renamed.Name, nil
 	}
 	return name, nil
-}
-
-// baseSoFar is the index of the link that the service's macvlan is on, or was.
-func (a *attachment) baseSoFar(rec *journal.Record) (base int, err error) {
-	link, found, err := a.K.Service.Link(a.Args.IfName)
-	if err != nil || found {
-		return link.Lower, err
-	}
-	if _, err := fmt.Sscanf(rec.ClaimScope, scopeFormat, &base); err != nil {
-		return 0, fmt.Errorf("record of %s: claims in %q: %w", rec.Key, rec.ClaimScope, err)
-	}
-	return base, nil
 }
 
 // planHost plans the host's side as its link is now.

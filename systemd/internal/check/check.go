@@ -104,11 +104,9 @@ func (s *subject) look(in string) (err error) {
 		s.namespace = settings.Named(in)
 		return err
 	}
-	known, err := cnitool.Known(s.namespace)
-	if len(known) == 0 {
+	if s.known, err = cnitool.Latest(s.namespace); s.known == nil {
 		return err
 	}
-	s.known = &known[len(known)-1]
 	s.facts, err = facts.Look(s.namespace.Path, s.known.IfName, cnitool.Result(*s.known))
 	return err
 }

@@ -34,6 +34,16 @@ func Known(n settings.Namespace) ([]record.Attachment, error) {
 	return all, errors.Join(err, more)
 }
 
+// Latest gives what was made last, as far as Known gives anything; its error only if that
+// is nothing.
+func Latest(n settings.Namespace) (*record.Attachment, error) {
+	known, err := Known(n)
+	if len(known) == 0 {
+		return nil, err
+	}
+	return &known[len(known)-1], nil
+}
+
 // Remembered gives the attachments that cnitool remembers of a namespace. Of one
 // whose file cannot be read there is what the file's name tells, with an error.
 func Remembered(n settings.Namespace) (all []record.Attachment, err error) {

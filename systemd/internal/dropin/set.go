@@ -85,11 +85,11 @@ func (c *Change) update(ctx context.Context, sd *units.Systemd, u *units.Unit, n
 // edited is what a person has changed since a namespace was attached. Of a record that
 // cannot be read the reload tells.
 func edited(n settings.Namespace) networks.Edit {
-	known, _ := cnitool.Known(n)
-	if len(known) == 0 {
+	made, _ := cnitool.Latest(n)
+	if made == nil {
 		return networks.Edit{}
 	}
-	return networks.Edited(known[len(known)-1], n)
+	return networks.Edited(*made, n)
 }
 
 // apply computes the desired VIPs from the current ones.

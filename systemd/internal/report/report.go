@@ -84,11 +84,11 @@ func look(m members.Member) (Service, *attachment, error) {
 	if err != nil || os.Geteuid() != 0 {
 		return s, nil, err
 	}
-	known, err := cnitool.Known(n)
-	if len(known) == 0 {
+	made, err := cnitool.Latest(n)
+	if made == nil {
 		return s, nil, err
 	}
-	a := &attachment{Attachment: known[len(known)-1], namespace: n}
+	a := &attachment{Attachment: *made, namespace: n}
 	if a.facts, err = facts.Look(n.Path, a.IfName, cnitool.Result(a.Attachment)); err != nil {
 		return s, a, err
 	}
