@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-
-	"macvlan-vip/tests/testnet"
 )
 
 const envFile = "etc/systemd-netns/haproxy.env"
@@ -17,8 +15,7 @@ const holder = "[Service]\nNetworkNamespacePath=/run/netns/haproxy\nExecStart=sl
 // undoes what was made, and a start works again once the damage is mended.
 func TestCleanUp(t *testing.T) {
 	t.Parallel()
-	l := newLab(t).withHaproxy()
-	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l := newLab(t).withHaproxyDisabled()
 	// Another service keeps mv-int, and with it routes that nobody removes.
 	l.Write(dropIns+"app.service", "[Service]\nExecStart=sleep infinity\n")
 	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
@@ -112,8 +109,7 @@ func TestCleanUp(t *testing.T) {
 // edited since, and says that it was.
 func TestRepairAsMade(t *testing.T) {
 	t.Parallel()
-	l := newLab(t).withHaproxy()
-	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l := newLab(t).withHaproxyDisabled()
 	l.boot()
 	// The keeper would repair before the reload does.
 	l.Run(t, "systemctl mask --now systemd-netns-watch.service")
@@ -152,8 +148,7 @@ func TestRepairAsMade(t *testing.T) {
 // tells of services.
 func TestOthersFiles(t *testing.T) {
 	t.Parallel()
-	l := newLab(t).withHaproxy()
-	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l := newLab(t).withHaproxyDisabled()
 	l.boot()
 	l.withoutDNS()
 	before := l.M.Snapshot()
@@ -178,8 +173,7 @@ func TestOthersFiles(t *testing.T) {
 // TestStale: a start takes over from a namespace that a process holds, and that no stop
 // has undone: its VIPs are in the new one alone.
 func TestStale(t *testing.T) {
-	l := newLab(t).withHaproxy()
-	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l := newLab(t).withHaproxyDisabled()
 	l.Write(dropIns+"hold.service", holder)
 	l.boot()
 	before := l.M.Snapshot()
@@ -216,8 +210,7 @@ func (l *lab) script(name, text string) {
 // TestHang: what hangs is ended, and the rest is cleaned up.
 func TestHang(t *testing.T) {
 	t.Parallel()
-	l := newLab(t).withHaproxy()
-	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l := newLab(t).withHaproxyDisabled()
 	l.Write(netDir+"slow.conflist", fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "slow", "plugins": [
 		{"type": "macvlan-vip", "master": "eth0", "ipam": {"type": "slow", "addresses": [{"address": "%s/22"}]}}, {"type": "hairpin-route"}]}`, vip1))
 	l.script("opt/cni/bin/slow", `test -e /run/hang-$CNI_COMMAND && exec sleep 1000
@@ -343,8 +336,7 @@ func (l *lab) eachFile(folder string, do func(name string)) {
 // somebody waits; one of the keeper's, or of the repair timer's, does not.
 func TestStopIsNotReplaced(t *testing.T) {
 	t.Parallel()
-	l := newLab(t).withHaproxy()
-	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l := newLab(t).withHaproxyDisabled()
 	// The stop takes its time before the links go, and is seen. ExecStop= would be left out
 	// if a reload was under way.
 	l.Write(dropIns+"systemd-netns@haproxy.service.d/slow.conf", `[Service]
@@ -368,10 +360,7 @@ ExecStopPost=+/usr/local/libexec/macvlan-vip/systemd-netns-helper remove %i
 				_, err := l.Try("systemctl stop haproxy systemd-netns@haproxy")
 				stopped <- err
 			}()
-			testnet.Eventually(t, "the stop is under way", func() error {
-				_, err := l.Try("test -e /run/stopping")
-				return err
-			})
+			l.until(t, "the stop is under way", "test -e /run/stopping")
 			reload()
 			if err := <-stopped; err != nil {
 				t.Errorf("the stop: %v", err)
@@ -417,8 +406,7 @@ func TestStopMeanwhile(t *testing.T) {
 // TestShimStopsMeanwhile: a shim that is itself stopped while it is reloaded has not failed.
 func TestShimStopsMeanwhile(t *testing.T) {
 	t.Parallel()
-	l := newLab(t).withHaproxy()
-	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l := newLab(t).withHaproxyDisabled()
 	l.boot()
 	before := l.M.Snapshot()
 	l.Run(t, "mv /opt/cni/bin/hairpin-route /opt/cni/bin/real")
@@ -426,10 +414,7 @@ func TestShimStopsMeanwhile(t *testing.T) {
 	l.Run(t, "chmod +x /opt/cni/bin/hairpin-route")
 	l.Run(t, "systemctl start haproxy")
 	l.Run(t, "systemctl --no-block reload systemd-netns@haproxy")
-	testnet.Eventually(t, "the reload is under way", func() error {
-		_, err := l.Try("test -e /run/cni/checking")
-		return err
-	})
+	l.until(t, "the reload is under way", "test -e /run/cni/checking")
 	l.Run(t, "systemctl stop systemd-netns@haproxy")
 	l.Run(t, "rm /run/cni/checking")
 	l.stop(t, before)
@@ -441,10 +426,7 @@ func (l *lab) stopMeanwhile(t *testing.T, before, what, status string) {
 	t.Helper()
 	l.Write("srv/slow/status", status)
 	l.Run(t, "systemctl --no-block "+what)
-	testnet.Eventually(t, what+" is under way", func() error {
-		_, err := l.Try("test -e /srv/slow/now")
-		return err
-	})
+	l.until(t, what+" is under way", "test -e /srv/slow/now")
 	l.stop(t, before)
 	for _, vip := range dualStack {
 		l.Silent(t, vip)

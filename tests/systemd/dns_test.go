@@ -177,10 +177,7 @@ func TestDHCP(t *testing.T) {
 		l.says(t, "; start the DHCP daemon")
 	})
 	l.Run(t, "systemctl start dhcp")
-	testnet.Eventually(t, "the daemon listens", func() error {
-		_, err := l.Try("test -S /run/cni/dhcp.sock")
-		return err
-	})
+	l.until(t, "the daemon listens", "test -S /run/cni/dhcp.sock")
 	l.Run(t, "systemctl start app")
 	vip, _, _ := strings.Cut(strings.Fields(l.Run(t, "ip netns exec app ip -4 -o address show mv0"))[3], "/")
 	if !strings.HasPrefix(vip, "172.16.26.5") {

@@ -53,6 +53,25 @@ func (l *lab) withHaproxy() *lab {
 	return l
 }
 
+// withHaproxyDisabled is withHaproxy for a haproxy that does not start at boot.
+func (l *lab) withHaproxyDisabled() *lab {
+	l.T.Helper()
+	l.withHaproxy()
+	if err := l.M.Systemctl("disable", "haproxy.service"); err != nil {
+		l.T.Fatal(err)
+	}
+	return l
+}
+
+// until waits for a command to succeed.
+func (l *lab) until(t testing.TB, what, command string) {
+	t.Helper()
+	testnet.Eventually(t, what, func() error {
+		_, err := l.Try(command)
+		return err
+	})
+}
+
 // conflist installs one of the examples, with one text replaced by another.
 func (l *lab) conflist(example, old, new string) {
 	l.T.Helper()

@@ -57,14 +57,14 @@ func TestBootOrder(t *testing.T) {
 	l.Write("usr/lib/systemd/system/early.service", "[Unit]\nBefore=network.target\n[Service]\n"+sleep)
 	l.up()
 	l.Run(t, "systemctl enable --now web.socket backend front")
-	l.Run(t, program+"enable web --vip 172.16.26.4/22")
+	l.Run(t, program+"enable web --vip 172.16.26.4/22 --vip fd26::4/64")
 	l.Run(t, program+"enable front --vip 172.16.26.5/22 --forward 9000")
 	l.refused(t, program+"enable early --vip 172.16.26.6/22", "early.service", "network.target")
 	if err := l.M.PowerOff(); err != nil {
 		t.Fatal(err)
 	}
 	l.boot()
-	l.Serves(t, "172.16.26.4", "172.16.26.5")
+	l.Serves(t, "172.16.26.4", "fd26::4", "172.16.26.5")
 	// What is left out at a boot is random; what systemd says then is in no container's journal.
 	out, _ := l.M.Run("sh", "-c", "systemd-analyze verify --man=no default.target 2>&1")
 	if strings.Contains(out, "ordering cycle") {

@@ -78,8 +78,7 @@ func documentedExposure(t *testing.T) map[string]int {
 // nothing else of what could change the machine; nor do they see what is not theirs.
 func TestSandboxHolds(t *testing.T) {
 	t.Parallel()
-	l := newLab(t).withHaproxy()
-	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l := newLab(t).withHaproxyDisabled()
 	l.script("usr/local/bin/attempt", `exec >/var/lib/systemd-netns/attempts 2>/dev/null
 for file in /etc/x /usr/x /boot/x /run/x /run/systemd/x /var/lib/x \
 	/proc/sysrq-trigger /proc/sys/kernel/printk /proc/sys/vm/swappiness /proc/irq/default_smp_affinity \

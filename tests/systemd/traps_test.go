@@ -12,8 +12,7 @@ import (
 // a start nor keeps a stop from undoing all that was done.
 func TestEdits(t *testing.T) {
 	t.Parallel()
-	l := newLab(t).withHaproxy()
-	l.run0(t, "systemctl --root=%s disable haproxy.service")
+	l := newLab(t).withHaproxyDisabled()
 	// Another service keeps mv-int, and with it routes that nobody removes.
 	l.Write(dropIns+"app.service", "[Service]\nExecStart=sleep infinity\n")
 	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
