@@ -56,15 +56,17 @@ func (k *Kernel) CreateLink(l plan.Link) (made bool, err error) {
 		}
 	}
 	err = k.createMacvlan(n, l)
-	if errors.Is(err, unix.EEXIST) {
-		found, err := k.adopt(n, l)
-		if found || err != nil {
+	// Kernels before 6.14 see that there is no room beside a link in passthru mode (EINVAL)
+	// before they see its name.
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EINVAL) {
+		if found, err := k.adopt(n, l); found || err != nil {
 			return false, err
 		}
-		if err := k.createRenamed(n, l); err != nil {
-			return false, createError(l, err)
-		}
-	} else if err != nil {
+	}
+	if errors.Is(err, unix.EEXIST) {
+		err = k.createRenamed(n, l)
+	}
+	if err != nil {
 		return false, createError(l, err)
 	}
 	if err := k.finish(n, l); err != nil || !l.Shared {
