@@ -56,7 +56,7 @@ func (l *lab) watch() *watch {
 	})
 	l.t.Cleanup(w.stop)
 	// An outage is counted from the answer before it.
-	eventually(l.t, "the client has an answer from every VIP, in every way", w.answeredAll)
+	l.eventually("the client has an answer from every VIP, in every way", w.answeredAll)
 	return w
 }
 

@@ -46,7 +46,7 @@ func (l *lab) stopMaster(from *host) (to *host) {
 	w := l.watch()
 	at := time.Now()
 	from.run("systemctl stop keepalived")
-	eventually(l.t, from.String()+" has let go", func() error {
+	l.eventually(from.String()+" has let go", func() error {
 		if from.active() {
 			return errors.New("it has not")
 		}

@@ -24,6 +24,9 @@ const (
 	patience = 90 * time.Second
 )
 
+// journal is what a failed test shows of each host.
+var journal = []string{"-o", "short-precise", "-p", "info", "-n", "300"}
+
 // The addresses are those of docs/clusters.md.
 var (
 	vip4   = netip.MustParseAddr("192.0.2.10")
@@ -88,7 +91,7 @@ func (l *lab) plug(n *testnet.Namespace, link, port, bridge, mac string, addrs .
 func (l *lab) newHost(number int) *host {
 	l.t.Helper()
 	h := &host{lab: l, number: number}
-	m, err := machine.New(machine.With(machine.Managers...), machine.Connect(
+	h.Machine = machine.NewFor(l.t, journal, machine.With(machine.Managers...), machine.Connect(
 		machine.NIC{
 			LAN: l.switch_.Path(), Port: h.port(), MAC: fmt.Sprintf("02:00:5e:00:53:a%d", number),
 			Addresses: []string{fmt.Sprintf("192.0.2.%d/24", number), fmt.Sprintf("2001:db8::%d/64", number)},
@@ -98,28 +101,9 @@ func (l *lab) newHost(number int) *host {
 			Addresses: []string{fmt.Sprintf("198.51.100.%d/24", number)},
 		},
 	))
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	h.Machine = m
 	l.wire("lan", h.port())
 	l.wire("ring", h.ringPort())
-	l.t.Cleanup(func() {
-		if err := m.Destroy(); err != nil {
-			l.t.Error(err)
-		}
-	})
-	l.t.Cleanup(h.end)
 	return h
-}
-
-// end cuts the host off, and tells what happened on it if the test failed.
-func (h *host) end() {
-	if h.lab.t.Failed() {
-		journal, _ := h.Run("sh", "-c", "journalctl --no-pager -o short-precise -p info | grep -v 'Failed to kill control group' | tail -n 300")
-		h.lab.t.Logf("journal of %s:\n%s", h, journal)
-	}
-	h.Cut()
 }
 
 func (h *host) port() string     { return h.String() }
@@ -215,7 +199,7 @@ func (l *lab) holders() (holders []*host) {
 // all get the answer from every VIP.
 func (l *lab) holder() (holder *host) {
 	l.t.Helper()
-	eventually(l.t, "one host has the VIPs", func() error {
+	l.eventually("one host has the VIPs", func() error {
 		holders := l.holders()
 		if len(holders) != 1 {
 			return fmt.Errorf("haproxy runs on %v", holders)
@@ -256,7 +240,7 @@ func (l *lab) served(holder *host) error {
 }
 
 // eventually waits for something that a cluster manager is about to do.
-func eventually(t testing.TB, what string, check func() error) {
-	t.Helper()
-	testnet.Within(t, patience, what, check)
+func (l *lab) eventually(what string, check func() error) {
+	l.t.Helper()
+	testnet.Within(l.t, patience*time.Duration(l.hosts[0].Slowness()), what, check)
 }

@@ -3,8 +3,6 @@ package cluster
 import (
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -50,9 +48,8 @@ func prepare(h *host) {
 	h.write("etc/hostname", h.String()+"\n")
 	// What Debian starts as soon as it is installed, before it is set up.
 	for _, unit := range []string{"haproxy", "corosync", "pacemaker", "keepalived"} {
-		out, err := exec.Command("systemctl", "--root="+h.Path(""), "disable", unit).CombinedOutput()
-		if err != nil {
-			h.lab.t.Fatalf("disable %s: %v: %s", unit, err, out)
+		if err := h.Systemctl("disable", unit); err != nil {
+			h.lab.t.Fatal(err)
 		}
 	}
 	h.write("etc/haproxy/haproxy.cfg", haproxyConfig)
@@ -66,14 +63,14 @@ func newPacemaker(t testing.TB, hosts int, change func(file string) string) *lab
 	l := newLab(t, hosts, prepare)
 	conf := change(block(t, "Every host: Corosync", "text"))
 	l.hosts[0].shell(block(t, "One host: the key", "sh"))
-	key, err := os.ReadFile(l.hosts[0].Path("etc/corosync/authkey"))
+	key, err := l.hosts[0].Read("etc/corosync/authkey")
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.everywhere(func(h *host) {
 		h.shell(block(t, "Every host: the service", "sh"))
 		h.write("etc/corosync/corosync.conf", conf)
-		h.write("etc/corosync/authkey", string(key))
+		h.write("etc/corosync/authkey", key)
 		h.shell(block(t, "Every host: start", "sh"))
 	})
 	l.online(hosts)
@@ -91,7 +88,7 @@ func newPacemaker(t testing.TB, hosts int, change func(file string) string) *lab
 // online waits until the cluster has so many hosts.
 func (l *lab) online(hosts int) {
 	l.t.Helper()
-	eventually(l.t, fmt.Sprintf("%d hosts are online", hosts), func() error {
+	l.eventually(fmt.Sprintf("%d hosts are online", hosts), func() error {
 		for _, h := range l.hosts {
 			out, err := h.Run("crm_mon", "-1")
 			if err != nil {
@@ -121,7 +118,7 @@ func (l *lab) move(from *host) (to *host) {
 	w := l.watch()
 	at := time.Now()
 	from.run("crm_standby -v on")
-	eventually(l.t, from.String()+" has let go", func() error {
+	l.eventually(from.String()+" has let go", func() error {
 		if from.active() {
 			return errors.New("it has not")
 		}

@@ -64,7 +64,7 @@ func (l *lab) refused(holder, other *host) {
 			l.t.Errorf("the line does not name %s: %s", vip, line)
 		}
 	}
-	eventually(l.t, "Pacemaker tells of the failed start", func() error {
+	l.eventually("Pacemaker tells of the failed start", func() error {
 		if out := other.run("crm_mon -1 -f"); !strings.Contains(out, "vips start on "+other.String()) {
 			return errors.New(out)
 		}
@@ -92,7 +92,7 @@ func (l *lab) cutLink(h *host) { l.switch_.IP("link set " + h.ringPort() + " nom
 
 func (l *lab) alone(h *host) {
 	l.t.Helper()
-	eventually(l.t, h.String()+" is alone", func() error {
+	l.eventually(h.String()+" is alone", func() error {
 		if out := h.run("crm_mon -1"); !strings.Contains(out, "Online: [ "+h.String()+" ]") {
 			return errors.New(out)
 		}
@@ -121,7 +121,7 @@ func (l *lab) unasked(holder, other *host) {
 	l.cutLink(other)
 	l.both()
 	mac := other.mac()
-	eventually(l.t, "the client is moved to the second", func() error {
+	l.eventually("the client is moved to the second", func() error {
 		for _, vip := range vips {
 			if entry := l.entry(vip); !strings.Contains(entry, mac) {
 				return fmt.Errorf("it knows %s by %q", vip, entry)
@@ -145,7 +145,7 @@ func (l *lab) entry(addr fmt.Stringer) string {
 // both waits until both hosts have the service.
 func (l *lab) both() {
 	l.t.Helper()
-	eventually(l.t, "both hosts have the VIPs", func() error {
+	l.eventually("both hosts have the VIPs", func() error {
 		if holders := l.holders(); len(holders) != 2 {
 			return fmt.Errorf("haproxy runs on %v", holders)
 		}
@@ -162,7 +162,7 @@ func (l *lab) parted(other *host) {
 	l.cutLink(other)
 	l.both()
 	for _, vip := range vips {
-		eventually(l.t, "each half of the LAN has the VIPs", func() error {
+		l.eventually("each half of the LAN has the VIPs", func() error {
 			return errors.Join(far.Ping(vip), l.peer.Ping(vip))
 		})
 	}
@@ -179,7 +179,7 @@ func (l *lab) parted(other *host) {
 	last := l.holder()
 	l.t.Logf("Pacemaker left the VIPs to %s", last)
 	w.report(l.t, "the LAN is whole again", at)
-	eventually(l.t, "the other half's client reaches the VIPs, too", func() error {
+	l.eventually("the other half's client reaches the VIPs, too", func() error {
 		var errs []error
 		for _, vip := range vips {
 			body, err := far.Page(vip.String())

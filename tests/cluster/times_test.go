@@ -7,35 +7,43 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // unitTime is when a unit was last in a state, by a property of its such as
-// ActiveEnter. Every machine here has the same clocks.
+// ActiveEnter.
 func (h *host) unitTime(unit, property string) time.Time {
 	h.lab.t.Helper()
-	value := h.run("systemctl show --value --property=" + property + "TimestampMonotonic " + unit)
-	microseconds, err := strconv.ParseInt(value, 10, 64)
+	out := h.shell("systemctl show --value --property=" + property + "TimestampMonotonic " + unit + "; cat /proc/uptime")
+	now := time.Now()
+	var microseconds, uptime float64
+	if _, err := fmt.Sscan(out, &microseconds, &uptime); err != nil {
+		h.lab.t.Fatalf("%s: %s of %s: %v: %s", h, property, unit, err, out)
+	}
+	return now.Add(time.Duration((microseconds/1e6 - uptime) * 1e9))
+}
+
+// ahead is how far the host's clock is ahead of this machine's.
+func (h *host) ahead() time.Duration {
+	h.lab.t.Helper()
+	out := h.run("date +%s.%N")
+	now := time.Now()
+	seconds, err := strconv.ParseFloat(out, 64)
 	if err != nil {
-		h.lab.t.Fatalf("%s: %s of %s: %v", h, property, unit, err)
+		h.lab.t.Fatalf("%s: date: %v", h, err)
 	}
-	var boot unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &boot); err != nil {
-		h.lab.t.Fatal(err)
-	}
-	return time.Now().Add(time.Duration(microseconds)*time.Microsecond - time.Duration(boot.Nano()))
+	return time.UnixMicro(int64(seconds * 1e6)).Sub(now)
 }
 
 // said waits for a line in the journal since a time, and tells when it came.
 func (h *host) said(identifier, text string, since time.Time) (line string, at time.Time) {
 	h.lab.t.Helper()
-	eventually(h.lab.t, fmt.Sprintf("%s's journal has %q", h, text), func() error {
+	ahead := h.ahead()
+	h.lab.eventually(fmt.Sprintf("%s's journal has %q", h, text), func() error {
 		journal := h.run("journalctl --no-pager -o short-unix -t " + identifier)
 		for line = range strings.Lines(journal) {
 			stamp, rest, _ := strings.Cut(line, " ")
 			seconds, err := strconv.ParseFloat(stamp, 64)
-			at = time.UnixMicro(int64(seconds * 1e6))
+			at = time.UnixMicro(int64(seconds * 1e6)).Add(-ahead)
 			if _, line, _ = strings.Cut(rest, ": "); err == nil && at.After(since) && strings.Contains(line, text) {
 				return nil
 			}

@@ -26,6 +26,9 @@ type nspawn struct {
 	// from one to the next, and so their other ends stay.
 	netns   ns.NetNS
 	cgroups []string
+	// outlived are the network namespaces that services had when the machine was
+	// killed.
+	outlived []ns.NetNS
 	*process
 }
 
@@ -75,7 +78,7 @@ func (n *nspawn) replug() error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(n.cardsDown(), n.netns.Do(func(ns.NetNS) error {
+	err = errors.Join(n.cardsDown(), n.endOutlived(), n.netns.Do(func(ns.NetNS) error {
 		for i := range n.nics {
 			link, err := netlink.LinkByName(fmt.Sprintf("eth%d", i))
 			if err != nil {
@@ -90,6 +93,36 @@ func (n *nspawn) replug() error {
 	old := n.netns
 	n.netns = next
 	return errors.Join(err, removeNS(old))
+}
+
+// endOutlived removes the links of namespaces of a machine that was killed. The kernel,
+// which goes on, keeps such a namespace for as long as it has a connection of it to end,
+// and would send through the next boot's card.
+func (n *nspawn) endOutlived() error {
+	var errs []error
+	for _, netns := range n.outlived {
+		errs = append(errs, netns.Do(func(ns.NetNS) error {
+			links, err := netlink.LinkList()
+			for _, link := range links {
+				if link.Type() == "macvlan" {
+					err = errors.Join(err, netlink.LinkDel(link))
+				}
+			}
+			return err
+		}), netns.Close())
+	}
+	n.outlived = nil
+	return errors.Join(errs...)
+}
+
+// rememberNamespaces opens the namespaces that the machine has named.
+func (n *nspawn) rememberNamespaces(init int) {
+	names, _ := filepath.Glob(fmt.Sprintf("/proc/%d/root/run/netns/*", init))
+	for _, name := range names {
+		if netns, err := ns.GetNS(name); err == nil {
+			n.outlived = append(n.outlived, netns)
+		}
+	}
 }
 
 func (n *nspawn) cardsDown() error {
@@ -173,11 +206,13 @@ func (n *nspawn) shutDown() error {
 // Its cards go before, since the kernel that they belong to goes on answering.
 func (n *nspawn) kill() {
 	_ = n.cardsDown()
-	if pid, err := n.init(); err == nil {
-		_ = unix.Kill(pid, unix.SIGKILL)
-	} else {
+	pid, err := n.init()
+	if err != nil {
 		_ = n.cmd.Process.Kill()
+		return
 	}
+	n.rememberNamespaces(pid)
+	_ = unix.Kill(pid, unix.SIGKILL)
 }
 
 func (n *nspawn) setCarrier(nic int, on bool) error {
