@@ -175,6 +175,32 @@ var damages = []damage{
 		},
 	},
 	{
+		name: "the service's main table flushed",
+		do:   []string{"@route flush table main", "@-6 route flush table main"},
+		check: []string{
+			"service: address 10.0.0.10/16 dev mv0: the route to 10.0.0.0/16 is missing",
+			"service: address 2001:db8::10/64 dev mv0: the route to 2001:db8::/64 is missing",
+		},
+	},
+	{
+		name: "the service's table local flushed",
+		do:   []string{"@route flush table local", "@-6 route flush table local"},
+		check: []string{
+			"service: address 10.0.0.10/16 dev mv0: its route in table local is missing",
+			"service: address 2001:db8::10/64 dev mv0: its route in table local is missing",
+		},
+	},
+	{
+		name:  "the route of a VIP's subnet removed",
+		do:    []string{"@-6 route del 2001:db8::/64 dev mv0"},
+		check: []string{"service: address 2001:db8::10/64 dev mv0: the route to 2001:db8::/64 is missing"},
+	},
+	{
+		name:  "mode changed",
+		do:    []string{"@link set mv0 type macvlan mode vepa"},
+		check: []string{"service: link mv0: mode is vepa, not bridge"},
+	},
+	{
 		name:  "a VIP removed",
 		do:    []string{"@address del 10.0.0.10/16 dev mv0"},
 		check: []string{"service: address 10.0.0.10/16 dev mv0: missing"},

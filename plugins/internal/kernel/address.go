@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"errors"
 	"net/netip"
 	"slices"
@@ -15,17 +16,62 @@ import (
 )
 
 // AddAddresses adds addresses of one side, usable at once: their uniqueness is
-// the caller's to find out (IFA_F_NODAD). It gives those that were not there.
-// After an error, too, others may have been added.
+// the caller's to find out (IFA_F_NODAD). It gives those that were not there; one that
+// was, but without its routes, gets these back. After an error, too, others may have
+// been added.
 func (k *Kernel) AddAddresses(side plan.Side, all []plan.Address) (made []plan.Address, err error) {
-	return changeSide(k, side, all, func(link int, a plan.Address) (request, error) {
+	made, there, err := k.addAddresses(side, all)
+	if err != nil || len(there) == 0 {
+		return made, err
+	}
+	return made, k.renewAddresses(side, there)
+}
+
+// addAddresses gives those that were there, too.
+func (k *Kernel) addAddresses(side plan.Side, all []plan.Address) (made, there []plan.Address, err error) {
+	made, err = changeSide(k, side, all, func(link int, a plan.Address) (request, error) {
 		return addressRequest(unix.RTM_NEWADDR, create, link, a.Prefix), nil
 	}, func(_ *Namespace, a plan.Address, err error) error {
 		if errors.Is(err, unix.EEXIST) {
+			there = append(there, a)
 			return nil
 		}
 		return &cnierr.Error{Code: types.ErrInternal, Text: "add " + a.String(), Cause: err}
 	})
+	return made, there, err
+}
+
+// renewAddresses gives addresses again, if one of their family lacks a route that the
+// kernel makes only when an address comes. All of the family, so that the first of a
+// subnet stays its first.
+func (k *Kernel) renewAddresses(side plan.Side, there []plan.Address) error {
+	n, err := k.On(side)
+	if err != nil {
+		return err
+	}
+	problems, err := n.lackingRoutes(there)
+	if err != nil {
+		return err
+	}
+	lacking := map[int]bool{}
+	for i, a := range there {
+		if problems[i] != "" {
+			lacking[familyOf(a.Prefix.Addr())] = true
+		}
+	}
+	again := slices.DeleteFunc(slices.Clone(there), func(a plan.Address) bool { return !lacking[familyOf(a.Prefix.Addr())] })
+	if len(again) == 0 {
+		return nil
+	}
+	backwards := slices.Clone(again)
+	slices.Reverse(backwards)
+	if err := k.RemoveAddresses(side, backwards); err != nil {
+		return err
+	}
+	if _, _, err := k.addAddresses(side, again); err != nil {
+		return err
+	}
+	return k.AwaitAddresses(side, again)
 }
 
 // The kernel has a few milliseconds' work to do for an IPv6 address, more on a
@@ -67,14 +113,75 @@ func (n *Namespace) unreachable(all []plan.Address) (waiting []plan.Address, err
 	if len(waiting) == 0 {
 		return nil, nil
 	}
-	local := map[netip.Addr]bool{}
-	_, err = n.routes(routeKey{unix.RT_TABLE_LOCAL, unix.AF_INET6, 0}, func(r netlink.Route) bool {
+	local, err := n.localRoutes(unix.AF_INET6)
+	return slices.DeleteFunc(waiting, func(a plan.Address) bool { return local[a.Prefix.Addr()] }), err
+}
+
+// localRoutes are the addresses that table local says are the namespace's own.
+func (n *Namespace) localRoutes(family int) (local map[netip.Addr]bool, err error) {
+	local = map[netip.Addr]bool{}
+	_, err = n.routes(routeKey{unix.RT_TABLE_LOCAL, family, 0}, func(r netlink.Route) bool {
 		if dst, ok := destination(r); ok && dst.IsSingleIP() && r.Type == unix.RTN_LOCAL {
 			local[dst.Addr()] = true
 		}
 		return false
 	})
-	return slices.DeleteFunc(waiting, func(a plan.Address) bool { return local[a.Prefix.Addr()] }), err
+	return local, err
+}
+
+// directRoutes are the networks of the main table that are reached on a link.
+func (n *Namespace) directRoutes(family int) (direct map[onLink]bool, err error) {
+	direct = map[onLink]bool{}
+	_, err = n.routes(routeKey{unix.RT_TABLE_MAIN, family, 0}, func(r netlink.Route) bool {
+		if dst, ok := destination(r); ok && r.Type == unix.RTN_UNICAST && r.Gw == nil {
+			direct[onLink{r.LinkIndex, dst}] = true
+		}
+		return false
+	})
+	return direct, err
+}
+
+// lackingRoutes says of each address which route is missing of those that the kernel has
+// made with it: one of type local, and one to the rest of its prefix (fib_add_ifaddr in
+// net/ipv4/fib_frontend.c, inet6_addr_add in net/ipv6/addrconf.c). Who flushes a table
+// leaves an address that nobody reaches.
+func (n *Namespace) lackingRoutes(all []plan.Address) (problems []string, err error) {
+	problems = make([]string, len(all))
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		if !slices.ContainsFunc(all, func(a plan.Address) bool { return familyOf(a.Prefix.Addr()) == family }) {
+			continue
+		}
+		local, err := n.localRoutes(family)
+		if err != nil {
+			return nil, err
+		}
+		direct, err := n.directRoutes(family)
+		if err != nil {
+			return nil, err
+		}
+		for i, a := range all {
+			if familyOf(a.Prefix.Addr()) == family {
+				problems[i] = n.lackingRoute(a, local, direct)
+			}
+		}
+	}
+	return problems, nil
+}
+
+// lackingRoute is "" for a link without a carrier, too, on which the kernel may wait with
+// the routes, and in a VRF, whose tables they are in.
+func (n *Namespace) lackingRoute(a plan.Address, local map[netip.Addr]bool, direct map[onLink]bool) string {
+	const usable = unix.IFF_UP | unix.IFF_LOWER_UP
+	link, err := n.link(a.Link)
+	switch {
+	case err != nil || link.Attrs().RawFlags&usable != usable || link.Attrs().MasterIndex != 0:
+		return ""
+	case !local[a.Prefix.Addr()]:
+		return "its route in table local is missing"
+	case !a.Prefix.IsSingleIP() && !direct[onLink{link.Attrs().Index, a.Prefix.Masked()}]:
+		return "the route to " + a.Prefix.Masked().String() + " is missing"
+	}
+	return ""
 }
 
 // RemoveAddresses removes addresses of one side; one that is not there is no
@@ -85,8 +192,8 @@ func (k *Kernel) RemoveAddresses(side plan.Side, all []plan.Address) error {
 	})
 }
 
-// CheckAddresses says which addresses of one side are missing or not usable,
-// from a single dump.
+// CheckAddresses says which addresses of one side are missing or not usable, from one
+// dump of these and two of routes a family.
 func (k *Kernel) CheckAddresses(side plan.Side, all []plan.Address) (drift []string, err error) {
 	if len(all) == 0 {
 		return nil, nil
@@ -103,8 +210,12 @@ func (k *Kernel) CheckAddresses(side plan.Side, all []plan.Address) (drift []str
 	for _, a := range addrs {
 		have[onLink{a.link, a.prefix}] = a.flags
 	}
-	for _, a := range all {
-		if problem := addressProblem(n, a, have); problem != "" {
+	lacking, err := n.lackingRoutes(all)
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range all {
+		if problem := cmp.Or(addressProblem(n, a, have), lacking[i]); problem != "" {
 			drift = append(drift, a.String()+": "+problem)
 		}
 	}

@@ -281,6 +281,22 @@ func (n *Namespace) removeRenamed(l plan.Link) error {
 	return nil
 }
 
+// setMode gives a link of a service's the mode that it was made with; that of a shared one
+// is its other users', too.
+func (n *Namespace) setMode(link netlink.Link, l plan.Link) error {
+	mv, ok := link.(*netlink.Macvlan)
+	if !ok || l.Shared || modeName(mv.Mode) == l.Mode {
+		return nil
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Index, attrs.Name = mv.Index, mv.Name
+	if err := n.handle.LinkModify(&netlink.Macvlan{LinkAttrs: attrs, Mode: modes[l.Mode]}); err != nil {
+		return fmt.Errorf("set the mode of %s to %s: %w", l, l.Mode, err)
+	}
+	mv.Mode = modes[l.Mode]
+	return nil
+}
+
 // Fit gives a link that was there the MTU and the MAC that it should have: the
 // kernel lowers a macvlan's MTU with its master's, and leaves it there when the
 // master's is raised again. The alias is missing where the process was killed before
@@ -292,6 +308,9 @@ func (k *Kernel) Fit(l plan.Link) error {
 	}
 	link, err := n.link(l.Name)
 	if err != nil {
+		return err
+	}
+	if err := n.setMode(link, l); err != nil {
 		return err
 	}
 	if l.MTU != 0 && link.Attrs().MTU != l.MTU {
