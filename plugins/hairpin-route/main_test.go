@@ -273,6 +273,48 @@ func TestRouteInTheWay(t *testing.T) {
 	}
 }
 
+// TestRouteBeforeOurs: a route that goes before ours takes the host's packets, though
+// it is not in its way.
+func TestRouteBeforeOurs(t *testing.T) {
+	host, a := byHand(t)
+	c := conf("1.1.0", "", prevResult("1.1.0"))
+	for _, stranger := range []struct{ route, says string }{
+		{"192.0.2.10 dev eth0 table local metric 50", "dev eth0"},
+		{"2001:db8::10 dev eth0 table local metric 50", "dev eth0"},
+		{"blackhole 192.0.2.10 table local", "no way to it"},
+		{"blackhole 2001:db8::10 table local metric 50", "no way to it"},
+		{"local 192.0.2.10 dev lo", "the host takes packets to it for its own"},
+		{"local 2001:db8::10 dev lo table local metric 50", "the host takes packets to it for its own"},
+	} {
+		t.Run(stranger.route, func(t *testing.T) {
+			before := host.Snapshot() + a.Service.Snapshot()
+			host.IP("route add " + stranger.route)
+			_, _, err := a.Add(c, cmdAdd)
+			if code(err) != cnierr.AddressConflict || !strings.Contains(err.Error(), stranger.says) {
+				t.Errorf("ADD: code %d: %v", code(err), err)
+			}
+			host.IP("route del " + stranger.route)
+			if diff := cmp.Diff(before, host.Snapshot()+a.Service.Snapshot()); diff != "" {
+				t.Errorf("after a refused ADD: %s", diff)
+			}
+			if _, _, err := a.Add(c, cmdAdd); err != nil {
+				t.Fatal(err)
+			}
+			host.IP("route add " + stranger.route)
+			if err := a.Check(c, cmdCheck); code(err) != cnierr.Drift || !strings.Contains(err.Error(), stranger.says) {
+				t.Errorf("CHECK: code %d: %v", code(err), err)
+			}
+			host.IP("route del " + stranger.route)
+			if err := a.Check(c, cmdCheck); err != nil {
+				t.Errorf("CHECK: %v", err)
+			}
+			if err := a.Del(c, cmdDel); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestHostsAddressChanges: CHECK says so, and a repeated ADD puts it right,
 // without a trace of the old address.
 func TestHostsAddressChanges(t *testing.T) {

@@ -180,6 +180,20 @@ func lookUpRequest(link int, dst netip.Addr) request {
 	return req
 }
 
+// routeLink reads the type (RTN_UNICAST and others) and the link of a route in the answer to
+// lookUpRequest.
+func routeLink(data []byte) (kind, link int, err error) {
+	if len(data) < unix.SizeofRtMsg {
+		return 0, 0, unix.EBADMSG
+	}
+	for attribute, value := range attributes(data[unix.SizeofRtMsg:]) {
+		if attribute == unix.RTA_OIF && len(value) == 4 {
+			link = int(binary.NativeEndian.Uint32(value))
+		}
+	}
+	return int(data[7]), link, nil
+}
+
 // routeAddress reads an address in the answer to lookUpRequest; the zero Addr
 // means none.
 func routeAddress(data []byte, attribute uint16) (addr netip.Addr, err error) {

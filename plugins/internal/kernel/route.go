@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"iter"
@@ -23,8 +24,8 @@ func familyOf(addr netip.Addr) int {
 }
 
 // AddRoutes adds routes of one side, and gives those that were not there. One
-// of our own that differs is replaced; an exclusive one that somebody else has
-// is an error. After an error, too, others may have been added.
+// of our own that differs is replaced; an exclusive one that somebody else has, or
+// that another goes before, is an error. After an error, too, others may have been added.
 func (k *Kernel) AddRoutes(side plan.Side, all []plan.Route) (made []plan.Route, err error) {
 	var taken []plan.Route
 	made, err = changeSide(k, side, all, func(link int, r plan.Route) (request, error) {
@@ -36,7 +37,65 @@ func (k *Kernel) AddRoutes(side plan.Side, all []plan.Route) (made []plan.Route,
 		}
 		return addRouteError(r, err)
 	})
-	return made, errors.Join(err, k.settleRoutes(side, taken))
+	err = errors.Join(err, k.settleRoutes(side, taken))
+	if err != nil {
+		return made, err
+	}
+	return made, k.refuseStray(side, all)
+}
+
+func (k *Kernel) refuseStray(side plan.Side, all []plan.Route) error {
+	n, err := k.On(side)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i, problem := range n.stray(all) {
+		errs = append(errs, cnierr.New(cnierr.AddressConflict, fmt.Sprintf("find out what leads there (`ip rule`, `ip route show table all %s`), and remove it or use another VIP", all[i].Dst),
+			"add %s: somebody else's route goes before it: %s", all[i], problem))
+	}
+	return errors.Join(errs...)
+}
+
+// stray says of exclusive routes, by their place, where packets to their destinations go
+// if not by them. Which packets a table is for that only a rule of the host's leads to is
+// not known.
+func (n *Namespace) stray(all []plan.Route) map[int]string {
+	var asked []int
+	var requests []request
+	for i, r := range all {
+		if table := tableOf(r); r.Exclusive && (table == unix.RT_TABLE_LOCAL || table == unix.RT_TABLE_MAIN) {
+			asked, requests = append(asked, i), append(requests, lookUpRequest(0, r.Dst.Addr()))
+		}
+	}
+	var problems map[int]string
+	for j, a := range n.ask(requests) {
+		if problem := n.strayTo(all[asked[j]], a); problem != "" {
+			if problems == nil {
+				problems = map[int]string{}
+			}
+			problems[asked[j]] = problem
+		}
+	}
+	return problems
+}
+
+// strayTo reads where the answer to lookUpRequest leads.
+func (n *Namespace) strayTo(r plan.Route, a answer) string {
+	link, err := n.link(r.Link)
+	if err != nil || a.err != nil {
+		return fmt.Sprintf("no way to it: %v", errors.Join(err, a.err))
+	}
+	kind, out, err := routeLink(a.data)
+	switch {
+	case err != nil:
+		return fmt.Sprintf("no way to it: %v", err)
+	case kind == unix.RTN_LOCAL:
+		return "the host takes packets to it for its own"
+	case kind != unix.RTN_UNICAST || out != link.Attrs().Index:
+		return "packets to it go " + n.outOf(netlink.Route{LinkIndex: out})
+	}
+	return ""
 }
 
 func addRouteError(r plan.Route, err error) error {
@@ -297,8 +356,9 @@ func (k *Kernel) CheckRoutes(side plan.Side, all []plan.Route) (drift []string, 
 			return nil, err
 		}
 	}
+	stray := n.stray(all)
 	for i, problem := range problems {
-		if problem != "" {
+		if problem = cmp.Or(problem, stray[i]); problem != "" {
 			drift = append(drift, all[i].String()+": "+problem)
 		}
 	}
