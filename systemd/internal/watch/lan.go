@@ -155,7 +155,9 @@ func packetSocket(link int, protocol uint16, filter []bpf.Instruction) (int, err
 		return 0, err
 	}
 	if err = setFilter(fd, filter); err == nil {
-		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: protocol>>8 | protocol<<8, Ifindex: link})
+		// The network's byte order, in a number of the machine's.
+		protocol = binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, protocol))
+		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: link})
 	}
 	if err != nil {
 		_ = unix.Close(fd)
