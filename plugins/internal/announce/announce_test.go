@@ -7,7 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
+
+	"macvlan-vip/tests/testnet"
 )
 
 func writeSysctl(key, value string) error {
@@ -78,13 +79,7 @@ func TestAnnounceMakesNoNeighbours(t *testing.T) {
 // eventually waits for what takes the kernel a moment.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
-	var err error
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if err = check(); err == nil {
-			return
-		}
-	}
-	t.Error(err)
+	testnet.Eventually(t, "the kernel is through", check)
 }
 
 func TestAnnounceOnAClosedConn(t *testing.T) {
@@ -109,14 +104,14 @@ func TestAnnounceThroughAFullQueue(t *testing.T) {
 	if out, err := mv0.tc("qdisc add dev mv0 root tbf rate 10mbit burst 2k limit 3k"); err != nil {
 		t.Skipf("no queue of that kind: %v: %s", err, out)
 	}
-	frames := peer.capture()
+	frames := peer.Capture(peer.link)
 	all := many(400)
 	if err := mv0.open(all).Announce(t.Context(), all); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func() error {
 		got := map[string]bool{}
-		for _, f := range frames.all() {
+		for _, f := range frames.Frames() {
 			got[announced(f)] = true
 		}
 		delete(got, "")
@@ -143,7 +138,7 @@ func BenchmarkOpen(b *testing.B) {
 	l := newLab(b)
 	mv0 := l.service(l.host())
 	ifi := mv0.ifi()
-	mv0.do(func() error {
+	mv0.Do(func() error {
 		for b.Loop() {
 			c, err := Open(ifi, many(2))
 			if err != nil {

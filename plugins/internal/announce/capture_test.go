@@ -1,81 +1,27 @@
 package announce
 
 import (
-	"bytes"
 	"fmt"
 	"net"
 	"net/netip"
 	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
-	"github.com/mdlayher/packet"
-	"golang.org/x/sys/unix"
+
+	"macvlan-vip/tests/testnet"
 )
 
 func (s *station) tc(args string) ([]byte, error) {
 	return exec.Command("tc", append([]string{"-n", s.name()}, strings.Fields(args)...)...).CombinedOutput()
 }
 
-// recorder records the frames on a link, both ways.
-type recorder struct {
-	mu     sync.Mutex
-	frames []gopacket.Packet
-}
-
-// all returns what has been recorded so far.
-func (r *recorder) all() []gopacket.Packet {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.frames)
-}
-
-// capture begins to record; it ends with the test.
-func (s *station) capture() *recorder {
-	s.t.Helper()
-	ifi := s.ifi()
-	var conn *packet.Conn
-	s.do(func() (err error) {
-		if conn, err = packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, nil); err == nil {
-			err = conn.SetPromiscuous(true)
-		}
-		return err
-	})
-	if err := (&socket{Conn: conn}).control(func(fd int) error {
-		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
-	}); err != nil {
-		s.t.Fatal(err)
-	}
-	r := &recorder{}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		buf := make([]byte, 2000)
-		for {
-			n, _, err := conn.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			r.mu.Lock()
-			r.frames = append(r.frames, gopacket.NewPacket(bytes.Clone(buf[:n]), layers.LayerTypeEthernet, gopacket.Default))
-			r.mu.Unlock()
-		}
-	})
-	s.t.Cleanup(func() {
-		_ = conn.Close()
-		wg.Wait()
-	})
-	return r
-}
-
 // announced is the address that a frame announces, if it does.
-func announced(f gopacket.Packet) string {
+func announced(f testnet.Frame) string {
 	if a, ok := f.Layer(layers.LayerTypeARP).(*layers.ARP); ok && string(a.SourceProtAddress) == string(a.DstProtAddress) {
 		return net.IP(a.SourceProtAddress).String()
 	}
@@ -86,7 +32,7 @@ func announced(f gopacket.Packet) string {
 }
 
 // probed is the address that a frame probes for, if it does.
-func probed(f gopacket.Packet) (addr netip.Addr) {
+func probed(f testnet.Frame) (addr netip.Addr) {
 	if a, ok := f.Layer(layers.LayerTypeARP).(*layers.ARP); ok && net.IP(a.SourceProtAddress).IsUnspecified() {
 		addr, _ = netip.AddrFromSlice(a.DstProtAddress)
 	}
@@ -104,7 +50,7 @@ func TestOnTheWire(t *testing.T) {
 	l := newLab(t)
 	mv0, peer := l.service(l.host()), l.host()
 	all := addrs("192.0.2.1 2001:db8::1:2:3")
-	frames := peer.capture()
+	frames := peer.Capture(peer.link)
 	c := mv0.open(all)
 	mustProbe(t, c, all, ProbeConfig{Count: 2, Interval: time.Millisecond, Wait: time.Millisecond})
 	if err := c.Announce(t.Context(), all); err != nil {
@@ -122,7 +68,7 @@ func TestOnTheWire(t *testing.T) {
 	)
 	eventually(t, func() error {
 		var seen []string
-		for _, f := range frames.all() {
+		for _, f := range frames.Frames() {
 			if what := describe(f); what != "" {
 				seen = append(seen, what)
 			}
@@ -136,7 +82,7 @@ func TestOnTheWire(t *testing.T) {
 
 // describe puts the fields that matter in a line, for what concerns the
 // addresses of TestOnTheWire.
-func describe(f gopacket.Packet) string {
+func describe(f testnet.Frame) string {
 	eth, ok := f.LinkLayer().(*layers.Ethernet)
 	if !ok {
 		return ""

@@ -2,7 +2,6 @@ package announce
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,9 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/containernetworking/plugins/pkg/ns"
-	"github.com/containernetworking/plugins/pkg/testutils"
-	"golang.org/x/sys/unix"
+	"macvlan-vip/tests/testnet"
 )
 
 // lab is a LAN: a bridge in a netns of its own, the ports of which lead to
@@ -27,8 +24,8 @@ type lab struct {
 
 // station is a netns with one link on the LAN.
 type station struct {
+	*testnet.Namespace
 	t      testing.TB
-	ns     ns.NetNS
 	link   string
 	mac    net.HardwareAddr
 	parent *station // The host of a macvlan.
@@ -47,18 +44,7 @@ func newLab(t testing.TB) *lab {
 
 func newStation(t testing.TB, link string) *station {
 	t.Helper()
-	n, err := testutils.NewNS()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = n.Close()
-		// Not testutils.UnmountNS, which fails while anybody looks at it.
-		if err := errors.Join(unix.Unmount(n.Path(), unix.MNT_DETACH), os.Remove(n.Path())); err != nil {
-			t.Error(err)
-		}
-	})
-	return &station{t: t, ns: n, link: link}
+	return &station{Namespace: testnet.New(t), t: t, link: link}
 }
 
 // host is a station like any on a LAN, with the link eth0.
@@ -85,7 +71,7 @@ func (l *lab) service(parent *station) *station {
 	return s
 }
 
-func (s *station) name() string { return filepath.Base(s.ns.Path()) }
+func (s *station) name() string { return filepath.Base(s.Path()) }
 
 // ip runs ip(8) commands in the station's netns.
 func (s *station) ip(commands ...string) {
@@ -107,18 +93,11 @@ func (s *station) show(args ...string) string {
 	return string(bytes.TrimSpace(out))
 }
 
-func (s *station) do(f func() error) {
-	s.t.Helper()
-	if err := s.ns.Do(func(ns.NetNS) error { return f() }); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
 func (s *station) readMAC() { s.mac = s.ifi().HardwareAddr }
 
 func (s *station) ifi() (ifi *net.Interface) {
 	s.t.Helper()
-	s.do(func() (err error) {
+	s.Do(func() (err error) {
 		ifi, err = net.InterfaceByName(s.link)
 		return err
 	})
@@ -142,7 +121,7 @@ func (s *station) hold(addrs ...netip.Addr) {
 func (s *station) open(addrs []netip.Addr) (c *Conn) {
 	s.t.Helper()
 	ifi := s.ifi()
-	s.do(func() (err error) {
+	s.Do(func() (err error) {
 		c, err = Open(ifi, addrs)
 		return err
 	})

@@ -15,7 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/gopacket/gopacket"
+
+	"macvlan-vip/tests/testnet"
 )
 
 // patient is for tests that shall find what there is on a busy machine, too.
@@ -83,10 +84,18 @@ func TestProbeAgain(t *testing.T) {
 		t.Fatalf("conflicts %v, want both", got)
 	}
 	// The holder's last words are still to be read when it is gone.
-	announcer := holder.open(all)
+	announcer, heard := holder.open(all), mv0.Capture(mv0.link)
 	if err := announcer.Announce(t.Context(), all); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, func() error {
+		for _, addr := range all {
+			if !slices.ContainsFunc(heard.Frames(), func(f testnet.Frame) bool { return announced(f) == addr.String() }) {
+				return fmt.Errorf("the announcement of %s is not there yet", addr)
+			}
+		}
+		return nil
+	})
 	holder.ip("addr flush dev eth0")
 	wantConflicts(t, mustProbe(t, c, all, patient), nil)
 }
@@ -97,7 +106,7 @@ func TestProbeWithoutIPv6OnTheLink(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	mv0, holder := l.service(l.host()), l.host()
-	mv0.do(func() error { return writeSysctl("net/ipv6/conf/mv0/disable_ipv6", "1") })
+	mv0.Do(func() error { return writeSysctl("net/ipv6/conf/mv0/disable_ipv6", "1") })
 	all := addrs("2001:db8::1 2001:db8::2")
 	holder.hold(all[0])
 	wantConflicts(t, mustProbe(t, mv0.open(all), all, patient), []Conflict{{Addr: all[0], MAC: holder.mac}})
@@ -231,7 +240,7 @@ func (l *lab) snoop() {
 // forwards says whether a probe for addr reaches a station that did not join.
 func (l *lab) forwards(watcher *station, addr netip.Addr) bool {
 	l.t.Helper()
-	frames := watcher.capture()
+	frames := watcher.Capture(watcher.link)
 	sender := l.host()
 	c := sender.open([]netip.Addr{addr})
 	p, err := c.probe(addr)
@@ -242,7 +251,7 @@ func (l *lab) forwards(watcher *station, addr netip.Addr) bool {
 		l.t.Fatal(err)
 	}
 	time.Sleep(300 * time.Millisecond)
-	return slices.ContainsFunc(frames.all(), func(f gopacket.Packet) bool { return probed(f) == addr })
+	return slices.ContainsFunc(frames.Frames(), func(f testnet.Frame) bool { return probed(f) == addr })
 }
 
 // A bridge port in hairpin mode, like a switch that loops, sends back what
@@ -253,11 +262,11 @@ func TestProbeIgnoresItsOwnPackets(t *testing.T) {
 	host := l.host()
 	l.lan.ip("link set " + host.port + " type bridge_slave hairpin on")
 	all := addrs("192.0.2.1 2001:db8::1")
-	frames := host.capture()
+	frames := host.Capture(host.link)
 	wantConflicts(t, mustProbe(t, host.open(all), all, patient), nil)
 	eventually(t, func() error {
 		seen := 0
-		for _, f := range frames.all() {
+		for _, f := range frames.Frames() {
 			if probed(f).IsValid() {
 				seen++
 			}
