@@ -14,9 +14,6 @@ import (
 	"macvlan-vip/systemd/internal/sdlog"
 )
 
-// runDir holds what the drop-in takes from a namespace's shim.
-const runDir = "/run/systemd-netns"
-
 // upstreams are where managers of the host's DNS write the servers that their
 // own one on a loopback address asks: systemd-resolved, NetworkManager.
 var upstreams = []string{"/run/systemd/resolve/resolv.conf", "/run/NetworkManager/no-stub-resolv.conf"}
@@ -26,7 +23,7 @@ var upstreams = []string{"/run/systemd/resolve/resolv.conf", "/run/NetworkManage
 // namespace or else the network's. Failing both it is the host's own, of which
 // only a server on a loopback address needs another.
 func (n *Netns) giveDNS(dns types.DNS) error {
-	file := n.dnsFile()
+	file := n.ResolvConf()
 	admins := filepath.Join("/etc/netns", n.Name, "resolv.conf")
 	if _, err := os.Stat(admins); err == nil {
 		return files.Link(file, admins).Put()
@@ -44,8 +41,6 @@ func (n *Netns) giveDNS(dns types.DNS) error {
 	n.Say(sdlog.LevelInfo, "DNS servers %s, from %s", strings.Join(servers(text), " "), from)
 	return files.Text(file, text).Put()
 }
-
-func (n *Netns) dnsFile() string { return filepath.Join(runDir, n.Name, "resolv.conf") }
 
 // chooseDNS gives the resolv.conf(5) that the service needs, and where it is
 // from; none if the host's own will do.

@@ -226,12 +226,12 @@ func (n *Netns) undoGuessed(ctx context.Context, a record.Attachment) {
 }
 
 func (n *Netns) forgetDNS() error {
-	if err := errors.Join(files.RemoveIfThere(n.dnsFile()), record.SetConflicts(n.Name, nil), record.SetDoubt(n.Name, "")); err != nil {
+	if err := errors.Join(files.RemoveIfThere(n.ResolvConf()), record.SetConflicts(n.Name, nil), record.SetDoubt(n.Name, "")); err != nil {
 		return err
 	}
 	_, _ = record.RepairOnly(n.Name)
 	// systemd's to remove, where a unit has made it.
-	_ = os.Remove(filepath.Dir(n.dnsFile()))
+	_ = os.Remove(filepath.Dir(n.ResolvConf()))
 	return nil
 }
 

@@ -4,15 +4,14 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
+
+	"macvlan-vip/systemd/internal/settings"
 )
 
 // conflictsPath is the file in which the keeper lists other holders of a namespace's
 // VIPs. It is removed with the shim's runtime directory.
-func conflictsPath(name string) string {
-	return filepath.Join("/run/systemd-netns", name, "conflicts")
-}
+func conflictsPath(name string) string { return settings.RunFile(name, "conflicts") }
 
 // Conflicts lists other holders of a namespace's VIPs, one per line.
 func Conflicts(name string) []string {
@@ -31,7 +30,7 @@ func SetConflicts(name string, lines []string) error {
 
 // doubtPath is the file in which the keeper tells why the LAN may not have been asked
 // yet whether a namespace's VIPs are free.
-func doubtPath(name string) string { return filepath.Join("/run/systemd-netns", name, "doubt") }
+func doubtPath(name string) string { return settings.RunFile(name, "doubt") }
 
 // Doubt tells that in a line, "" if there is no reason.
 func Doubt(name string) string {
@@ -60,7 +59,7 @@ func note(path, text string) error {
 }
 
 // repairPath is the file that tells a reload not to apply edits.
-func repairPath(name string) string { return filepath.Join("/run/systemd-netns", name, "repair") }
+func repairPath(name string) string { return settings.RunFile(name, "repair") }
 
 // broken is in that file if something is known to be. systemd-netns-repair@.service
 // writes an empty one.

@@ -126,8 +126,9 @@ func isAlnum(r rune) bool {
 // Shim is the unit that makes the namespace.
 func (n Namespace) Shim() string { return "systemd-netns@" + n.Name + ".service" }
 
+// RunFile is a file of a namespace's that goes with its shim (RuntimeDirectory=).
+func RunFile(name, file string) string { return filepath.Join("/run/systemd-netns", name, file) }
+
 // ResolvConf is the resolv.conf(5) that the shim gives to services in the
 // namespace, if they need another than the host's.
-func (n Namespace) ResolvConf() string {
-	return filepath.Join("/run/systemd-netns", n.Name, "resolv.conf")
-}
+func (n Namespace) ResolvConf() string { return RunFile(n.Name, "resolv.conf") }
