@@ -8,23 +8,14 @@ import (
 	"runtime"
 	"syscall"
 
+	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
 )
 
 // Do runs a function on a thread that is in the network namespace at a path.
 // Sockets that it opens stay there.
 func Do(path string, f func() error) error {
-	done := make(chan error)
-	go func() {
-		// Never unlocked: the thread ends with the goroutine.
-		runtime.LockOSThread()
-		if err := join(path); err != nil {
-			done <- err
-			return
-		}
-		done <- f()
-	}()
-	return <-done
+	return ns.WithNetNSPath(path, func(ns.NetNS) error { return f() })
 }
 
 func join(path string) error {
