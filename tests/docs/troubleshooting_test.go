@@ -3,6 +3,7 @@ package docs
 import (
 	"context"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -130,7 +131,7 @@ func (l *lab) section(t *testing.T, name string, blocks []page.Block) {
 	l.Serves(t, vip)
 	defer l.keepAsking(t)()
 	uplink := strings.Fields(l.M.IP("-o link show dev eth0 up"))
-	mac := uplink[indexOf(uplink, "link/ether")+1]
+	mac := uplink[slices.Index(uplink, "link/ether")+1]
 	l.make(t, strings.ReplaceAll(f.peer, "UPLINK", mac), f.host)
 	if f.cableOut {
 		l.M.MustSetCarrier(t, 0, false)
@@ -148,15 +149,6 @@ func (l *lab) section(t *testing.T, name string, blocks []page.Block) {
 	}
 	l.make(t, f.undoPeer, f.undo)
 	l.Serves(t, vip)
-}
-
-func indexOf(words []string, word string) int {
-	for i, w := range words {
-		if w == word {
-			return i
-		}
-	}
-	return 0
 }
 
 // make runs a fault's scripts.

@@ -10,7 +10,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -156,13 +155,7 @@ func code(err error) uint {
 // eventually waits for what takes the other side a moment.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
-	var err error
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if err = check(); err == nil {
-			return
-		}
-	}
-	t.Error(err)
+	testnet.Eventually(t, "the other side is through", check)
 }
 
 // many gives n VIPs with a prefix length, half of them of either family; those

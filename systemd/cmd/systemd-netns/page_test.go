@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -99,7 +100,7 @@ func synopsis(c *cobra.Command) string {
 			dashed = "-" + f.Shorthand
 		}
 		word := "[" + strings.TrimSpace(dashed+" "+name) + "]"
-		if _, repeated := f.Value.(interface{ repeated() }); repeated {
+		if slices.Contains([]string{"ADDR/LEN", "ADDR", "PORT"}, f.Value.Type()) {
 			word += "..."
 		}
 		line += " " + word

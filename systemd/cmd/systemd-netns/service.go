@@ -76,7 +76,6 @@ func (v *vips) Set(text string) error {
 	return err
 }
 func (v *vips) Type() string   { return "ADDR/LEN" }
-func (v *vips) repeated()      {}
 func (v *vips) String() string { return "" }
 
 // addresses is a flag of addresses without a prefix length.
@@ -91,7 +90,6 @@ func (a *addresses) Set(text string) error {
 	return nil
 }
 func (a *addresses) Type() string   { return "ADDR" }
-func (a *addresses) repeated()      {}
 func (a *addresses) String() string { return "" }
 
 // gateways is a flag of gateways, of which each family has one.
@@ -111,7 +109,6 @@ func (g *gateways) Set(text string) error {
 	return nil
 }
 func (g *gateways) Type() string   { return "ADDR" }
-func (g *gateways) repeated()      {}
 func (g *gateways) String() string { return "" }
 
 // ports is a flag of TCP ports.
@@ -128,7 +125,6 @@ func (p *ports) Set(text string) error {
 	return nil
 }
 func (p *ports) Type() string   { return "PORT" }
-func (p *ports) repeated()      {}
 func (p *ports) String() string { return "" }
 
 // completeServices completes the names of installed services.
