@@ -129,9 +129,9 @@ type Desired struct {
 	Links      []Link      `json:"links,omitempty"`
 	Sysctls    []Sysctl    `json:"sysctls,omitempty"`
 	Addresses  []Address   `json:"addresses,omitempty"`
+	Neighbours []Neighbour `json:"neighbours,omitempty"`
 	Routes     []Route     `json:"routes,omitempty"`
 	Rules      []Rule      `json:"rules,omitempty"`
-	Neighbours []Neighbour `json:"neighbours,omitempty"`
 }
 
 // Add appends another description to this one.
