@@ -145,8 +145,7 @@ func (b *batch) receive() ([]syscall.NetlinkMessage, error) {
 // errorOf reads a struct nlmsgerr and, behind it, what the kernel has to say
 // (netlink(7); NLMSGERR_ATTR_MSG).
 func errorOf(m syscall.NetlinkMessage) error {
-	const header = 4 + unix.SizeofNlMsghdr
-	if len(m.Data) < header {
+	if len(m.Data) < unix.SizeofNlMsgerr {
 		return unix.EBADMSG
 	}
 	number := int32(binary.NativeEndian.Uint32(m.Data))
@@ -157,7 +156,7 @@ func errorOf(m syscall.NetlinkMessage) error {
 	if m.Header.Flags&unix.NLM_F_ACK_TLVS == 0 {
 		return err
 	}
-	for kind, value := range attributes(m.Data[header:]) {
+	for kind, value := range attributes(m.Data[unix.SizeofNlMsgerr:]) {
 		if kind == nl.NLMSGERR_ATTR_MSG {
 			err = fmt.Errorf("%w: %s", err, unix.ByteSliceToString(value))
 		}

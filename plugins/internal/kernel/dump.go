@@ -164,12 +164,11 @@ func (n *Namespace) neighbours(link int) (all map[netip.Addr]neighbour, err erro
 
 // parseNeighbour reads a struct ndmsg and what is behind it, if it is of a link.
 func parseNeighbour(data []byte, link int) (addr netip.Addr, e neighbour, ok bool) {
-	const header = 12 // struct ndmsg: family, 3 bytes of padding, ifindex, state, flags, type.
-	if len(data) < header || int(binary.NativeEndian.Uint32(data[4:])) != link {
+	if len(data) < unix.SizeofNdMsg || int(binary.NativeEndian.Uint32(data[4:])) != link {
 		return addr, e, false
 	}
 	e.state = binary.NativeEndian.Uint16(data[8:])
-	for kind, value := range attributes(data[header:]) {
+	for kind, value := range attributes(data[unix.SizeofNdMsg:]) {
 		switch kind {
 		case netlink.NDA_DST:
 			addr, ok = netip.AddrFromSlice(value)

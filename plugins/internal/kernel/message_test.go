@@ -116,7 +116,7 @@ func TestRouteMessage(t *testing.T) {
 func TestRuleMessage(t *testing.T) {
 	message := ruleRequest(unix.RTM_NEWRULE, create, plan.Rule{From: netip.MustParsePrefix("192.0.2.10/32"), Table: 0x01020304, Priority: 100}).finished(1)
 	// struct fib_rule_hdr: bytes, but for its flags at the end; FRA_TABLE overrides its table.
-	want := append([]byte{unix.AF_INET, 0, 32, 0, unix.RT_TABLE_MAIN, 0, 0, toTable}, u32(0)...)
+	want := append([]byte{unix.AF_INET, 0, 32, 0, unix.RT_TABLE_MAIN, 0, 0, unix.FR_ACT_TO_TBL}, u32(0)...)
 	if got := message[unix.SizeofNlMsghdr:][:unix.SizeofRtMsg]; !bytes.Equal(got, want) {
 		t.Errorf("struct fib_rule_hdr is % x, want % x", got, want)
 	}

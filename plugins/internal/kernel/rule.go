@@ -14,10 +14,6 @@ import (
 	"macvlan-vip/plugins/internal/plan"
 )
 
-// toTable is the action of a rule that leads to a table (FR_ACT_TO_TBL in
-// linux/fib_rules.h).
-const toTable = 1
-
 // AddRules adds rules of one side, and gives those that were not there. After
 // an error, too, others may have been added.
 func (k *Kernel) AddRules(side plan.Side, all []plan.Rule) (made []plan.Rule, err error) {
@@ -73,7 +69,7 @@ func ruleRequest(kind, flags int, r plan.Rule) request {
 	msg := nl.NewRtDelMsg()
 	msg.Family = uint8(familyOf(r.From.Addr()))
 	msg.Src_len = uint8(r.From.Bits())
-	msg.Type = toTable
+	msg.Type = unix.FR_ACT_TO_TBL
 	msg.Scope = 0
 	req := newRequest(kind, flags, msg)
 	req.add(nl.FRA_SRC, r.From.Addr().AsSlice())

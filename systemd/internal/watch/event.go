@@ -143,15 +143,12 @@ func decodeRoute(e event, data []byte) (event, bool) {
 	return e, ok
 }
 
-// sizeofNdmsg is that of struct ndmsg (linux/neighbour.h).
-const sizeofNdmsg = 12
-
 func decodeNeighbour(e event, data []byte) (event, bool) {
-	if len(data) < sizeofNdmsg {
+	if len(data) < unix.SizeofNdMsg {
 		return e, false
 	}
 	e.index = int(binary.NativeEndian.Uint32(data[4:]))
-	ok := decodeAttrs(data, sizeofNdmsg, func(kind uint16, value []byte) {
+	ok := decodeAttrs(data, unix.SizeofNdMsg, func(kind uint16, value []byte) {
 		if kind == unix.NDA_DST {
 			e.addr, _ = netip.AddrFromSlice(value)
 		}

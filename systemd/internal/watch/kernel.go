@@ -56,16 +56,13 @@ func number(path string) (int, error) {
 	return nsid, nil
 }
 
-// iflaTargetNetnsid is IFLA_TARGET_NETNSID (linux/if_link.h), since Linux 4.15:
-// the namespace to ask about, without entering it.
-const iflaTargetNetnsid = 46
-
-// linkInside finds a link in the namespace with a number.
+// linkInside finds a link in the namespace with a number, without entering it
+// (IFLA_TARGET_NETNSID, since Linux 4.15).
 func linkInside(nsid int, name string) (link, error) {
 	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_ACK)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	req.AddData(nl.NewRtAttr(iflaTargetNetnsid, nl.Uint32Attr(uint32(nsid))))
+	req.AddData(nl.NewRtAttr(unix.IFLA_TARGET_NETNSID, nl.Uint32Attr(uint32(nsid))))
 	messages, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	if err != nil || len(messages) == 0 {
 		return link{}, fmt.Errorf("look at %s in namespace %d: %w", name, nsid, errors.Join(err))
