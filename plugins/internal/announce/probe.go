@@ -23,26 +23,16 @@ type ProbeConfig struct {
 	// Wait is how long an answer to the last probe is waited for.
 	Wait time.Duration
 	// FailFast is for callers to whom one conflict is enough: probing then
-	// ends Grace after the first.
+	// ends grace after the first.
 	FailFast bool
 	// Known are stations whose probes are no news.
 	Known []net.HardwareAddr
 }
 
-// DefaultProbe takes 200 ms: on a LAN a holder answers within a millisecond,
-// and the second and third probe make up for a lost one. RFC 5227, section
-// 1.1, has 3 probes, 1 to 2 s apart, and 2 s of waiting, in order to find
-// stations on links that take a second to forward the first packet.
-//
-// The random delay that the RFC puts before the first probe is left out: it
-// keeps apart stations that are powered on together, and of two that probe for
-// the same address at the same time one goes on.
-var DefaultProbe = ProbeConfig{Count: 3, Interval: 50 * time.Millisecond, Wait: 100 * time.Millisecond}
-
-// Grace is how long FailFast waits for more conflicts: one that lists all the
+// grace is how long FailFast waits for more conflicts: one that lists all the
 // addresses that another host has is worth more than one that names a single
 // one, and all of them are asked at once.
-const Grace = 50 * time.Millisecond
+const grace = 50 * time.Millisecond
 
 // A Conflict is an address that another station has or claims.
 type Conflict struct {
@@ -243,7 +233,7 @@ func (p *prober) heard(cl claim) {
 	case len(p.conflicts) == len(p.addrs):
 		p.finish(errComplete)
 	case p.cfg.FailFast && len(p.conflicts) == 1:
-		time.AfterFunc(Grace, func() { p.finish(errComplete) })
+		time.AfterFunc(grace, func() { p.finish(errComplete) })
 	}
 }
 

@@ -315,7 +315,7 @@ func TestProbeErrors(t *testing.T) {
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
 			c := mv0.open(addrs(tc.open))
-			_, err := c.Probe(t.Context(), addrs(tc.probe), DefaultProbe)
+			_, err := c.Probe(t.Context(), addrs(tc.probe), patient)
 			if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "mv0") {
 				t.Errorf("error %v, want %q on mv0", err, tc.want)
 			}
@@ -325,12 +325,12 @@ func TestProbeErrors(t *testing.T) {
 		all := addrs("192.0.2.1 2001:db8::1")
 		c := mv0.open(all)
 		mv0.ip("link set mv0 down")
-		_, err := c.Probe(t.Context(), all, DefaultProbe)
+		_, err := c.Probe(t.Context(), all, patient)
 		if !errors.Is(err, ErrLinkDown) {
 			t.Errorf("error %v, want ErrLinkDown", err)
 		}
 		mv0.ip("link set mv0 up")
-		wantConflicts(t, mustProbe(t, c, all, DefaultProbe), nil)
+		wantConflicts(t, mustProbe(t, c, all, patient), nil)
 	})
 	t.Run("link goes down meanwhile", func(t *testing.T) {
 		all := addrs("192.0.2.1 2001:db8::1")

@@ -31,7 +31,7 @@ func (k *Kernel) AddAddresses(side plan.Side, all []plan.Address) (made []plan.A
 func (k *Kernel) addAddresses(side plan.Side, all []plan.Address) (made, there []plan.Address, err error) {
 	made, err = changeSide(k, side, all, func(link int, a plan.Address) (request, error) {
 		return addressRequest(unix.RTM_NEWADDR, create, link, a.Prefix), nil
-	}, func(_ *Namespace, a plan.Address, err error) error {
+	}, func(a plan.Address, err error) error {
 		if errors.Is(err, unix.EEXIST) {
 			there = append(there, a)
 			return nil

@@ -169,7 +169,7 @@ func errorOf(m syscall.NetlinkMessage) error {
 // asking gets the index of the item's link. judge turns the kernel's error
 // into the caller's; nil says that there was nothing to change.
 func changeSide[T plan.OnLink](k *Kernel, side plan.Side, items []T,
-	asking func(link int, item T) (request, error), judge func(*Namespace, T, error) error,
+	asking func(link int, item T) (request, error), judge func(T, error) error,
 ) (made []T, err error) {
 	if len(items) == 0 {
 		return nil, nil
@@ -192,7 +192,7 @@ func changeSide[T plan.OnLink](k *Kernel, side plan.Side, items []T,
 	var errs []error
 	for i, a := range answers {
 		if a.err != nil {
-			errs = append(errs, judge(n, items[i], a.err))
+			errs = append(errs, judge(items[i], a.err))
 		}
 	}
 	if len(errs) == 0 {
@@ -224,7 +224,7 @@ func removeSide[T plan.OnLink](k *Kernel, side plan.Side, items []T, asking func
 			return fmt.Errorf("remove %s: %w", i, err)
 		}
 	}
-	_, err = changeSide(k, side, there, asking, func(_ *Namespace, i T, err error) error {
+	_, err = changeSide(k, side, there, asking, func(i T, err error) error {
 		if isAbsent(err) {
 			return nil
 		}

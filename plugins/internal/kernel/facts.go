@@ -120,7 +120,7 @@ func (n *Namespace) checkMaster(f plan.LinkFacts) error {
 	if f.Kind == "ipvlan" || len(f.MAC) != len("00:00:00:00:00:00") || n.isLoopback(f.Name) {
 		return cnierr.Config("master", f.Name, fmt.Sprintf("a link of type %s cannot carry a macvlan", f.Kind), "set master to an Ethernet link, a bond, a bridge or a VLAN")
 	}
-	if n.isWireless(f.Name) {
+	if isWireless("/sys/class/net", f.Name) {
 		return cnierr.Config("master", f.Name, "a wireless link", "use a wired uplink: an access point drops frames from any MAC that has not joined it")
 	}
 	// A VRF's members may carry macvlans.
@@ -154,11 +154,7 @@ func (n *Namespace) upper(name string) netlink.Link {
 // isWireless looks where cfg80211 and the wireless extensions show themselves
 // (Documentation/ABI/testing/sysfs-class-net). /sys shows the links of the
 // namespace that it was mounted in, which is the host's.
-func (n *Namespace) isWireless(name string) bool {
-	return wirelessAt("/sys/class/net", name)
-}
-
-func wirelessAt(sys, name string) bool {
+func isWireless(sys, name string) bool {
 	for _, mark := range []string{"phy80211", "wireless"} {
 		if _, err := os.Stat(filepath.Join(sys, name, mark)); err == nil {
 			return true

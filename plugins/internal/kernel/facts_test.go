@@ -19,7 +19,7 @@ func TestWireless(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]bool{"eth0": false, "wlan0": true, "wlan1": true, "none": false} {
-		if got := wirelessAt(sys, name); got != want {
+		if got := isWireless(sys, name); got != want {
 			t.Errorf("%s: wireless %v, want %v", name, got, want)
 		}
 	}

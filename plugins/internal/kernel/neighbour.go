@@ -16,7 +16,7 @@ import (
 func (k *Kernel) SetNeighbours(side plan.Side, all []plan.Neighbour) (made []plan.Neighbour, err error) {
 	return changeSide(k, side, all, func(link int, e plan.Neighbour) (request, error) {
 		return neighbourRequest(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, link, e)
-	}, func(_ *Namespace, e plan.Neighbour, err error) error {
+	}, func(e plan.Neighbour, err error) error {
 		return &cnierr.Error{Code: types.ErrInternal, Text: "set " + e.String(), Cause: err}
 	})
 }

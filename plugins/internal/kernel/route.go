@@ -30,7 +30,7 @@ func (k *Kernel) AddRoutes(side plan.Side, all []plan.Route) (made []plan.Route,
 	var taken []plan.Route
 	made, err = changeSide(k, side, all, func(link int, r plan.Route) (request, error) {
 		return addRouteRequest(link, r), nil
-	}, func(_ *Namespace, r plan.Route, err error) error {
+	}, func(r plan.Route, err error) error {
 		if errors.Is(err, unix.EEXIST) {
 			taken = append(taken, r)
 			return nil
