@@ -447,13 +447,39 @@ func planInVRF(t *testing.T, host *testnet.Namespace, vrf, keys string, addrs []
 	return d, err
 }
 
+// TestDeprecatedAddress: nothing new is sent from one, but it is the host's for all who
+// know it (RFC 4862, section 5.5.4). Cluster managers add IPv6 addresses like that.
+func TestDeprecatedAddress(t *testing.T) {
+	host, a := byHand(t)
+	deprecated := []string{"192.0.2.77/32", "2001:db8::77/128 nodad"}
+	for _, addr := range deprecated {
+		host.IP("address add dev eth0 preferred_lft 0 " + addr)
+	}
+	if _, _, err := a.Add(conf("1.1.0", "", prevResult("1.1.0")), cmdAdd); err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range deprecated {
+		text, _, _ := strings.Cut(addr, "/")
+		addr := netip.MustParseAddr(text)
+		testnet.Eventually(t, "the service reaches "+addr.String(), func() error { return a.Service.Ping(addr) })
+	}
+	for vip, source := range map[string]string{"192.0.2.10": "192.0.2.77", "2001:db8::10": "2001:db8::77"} {
+		if err := host.Ping(netip.MustParseAddr(vip), "-I", source); err != nil {
+			t.Errorf("from %s: %v", source, err)
+		}
+		if route := host.IP("route get " + vip); strings.Contains(route, source) {
+			t.Errorf("the host begins from a deprecated address: %s", route)
+		}
+	}
+}
+
 // TestAddressesOfOtherVRFs: they can be anybody's on the service's LAN, its router's
 // for instance. The service is led to the host for none of them, and one can be a VIP.
 // What is in no VRF, the host keeps from all of them.
 func TestAddressesOfOtherVRFs(t *testing.T) {
 	host, _ := byHand(t)
 	in := func(vrf, addr string) plan.AddrFacts {
-		return plan.AddrFacts{Prefix: netip.MustParsePrefix(addr), Stable: true, Usable: true, Neighbourly: true, VRF: vrf}
+		return plan.AddrFacts{Prefix: netip.MustParsePrefix(addr), Stable: true, Lasting: true, Usable: true, Neighbourly: true, VRF: vrf}
 	}
 	const vip = "192.0.2.10/24"
 	for name, tt := range map[string]struct {

@@ -217,6 +217,7 @@ func (n *Namespace) Addresses() ([]plan.AddrFacts, error) {
 			Prefix:      a.prefix,
 			Link:        a.link,
 			Stable:      global && a.flags&passing == 0,
+			Lasting:     global && a.flags&passing&^unix.IFA_F_DEPRECATED == 0,
 			Usable:      global && a.flags&unfit == 0,
 			Loopback:    link&unix.IFF_LOOPBACK != 0,
 			Neighbourly: link&(unix.IFF_LOOPBACK|unix.IFF_NOARP|unix.IFF_POINTOPOINT) == 0,

@@ -28,7 +28,7 @@ type event struct {
 	// addr is an address, a neighbour's address or a route's destination.
 	addr netip.Addr
 	// usable says that an address is permanent: global, and neither
-	// tentative nor temporary nor deprecated.
+	// tentative nor temporary. A deprecated one is still in use (RFC 4862, section 5.5.4).
 	usable bool
 	// protocol is a route's or a rule's (rtm_protocol).
 	protocol uint8
@@ -105,7 +105,7 @@ func decodeAddress(e event, m syscall.NetlinkMessage) (event, bool) {
 	if len(m.Data) < unix.SizeofIfAddrmsg {
 		return e, false
 	}
-	const passing = unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED | unix.IFA_F_DEPRECATED | unix.IFA_F_TEMPORARY
+	const passing = unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED | unix.IFA_F_TEMPORARY
 	flags, scope := uint32(m.Data[2]), m.Data[3]
 	e.index = int(binary.NativeEndian.Uint32(m.Data[4:]))
 	ok := decodeAttrs(m.Data, unix.SizeofIfAddrmsg, func(kind uint16, value []byte) {
