@@ -15,6 +15,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/mdlayher/packet"
 
 	"macvlan-vip/tests/testnet"
 )
@@ -70,6 +73,33 @@ func TestProbe(t *testing.T) {
 			all := addrs(tc.addrs)
 			wantConflicts(t, mustProbe(t, mv0.open(all), all, patient), tc.want)
 		})
+	}
+}
+
+// TestOtherVLAN: on a trunk a station of another VLAN may have any address. The kernel passes
+// its frames to a link that has no link for that VLAN, without the tag.
+func TestOtherVLAN(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	mv0, other := l.service(l.host()), l.host()
+	wire, all := other.Wire(other.link), addrs("192.0.2.1")
+	broadcast := net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	frame := gopacket.NewSerializeBuffer()
+	ip := all[0].AsSlice()
+	if err := gopacket.SerializeLayers(frame, gopacket.SerializeOptions{},
+		&layers.Ethernet{SrcMAC: other.mac, DstMAC: broadcast, EthernetType: layers.EthernetTypeDot1Q},
+		&layers.Dot1Q{VLANIdentifier: 26, Type: layers.EthernetTypeARP},
+		&layers.ARP{
+			AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4, Operation: layers.ARPRequest,
+			SourceHwAddress: other.mac, SourceProtAddress: ip, DstHwAddress: make([]byte, 6), DstProtAddress: ip,
+		}); err != nil {
+		t.Fatal(err)
+	}
+	seen, c := mv0.Capture(mv0.link), mv0.open(all)
+	sent := time.AfterFunc(patient.Interval, func() { _, _ = wire.WriteTo(frame.Bytes(), &packet.Addr{HardwareAddr: broadcast}) })
+	wantConflicts(t, mustProbe(t, c, all, patient), nil)
+	if sent.Stop() || !slices.ContainsFunc(seen.Frames(), func(f testnet.Frame) bool { return announced(f) == all[0].String() }) {
+		t.Error("the frame did not come")
 	}
 }
 

@@ -5,12 +5,22 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/mdlayher/ndp"
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
+
+// notOthers stops what is for another station, as the kernel says of a frame of a
+// VLAN, too, that the link has none for; it has taken the tag off
+// (__netif_receive_skb_core in net/core/dev.c).
+var notOthers = []bpf.Instruction{
+	bpf.LoadExtension{Num: bpf.ExtType},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.PACKET_OTHERHOST, SkipTrue: 1},
+	bpf.RetConstant{Val: 0},
+}
 
 // Both filters are of sockets whose packets begin with the network layer's
 // header. What passes is parsed, and checked, once more.
@@ -41,7 +51,7 @@ var (
 // it takes, the link-layer header. Being bound to one protocol, it does not see
 // what its own host sends.
 func listenPacket(ifi *net.Interface, protocol int, filter []bpf.Instruction) (*socket, error) {
-	raw, err := bpf.Assemble(filter)
+	raw, err := bpf.Assemble(slices.Concat(notOthers, filter))
 	if err != nil {
 		return nil, err
 	}

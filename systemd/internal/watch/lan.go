@@ -61,9 +61,9 @@ var families = []struct {
 func filters(addrs []netip.Addr, all bool) (programs [][]bpf.Instruction) {
 	for _, family := range families {
 		of := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a.Is4() != family.is4 })
-		first := toMany
-		if all {
-			first = toUs
+		first := toUs
+		if !all {
+			first = slices.Concat(toUs, toMany)
 		}
 		programs = append(programs, slices.Concat(first, family.filter(of)))
 	}
@@ -114,7 +114,8 @@ var toMany = []bpf.Instruction{
 }
 
 // toUs stops what is for another station, and arrives because the link is
-// promiscuous.
+// promiscuous, and what is of a VLAN for which the link has none above it: the kernel
+// takes the tag off and says the same of it (__netif_receive_skb_core in net/core/dev.c).
 var toUs = []bpf.Instruction{
 	bpf.LoadExtension{Num: bpf.ExtType},
 	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.PACKET_OTHERHOST, SkipTrue: 1},
