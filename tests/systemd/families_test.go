@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -84,8 +85,13 @@ func TestBothFamilies(t *testing.T) {
 	l.boot()
 	before := l.M.Snapshot()
 	l.Run(t, "systemctl unmask haproxy.service")
+	// A router's, and for nobody but the subnet. New namespaces have them from the host.
+	l.Run(t, "sysctl -w net.ipv4.ip_forward=1 net.ipv4.conf.all.arp_ignore=2")
 	l.Run(t, "systemctl start haproxy")
 	l.reached(t)
+	if got := strings.Fields(l.Run(t, "ip netns exec haproxy sysctl -n net.ipv4.ip_forward net.ipv4.conf.all.arp_ignore")); !slices.Equal(got, []string{"0", "0"}) {
+		t.Errorf("the service's namespace forwards, and answers ARP, as the host does: %v", got)
+	}
 	t.Run("restart", func(t *testing.T) {
 		l.restart(t)
 		l.reached(t)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	vnetns "github.com/vishvananda/netns"
@@ -77,9 +78,41 @@ func (n *Netns) addName() error {
 			made <- fmt.Errorf("make namespace %s: %w", n.Name, err)
 			return
 		}
+		n.forgetHosts()
 		made <- at.Close()
 	}()
 	return <-made
+}
+
+// forgetHosts sets back what a new namespace, which the thread is in, has of the host's
+// IPv4 settings (net.core.devconf_inherit_init_net in Documentation/admin-guide/sysctl/net.rst).
+// A service on two LANs that forwards is a way around the host's firewall, and the
+// larger of arp_ignore for all links and of a link's own counts: with 2 nobody but
+// its subnet resolves a VIP, of a /32 nobody at all.
+func (n *Netns) forgetHosts() {
+	for _, key := range []string{"ip_forward", "conf/all/arp_ignore"} {
+		path := "/proc/sys/net/ipv4/" + key
+		value, err := os.ReadFile(path)
+		if err == nil && strings.TrimSpace(string(value)) != "0" {
+			err = os.WriteFile(path, []byte("0"), 0)
+		}
+		if err != nil {
+			n.Say(sdlog.LevelWarning, "%v", err)
+		}
+	}
+}
+
+// forgetHostsIn is forgetHosts for the namespace of a process. The thread stays there.
+func (n *Netns) forgetHostsIn(pid string) {
+	at, err := vnetns.GetFromPath("/proc/" + pid + "/ns/net")
+	if err == nil {
+		err = errors.Join(vnetns.Set(at), at.Close())
+	}
+	if err != nil {
+		n.Say(sdlog.LevelWarning, "enter the namespace of process %s: %v", pid, err)
+		return
+	}
+	n.forgetHosts()
 }
 
 // shareDir makes the folder of names a mount of its own that all mount
@@ -168,7 +201,11 @@ func (n *Netns) attach() error {
 		if err := n.clearTheWay(); err != nil {
 			return err
 		}
-		return units.Run("ip", "netns", "attach", n.Name, pid)
+		if err := units.Run("ip", "netns", "attach", n.Name, pid); err != nil {
+			return err
+		}
+		n.forgetHostsIn(pid)
+		return nil
 	})
 }
 
