@@ -366,6 +366,24 @@ func TestRepeatedAddRepairs(t *testing.T) {
 
 // TestNetnsMadeAnew: an ADD after the netns was replaced without a DEL clears
 // away what was the old one's and gives the same lease again.
+// TestSource: what a service sends comes from its first VIP, whatever the family, also
+// after a repair of all of them.
+func TestSource(t *testing.T) {
+	host, _ := testnet.NewHost(t, "192.0.2.1/24")
+	a := attach(t, host, "c1")
+	c := network("1.1.0", "", "192.0.2.11/24", "192.0.2.10/24", "2001:db8::11/64", "2001:db8::10/64")
+	for _, what := range []string{"at first", "after a repair"} {
+		add(t, a, c)
+		for dst, want := range map[string]string{"192.0.2.99": "192.0.2.11", "2001:db8::99": "2001:db8::11"} {
+			if route := a.Service.IP("route get " + dst); !strings.Contains(route, "src "+want+" ") {
+				t.Errorf("%s: %s, want %s", what, route, want)
+			}
+		}
+		a.Service.IP("route flush table main")
+		a.Service.IP("-6 route flush table main")
+	}
+}
+
 func TestNetnsMadeAnew(t *testing.T) {
 	host, _ := testnet.NewHost(t, "192.0.2.1/24")
 	conf := fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "lan", "type": "macvlan-vip", "master": "eth0", "probe": {"count": 1, "waitMs": 20},

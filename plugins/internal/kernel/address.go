@@ -27,18 +27,28 @@ func (k *Kernel) AddAddresses(side plan.Side, all []plan.Address) (made []plan.A
 	return made, k.renewAddresses(side, there)
 }
 
-// addAddresses gives those that were there, too.
+// addAddresses gives those that were there, too. What a service sends comes from the first
+// of a network's addresses, which for the kernel is the one that came first, of IPv6
+// the one that came last (ipv6_link_dev_addr in net/ipv6/addrconf.c).
 func (k *Kernel) addAddresses(side plan.Side, all []plan.Address) (made, there []plan.Address, err error) {
-	made, err = changeSide(k, side, all, func(link int, a plan.Address) (request, error) {
+	is6 := func(a plan.Address) bool { return a.Prefix.Addr().Is6() }
+	exists := map[plan.Address]bool{}
+	ordered := slices.DeleteFunc(slices.Clone(all), is6)
+	for _, a := range slices.Backward(all) {
+		if is6(a) {
+			ordered = append(ordered, a)
+		}
+	}
+	made, err = changeSide(k, side, ordered, func(link int, a plan.Address) (request, error) {
 		return addressRequest(unix.RTM_NEWADDR, create, link, a.Prefix), nil
 	}, func(a plan.Address, err error) error {
 		if errors.Is(err, unix.EEXIST) {
-			there = append(there, a)
+			exists[a] = true
 			return nil
 		}
 		return &cnierr.Error{Code: types.ErrInternal, Text: "add " + a.String(), Cause: err}
 	})
-	return made, there, err
+	return made, slices.DeleteFunc(slices.Clone(all), func(a plan.Address) bool { return !exists[a] }), err
 }
 
 // renewAddresses gives addresses again, if one of their family lacks a route that the
