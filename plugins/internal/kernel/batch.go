@@ -32,8 +32,9 @@ type batch struct {
 	received [8 << 10]byte
 }
 
-func openBatch(at netns.NsHandle) (*batch, error) {
-	socket, err := nl.GetNetlinkSocketAt(at, netns.None(), unix.NETLINK_ROUTE)
+// openBatch opens one in the calling thread's namespace.
+func openBatch() (*batch, error) {
+	socket, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
@@ -45,13 +46,6 @@ func openBatch(at netns.NsHandle) (*batch, error) {
 		}
 	}
 	return &batch{socket: socket}, nil
-}
-
-func (n *Namespace) openBatch() (err error) {
-	if n.batch == nil {
-		n.batch, err = openBatch(netns.NsHandle(n.netns.Fd()))
-	}
-	return err
 }
 
 // answer is what the kernel says to a request.
@@ -67,9 +61,6 @@ func (n *Namespace) ask(requests []request) []answer {
 	answers := make([]answer, len(requests))
 	if len(requests) == 0 {
 		return answers
-	}
-	if err := n.openBatch(); err != nil {
-		return fill(answers, err)
 	}
 	for first := 0; first < len(requests); first += batchSize {
 		last := min(first+batchSize, len(requests))

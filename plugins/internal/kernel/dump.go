@@ -35,9 +35,6 @@ func attributes(data []byte) iter.Seq2[uint16, []byte] {
 // dump has the kernel list something, and sees each message's payload, which is
 // good until see returns. An error can be netlink.ErrDumpInterrupted: see whole.
 func (n *Namespace) dump(req request, see func(payload []byte)) error {
-	if err := n.openBatch(); err != nil {
-		return err
-	}
 	req.setFlags(unix.NLM_F_DUMP)
 	if err := n.batch.post(req); err != nil {
 		return err

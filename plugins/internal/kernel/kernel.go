@@ -15,7 +15,6 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"macvlan-vip/plugins/internal/cnierr"
@@ -32,7 +31,7 @@ func init() {
 type Namespace struct {
 	side   plan.Side
 	handle netlinksafe.Handle
-	netns  ns.NetNS
+	netns  *os.File
 	path   string
 	links  map[string]netlink.Link
 	// batch is opened when there is something to change.
@@ -50,17 +49,21 @@ type Kernel struct {
 
 // OpenHost opens the namespace that the process is in.
 func OpenHost() (*Namespace, error) {
-	current, err := ns.GetCurrentNS()
+	here, err := current()
 	if err != nil {
 		return nil, fmt.Errorf("open the host's netns: %w", err)
 	}
-	return open(plan.Host, current)
+	return open(plan.Host, here)
 }
 
 // OpenService opens the namespace at a path. A path that is not there, or is
 // no namespace, is a CNI error 8 (CNI_NETNS is no valid namespace).
 func OpenService(path string) (*Namespace, error) {
-	target, err := ns.GetNS(path)
+	err := ns.IsNSorErr(path)
+	if err != nil {
+		return nil, netnsError(path, err)
+	}
+	target, err := os.Open(path)
 	if err != nil {
 		return nil, netnsError(path, err)
 	}
@@ -97,13 +100,39 @@ func netnsError(path string, err error) error {
 	}
 }
 
-func open(side plan.Side, target ns.NetNS) (*Namespace, error) {
-	handle, err := netlinksafe.NewHandleAt(netns.NsHandle(target.Fd()), unix.NETLINK_ROUTE)
+func open(side plan.Side, target *os.File) (*Namespace, error) {
+	n := &Namespace{side: side, netns: target, links: map[string]netlink.Link{}}
+	err := n.Do(func() (err error) {
+		n.handle, err = netlinksafe.NewHandle(unix.NETLINK_ROUTE)
+		if err == nil {
+			n.batch, err = openBatch()
+		}
+		return err
+	})
 	if err != nil {
-		target.Close()
+		n.Close()
 		return nil, fmt.Errorf("open netlink in the %s's netns: %w", side, err)
 	}
-	return &Namespace{side: side, handle: handle, netns: target, links: map[string]netlink.Link{}}, nil
+	return n, nil
+}
+
+// current opens the namespace that the calling thread is in, by a socket. The file for it,
+// /proc/PID/task/TID/ns/net, would have the kernel forget the thread's directory when the
+// thread ends, for which whoever waits for the process spins (shrink_dcache_parent in
+// fs/dcache.c).
+func current() (*os.File, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(socket) }()
+	fd, err := unix.IoctlRetInt(socket, unix.SIOCGSKNS)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "netns"), nil
 }
 
 // Close releases the namespace.
@@ -111,7 +140,9 @@ func (n *Namespace) Close() {
 	if n == nil {
 		return
 	}
-	n.handle.Close()
+	if n.handle.Handle != nil {
+		n.handle.Close()
+	}
 	if n.batch != nil {
 		n.batch.socket.Close()
 	}
@@ -120,7 +151,31 @@ func (n *Namespace) Close() {
 
 // Do runs a function on a thread that is in the namespace.
 func (n *Namespace) Do(f func() error) error {
-	return n.netns.Do(func(ns.NetNS) error { return f() })
+	done := make(chan error)
+	go func() {
+		// A thread that cannot go back ends with its goroutine.
+		runtime.LockOSThread()
+		home, err := current()
+		if err == nil {
+			defer home.Close()
+			err = n.visit(home, f)
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// visit runs a function in the namespace, on the calling thread, whose own is home.
+func (n *Namespace) visit(home *os.File, f func() error) error {
+	if err := unix.Setns(int(n.netns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter the %s's netns: %w", n.side, err)
+	}
+	defer func() {
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+	}()
+	return f()
 }
 
 // Same tells whether two namespaces, both of them open, are one.
@@ -143,9 +198,6 @@ func inode(fd int) uint64 {
 // boot, unlike its path: the cookie (SO_NETNS_COOKIE, since Linux 5.14), or
 // else the inode's number, which can be used again, and the boot's.
 func (n *Namespace) Identity() (string, error) {
-	if err := n.openBatch(); err != nil {
-		return "", err
-	}
 	if cookie, ok := cookie(n.batch.socket.GetFd()); ok {
 		return cookie, nil
 	}

@@ -28,11 +28,9 @@ func Main(f skel.CNIFuncs, about, help string) {
 		answer(os.Args[1], about, help)
 		return
 	}
-	if os.Getenv("CNI_COMMAND") == "DEL" {
-		// A path that leads to the plugin's own namespace by now is nothing to refuse,
-		// as skel does, after everything else was removed.
-		_ = os.Setenv("CNI_NETNS_OVERRIDE", "1")
-	}
+	// A path that leads to the plugin's own namespace: ADD and CHECK refuse it themselves,
+	// before they do anything, and at DEL it is nothing to refuse. skel looks afterwards.
+	_ = os.Setenv("CNI_NETNS_OVERRIDE", "1")
 	var stdin []byte
 	with := func(f func(*skel.CmdArgs) error) func(*skel.CmdArgs) error {
 		return func(args *skel.CmdArgs) error {
