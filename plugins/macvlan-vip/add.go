@@ -377,7 +377,7 @@ func (a *attachment) allocate() (*current.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.rec.IPAM, err = json.Marshal(result)
+	a.rec.IPAM, err = config.MarshalResult(result)
 	return result, err
 }
 

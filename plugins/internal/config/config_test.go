@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
@@ -339,4 +341,46 @@ func ExampleParseMacvlan() {
 	printed, _ := json.Marshal(cnierr.ToCNI(err))
 	fmt.Println(string(printed))
 	// Output: {"code":7,"msg":"mode: \"brigde\": no such macvlan mode","details":"use one of bridge, private, vepa, passthru"}
+}
+
+// TestMarshalResult: the same as the library's own.
+func TestMarshalResult(t *testing.T) {
+	mtu, link, table, scope := 1400, 1, 7, 0
+	cidr := func(text string) net.IPNet {
+		n, err := types.ParseCIDR(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return *n
+	}
+	for name, result := range map[string]*current.Result{
+		"empty": {CNIVersion: "1.1.0"},
+		"all": {
+			CNIVersion: "1.1.0",
+			Interfaces: []*current.Interface{{Name: "mv-int", Mac: "02:00:00:00:00:01"}, {Name: "mv0", Mac: "02:00:00:00:00:02", Mtu: mtu, Sandbox: "/run/netns/web"}},
+			IPs: []*current.IPConfig{
+				{Interface: &link, Address: cidr("192.0.2.10/24"), Gateway: net.ParseIP("192.0.2.1")},
+				{Address: cidr("2001:db8::10/64"), Gateway: net.ParseIP("2001:db8::1")},
+				{Interface: &link, Address: cidr("192.0.2.11/32")},
+			},
+			Routes: []*types.Route{{Dst: cidr("0.0.0.0/0")}, {Dst: cidr("::/0"), GW: net.ParseIP("fe80::1"), MTU: mtu, Table: &table, Scope: &scope}},
+			DNS:    types.DNS{Nameservers: []string{"192.0.2.53"}, Search: []string{"example.org"}},
+		},
+	} {
+		want, err := json.Marshal(result)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := MarshalResult(result)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wanted, gotten any
+		if err := errors.Join(json.Unmarshal(want, &wanted), json.Unmarshal(got, &gotten)); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(wanted, gotten); diff != "" {
+			t.Errorf("%s (-library +ours):\n%s", name, diff)
+		}
+	}
 }

@@ -214,13 +214,9 @@ const tmp = ".tmp"
 
 // Save writes an attachment's record, whole or not at all.
 func (s *Store) Save(rec *Record) error {
-	data, err := json.Marshal(rec)
-	if err != nil {
-		return fmt.Errorf("write record: %w", err)
-	}
 	path := s.attachment(rec.Key)
-	err = s.inFolder(attachments, func(string) error {
-		if err := writeFile(path+tmp, data); err != nil {
+	err := s.inFolder(attachments, func(string) error {
+		if err := writeFile(path+tmp, rec); err != nil {
 			return err
 		}
 		return os.Rename(path+tmp, path)
@@ -245,7 +241,7 @@ func (s *Store) End(rec *Record) {
 
 // writeFile writes a new file, in place of what a process that was killed has
 // left under its name.
-func writeFile(path string, data []byte) error {
+func writeFile(path string, rec *Record) error {
 	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
 	file, err := openFile(path, flags)
 	if errors.Is(err, fs.ErrExist) {
@@ -257,8 +253,7 @@ func writeFile(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = file.Write(data)
-	return errors.Join(err, file.Close())
+	return errors.Join(json.NewEncoder(file).Encode(rec), file.Close())
 }
 
 // Remove forgets an attachment, and what a process that was killed while it

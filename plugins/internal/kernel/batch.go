@@ -122,7 +122,7 @@ func (b *batch) post(requests ...request) error {
 // receive gives messages that are good until the next call.
 func (b *batch) receive() ([]syscall.NetlinkMessage, error) {
 	for {
-		size, _, err := unix.Recvfrom(b.socket.GetFd(), b.received[:], 0)
+		size, err := unix.Read(b.socket.GetFd(), b.received[:])
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 
 	"macvlan-vip/plugins/internal/cnierr"
@@ -110,7 +111,16 @@ func PrintResult(result types.Result, cniVersion string) error {
 	if err != nil {
 		return cnierr.Config("cniVersion", cniVersion, "has no form for this result: "+err.Error(), "use 0.3.0 or later: before that a result needs an address")
 	}
-	return converted.Print()
+	newest, is := converted.(*current.Result)
+	if !is {
+		return converted.Print()
+	}
+	data, err := config.MarshalResult(newest)
+	if err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(data)
+	return err
 }
 
 // PassOn prints the previous result, as a chained plugin does that adds nothing
