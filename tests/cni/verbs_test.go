@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
 )
@@ -305,6 +306,60 @@ func TestGCCollects(t *testing.T) {
 	if out := kept.service.IP("link show") + lost.service.IP("link show"); strings.Contains(out, "mv0") {
 		t.Errorf("left in a netns:\n%s", out)
 	}
+}
+
+// TestGCByLibcni: a runtime that has nothing left on a network passes an empty list to
+// libcni, which writes null where the list is Go's nil, and no key where it was given
+// no list at all.
+func TestGCByLibcni(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24")
+	before := l.state()
+	keys := `"master": "eth0", ` + l.hostLocal("192.0.2.0/24")
+	list, err := libcni.NetworkConfFromBytes(fmt.Appendf(nil, `{"cniVersion": "1.1.0", "name": "lan", "plugins": [{"type": "macvlan-vip", %s}, {"type": "hairpin-route"}]}`, keys))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// In another network of the same runtime's, on the same master.
+	other := l.attachment("other")
+	link := conf("1.1.0", "macvlan-vip", "other", strings.Replace(staticV4, "192.0.2.10", "192.0.2.30", 1))
+	added := json.RawMessage(other.must("macvlan-vip", "ADD", link).stdout)
+	hairpin := with(t, conf("1.1.0", "hairpin-route", "other", ""), "prevResult", added)
+	other.must("hairpin-route", "ADD", hairpin)
+	kept := func() string { return l.state() + other.service.Snapshot() }
+	only := kept()
+
+	gc := func(want string, args *libcni.GCArgs) {
+		t.Helper()
+		runtime := libcni.NewCNIConfigWithCacheDir(filepath.SplitList(l.path), t.TempDir(), nil)
+		l.host.Do(func() error { return runtime.GCNetworkList(t.Context(), list, args) })
+		if diff := lines(want, kept()); diff != "" {
+			t.Errorf("after GC with %+v: %s", args, diff)
+		}
+	}
+	for name, tt := range map[string]struct {
+		netnsGone bool
+		args      *libcni.GCArgs
+	}{
+		"nil":                      {false, &libcni.GCArgs{}},
+		"nil, the netns is gone":   {true, &libcni.GCArgs{}},
+		"empty, the netns is gone": {true, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// The runtime crashed before libcni kept anything of it.
+			lost := l.up(t, "lost", "1.1.0", keys)
+			if tt.netnsGone {
+				lost.service.Remove()
+			}
+			gc(kept(), nil)
+			gc(only, tt.args)
+			if !tt.netnsGone && strings.Contains(lost.service.IP("link show"), "mv0") {
+				t.Error("the link is left")
+			}
+		})
+	}
+	other.must("hairpin-route", "DEL", hairpin)
+	other.must("macvlan-vip", "DEL", link)
+	l.mustBe(before, "after DEL of the other network's")
 }
 
 // TestSTATUS: 50 where no ADD could work.

@@ -274,7 +274,10 @@ func TestValidAttachments(t *testing.T) {
 		want  []types.GCAttachment
 	}{
 		{``, false, nil},
-		{`"cni.dev/valid-attachments": null`, false, nil},
+		// libcni's, where the runtime's empty list is nil.
+		{`"cni.dev/valid-attachments": null`, true, nil},
+		{`"cni.dev/valid-attachments": null, "cni.dev/attachments": null`, true, nil},
+		{`"cni.dev/attachments": null`, true, nil},
 		{`"cni.dev/valid-attachments": []`, true, []types.GCAttachment{}},
 		{`"cni.dev/valid-attachments": [{"containerID": "a", "ifname": "b"}]`, true, []types.GCAttachment{{ContainerID: "a", IfName: "b"}}},
 		{`"cni.dev/attachments": [{"containerID": "a", "ifname": "b"}]`, true, []types.GCAttachment{{ContainerID: "a", IfName: "b"}}},

@@ -6,6 +6,20 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
+// attachmentList is a list that may be sent as null: libcni writes so when the
+// runtime's list is empty and Go's nil (GCArgs{}). It leaves the key out when the
+// runtime has given no list at all.
+type attachmentList struct {
+	sent bool
+	list []types.GCAttachment
+}
+
+// UnmarshalJSON is called for null, too.
+func (l *attachmentList) UnmarshalJSON(data []byte) error {
+	l.sent = true
+	return json.Unmarshal(data, &l.list)
+}
+
 // ValidAttachments reads what a GC may not touch. known is false where the
 // runtime sent no list at all, which, unlike an empty list, says nothing.
 //
@@ -13,17 +27,14 @@ import (
 // cni.dev/attachments as well, from the time before 1.1.0 was final.
 func ValidAttachments(stdin []byte) (valid []types.GCAttachment, known bool, err error) {
 	var raw struct {
-		Valid *[]types.GCAttachment `json:"cni.dev/valid-attachments"`
-		Early *[]types.GCAttachment `json:"cni.dev/attachments"`
+		Valid attachmentList `json:"cni.dev/valid-attachments"`
+		Early attachmentList `json:"cni.dev/attachments"`
 	}
-	if err := json.Unmarshal(stdin, &raw); err != nil {
-		return nil, false, decode(stdin, &raw)
+	if err := decode(stdin, &raw); err != nil {
+		return nil, false, err
 	}
-	if raw.Valid == nil {
+	if !raw.Valid.sent {
 		raw.Valid = raw.Early
 	}
-	if raw.Valid == nil {
-		return nil, false, nil
-	}
-	return *raw.Valid, true, nil
+	return raw.Valid.list, raw.Valid.sent, nil
 }
