@@ -40,7 +40,7 @@ func remove(store *journal.Store, key journal.Key, rec *journal.Record, netns st
 // lost finds what an attachment without a record has left on the host, and takes
 // the rules in its namespace away, if that is found.
 func lost(store *journal.Store, key journal.Key, netns string) (*journal.Record, error) {
-	k, err := verb.OpenUnrecorded(key, netns)
+	k, err := verb.FindUnrecorded(key, netns)
 	if err != nil {
 		return nil, err
 	}

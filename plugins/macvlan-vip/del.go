@@ -39,7 +39,7 @@ func (d remover) remove(key journal.Key, rec *journal.Record, netns string) erro
 
 // undo removes what one record names.
 func (d remover) undo(rec *journal.Record, netns string) error {
-	k, err := verb.OpenRecorded(rec, netns)
+	k, err := verb.FindRecorded(rec, netns)
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (d remover) release(rec *journal.Record, netns string) error {
 // removeUnrecorded serves a DEL before any ADD, a second DEL, and one after
 // the record was lost: a link in the netns is ours if its alias says so.
 func (d remover) removeUnrecorded(key journal.Key, netns string) error {
-	k, err := verb.OpenUnrecorded(key, netns)
+	k, err := verb.FindUnrecorded(key, netns)
 	if err != nil {
 		return err
 	}

@@ -3,12 +3,15 @@ package cni
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sys/unix"
@@ -182,6 +185,78 @@ func TestPathOfTheHostItself(t *testing.T) {
 				l.mustBe(before, "after "+verb)
 			})
 		}
+	}
+}
+
+// TestNamespaceThatIsHeld: its path is gone, and a process is still in it, so the VIP
+// answers until the link goes. DEL and GC find it where it is. One that is not the
+// record's, with a link of the same name and alias, keeps it.
+func TestNamespaceThatIsHeld(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24", "2001:db8::1/64")
+	l.lan.AddAddress("port", "192.0.2.200/24")
+	l.lan.AddAddress("port", "2001:db8::200/64")
+	before := l.state()
+	for name, tt := range map[string]struct {
+		verb     string
+		withPath bool
+		spoil    func(t *testing.T, p *pair)
+		stays    bool
+	}{
+		"DEL":                    {verb: "DEL"},
+		"DEL with the path":      {verb: "DEL", withPath: true},
+		"DEL by an older record": {verb: "DEL", spoil: func(t *testing.T, p *pair) { p.editBoth(t, older) }},
+		"GC":                     {verb: "GC"},
+		"DEL by the record of another namespace": {verb: "DEL", stays: true, spoil: func(t *testing.T, p *pair) {
+			p.edit(t, "macvlan-vip", func(record map[string]any) { record["netnsID"] = "netns-1" })
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := l.at(t, newReused(t), "dead", dualStack)
+			if tt.spoil != nil {
+				tt.spoil(t, p)
+			}
+			links := hold(t, p.service)
+			p.service.Remove()
+			_ = unix.Unmount(p.netns, unix.MNT_DETACH)
+			p.service = nil
+			if !tt.withPath {
+				p.netns = ""
+			}
+			for _, plugin := range []string{"hairpin-route", "macvlan-vip"} {
+				c := p.config(plugin)
+				if tt.verb == "GC" {
+					c = with(t, with(t, c, "prevResult", nil), "cni.dev/valid-attachments", []types.GCAttachment{})
+				}
+				p.must(plugin, tt.verb, c)
+			}
+			l.mustBe(before, "after "+tt.verb)
+			if out := links(); strings.Contains(out, "mv0") != tt.stays {
+				t.Errorf("in the namespace:\n%s", out)
+			}
+			for _, vip := range []string{"192.0.2.10", "2001:db8::10"} {
+				if silent := l.lan.Silent(time.Second, netip.MustParseAddr(vip)); (len(silent) == 0) != tt.stays {
+					t.Errorf("no answer to the LAN from %v", silent)
+				}
+			}
+		})
+	}
+}
+
+// hold has a process in a namespace until the test's end; links shows what is there.
+func hold(t *testing.T, n *testnet.Namespace) (links func() string) {
+	t.Helper()
+	process := exec.Command("sleep", "600")
+	n.Do(process.Start)
+	t.Cleanup(func() {
+		_ = process.Process.Kill()
+		_ = process.Wait()
+	})
+	return func() string {
+		out, err := exec.Command("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", process.Process.Pid), "ip", "link", "show").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return string(out)
 	}
 }
 

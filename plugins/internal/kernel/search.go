@@ -9,16 +9,17 @@ import (
 // those of processes.
 var places = []string{"/run/netns/*", "/proc/[0-9]*/ns/net"}
 
-// FindService looks for the service's namespace where nothing tells its path:
-// the one that has a link of a name and an alias, on a link of this host's. It
-// stays unknown where there is none.
-func (k *Kernel) FindService(name, alias string) {
+// FindService looks for the service's namespace where no path leads to it (any
+// more): the one that has a link of a name and an alias, on a link of this host's,
+// and is of an identity (Namespace.Identity), if that is known. It stays unknown
+// where there is none.
+func (k *Kernel) FindService(name, alias, identity string) {
 	seen := map[uint64]bool{inode(int(k.Host.netns.Fd())): true}
 	for _, place := range places {
 		paths, _ := filepath.Glob(place)
 		for _, path := range paths {
 			n := openUnseen(path, seen)
-			if n != nil && k.isOnHost(n, name, alias) {
+			if n != nil && k.isOnHost(n, name, alias) && n.is(identity) {
 				k.Service = n
 				return
 			}
@@ -36,6 +37,15 @@ func (k *Kernel) isOnHost(n *Namespace, name, alias string) bool {
 	}
 	id, err := n.handle.GetNetNsIdByFd(int(k.Host.netns.Fd()))
 	return err == nil && id == l.Attrs().NetNsID
+}
+
+// is tells whether a namespace has an identity; the empty one is any's.
+func (n *Namespace) is(identity string) bool {
+	if identity == "" {
+		return true
+	}
+	own, err := n.Identity()
+	return err == nil && own == identity
 }
 
 // openUnseen opens the namespace at a path; nil where it was seen before, or

@@ -178,14 +178,20 @@ func OpenRecorded(rec *journal.Record, path string) (*kernel.Kernel, error) {
 	return k, nil
 }
 
-// OpenUnrecorded is OpenRecorded where no record tells of the attachment: if the
-// path leads nowhere, the service's namespace is looked for by the link in it.
-func OpenUnrecorded(key journal.Key, netns string) (*kernel.Kernel, error) {
-	k, err := OpenRecorded(&journal.Record{Key: key, Netns: netns}, "")
+// FindRecorded is OpenRecorded for whoever removes the attachment. A namespace
+// without a path lives on, and its VIPs answer, as long as a process is in it: it is
+// looked for by the link, which costs a look at every process.
+func FindRecorded(rec *journal.Record, path string) (*kernel.Kernel, error) {
+	k, err := OpenRecorded(rec, path)
 	if err == nil && k.Service == nil {
-		k.FindService(key.IfName, plan.ServiceAlias(key.Network, key.ContainerID))
+		k.FindService(rec.IfName, plan.ServiceAlias(rec.Network, rec.ContainerID), rec.NetnsID)
 	}
 	return k, err
+}
+
+// FindUnrecorded is FindRecorded where no record tells of the attachment.
+func FindUnrecorded(key journal.Key, netns string) (*kernel.Kernel, error) {
+	return FindRecorded(&journal.Record{Key: key, Netns: netns}, "")
 }
 
 // openRecorded opens the namespace at a path; nil where there is none, or
