@@ -85,7 +85,7 @@ func (l *list) status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return newCNI().GetStatusNetworkList(ctx, conf)
+	return newCNI(cacheDir).GetStatusNetworkList(ctx, conf)
 }
 
 // add attaches a container. Where a plugin fails, those before it are undone.
@@ -94,7 +94,10 @@ func (l *list) add(ctx context.Context, runtime *libcni.RuntimeConf) (*current.R
 	if err != nil {
 		return nil, err
 	}
-	result, err := newCNI().AddNetworkList(ctx, conf, runtime)
+	if err := l.makeCache(runtime); err != nil {
+		return nil, err
+	}
+	result, err := newCNI(l.cache(runtime)).AddNetworkList(ctx, conf, runtime)
 	if err != nil {
 		return nil, errors.Join(err, l.del(ctx, runtime))
 	}
@@ -106,11 +109,8 @@ func (l *list) del(ctx context.Context, runtime *libcni.RuntimeConf) error {
 	if err != nil {
 		return err
 	}
-	err = newCNI().DelNetworkList(ctx, conf, runtime)
-	for dir := cacheDir + "/results"; strings.HasPrefix(dir, cacheDir); dir = filepath.Dir(dir) {
-		// They go with the last result in them.
-		_ = os.Remove(dir)
-	}
+	err = newCNI(l.cache(runtime)).DelNetworkList(ctx, conf, runtime)
+	l.removeCache(runtime)
 	return err
 }
 
@@ -118,8 +118,38 @@ func (l *list) del(ctx context.Context, runtime *libcni.RuntimeConf) error {
 // machine's run like these.
 const cacheDir = "/run/cni/netavark"
 
-func newCNI() *libcni.CNIConfig {
-	return libcni.NewCNIConfigWithCacheDir(filepath.SplitList(pluginPath()), cacheDir, nil)
+// cache is the folder of one attachment. It has one of its own, since libcni makes a
+// folder and writes into it in two steps: the teardown of the last container that shares it
+// would remove it in between.
+func (l *list) cache(runtime *libcni.RuntimeConf) string {
+	return filepath.Join(cacheDir, strings.Join([]string{l.name, runtime.ContainerID, runtime.IfName}, ":"))
+}
+
+// makeCache makes it as libcni would. Until there is something in the folder above,
+// others may remove that one at any moment.
+func (l *list) makeCache(runtime *libcni.RuntimeConf) (err error) {
+	for range 100 {
+		if err = os.MkdirAll(l.results(runtime), 0o700); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("make a folder for what libcni keeps of %s: %w", l.name, err)
+}
+
+// removeCache removes the folders that are empty.
+func (l *list) removeCache(runtime *libcni.RuntimeConf) {
+	for dir := l.results(runtime); strings.HasPrefix(dir, cacheDir); dir = filepath.Dir(dir) {
+		_ = os.Remove(dir)
+	}
+}
+
+// results is libcni's own name for where the files are.
+func (l *list) results(runtime *libcni.RuntimeConf) string {
+	return filepath.Join(l.cache(runtime), "results")
+}
+
+func newCNI(cache string) *libcni.CNIConfig {
+	return libcni.NewCNIConfigWithCacheDir(filepath.SplitList(pluginPath()), cache, nil)
 }
 
 // pluginPath is where the CNI plugins are. Packages have static in a folder of

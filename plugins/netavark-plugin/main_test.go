@@ -3,12 +3,17 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+
+	"github.com/containernetworking/cni/libcni"
 
 	"macvlan-vip/tests/testnet"
 )
@@ -169,5 +174,45 @@ func TestSetupRollsBack(t *testing.T) {
 	}
 	if links := web.IP("-brief link show"); strings.Contains(links, "eth0") {
 		t.Errorf("the container keeps %s", links)
+	}
+}
+
+// TestAtOnce: containers come while the teardown of others ends, which removes the folders
+// that are empty by then. The plugins are scripts that do nothing.
+func TestAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("CNI_PATH", dir)
+	const script = "#!/bin/sh\n[ $CNI_COMMAND != ADD ] || echo '{\"cniVersion\": \"1.1.0\"}'\n"
+	for _, plugin := range []string{vip, hairpin} {
+		if err := os.WriteFile(filepath.Join(dir, plugin), []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var comers, goers sync.WaitGroup
+	ctx, end := context.WithCancel(t.Context())
+	for n := range 2 {
+		goers.Go(func() {
+			for ctx.Err() == nil {
+				newList("vips").removeCache(&libcni.RuntimeConf{ContainerID: fmt.Sprintf("goes%d", n), IfName: "eth0"})
+			}
+		})
+	}
+	for n := range 2 {
+		comers.Go(func() {
+			for range testnet.Soak(50, 1000) {
+				for _, verb := range []string{"setup", "teardown"} {
+					in := container(fmt.Sprintf("comes%d", n), `{"name": "vips"}`)
+					if _, err := run(ctx, []string{verb, "/run/netns/none"}, strings.NewReader(in)); err != nil {
+						t.Errorf("%s: %v", verb, err)
+					}
+				}
+			}
+		})
+	}
+	comers.Wait()
+	end()
+	goers.Wait()
+	if _, err := os.Stat(cacheDir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is left behind: %v", cacheDir, err)
 	}
 }
