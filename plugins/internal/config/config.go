@@ -5,6 +5,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,14 +34,28 @@ func decode(data []byte, into any) error {
 	err := json.Unmarshal(data, into)
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) {
-		return cnierr.New(types.ErrDecodingFailure,
-			fmt.Sprintf("make %q a %s", wrong.Field, jsonName(wrong.Type.Kind().String())),
-			"%s: a JSON %s is not what this key takes", wrong.Field, wrong.Value)
+		return wrongType(cmp.Or(userKey(wrong.Field), "network configuration"), wrong)
 	}
 	if err != nil {
 		return cnierr.New(types.ErrDecodingFailure, "correct the JSON", "network configuration: %v", err)
 	}
 	return nil
+}
+
+// wrongType is the error for a value under a key: its own, or, which json does not
+// tell apart, one in its list or object.
+func wrongType(key string, wrong *json.UnmarshalTypeError) error {
+	is, wanted := typeName(wrong.Value), typeName(wrong.Type.Kind().String())
+	return cnierr.New(types.ErrDecodingFailure, fmt.Sprintf("under %q, use %s instead of %s", key, wanted, is), "%s: %s where %s belongs", key, is, wanted)
+}
+
+// userKey is a path of json's as the user wrote it. Go puts the names of embedded
+// structs before it, and these begin with a capital, as no key does.
+func userKey(path string) string {
+	for path != "" && path[0] >= 'A' && path[0] <= 'Z' {
+		_, path, _ = strings.Cut(path, ".")
+	}
+	return path
 }
 
 // decodeStrict is decode for objects that are ours alone: an unknown key in
@@ -51,7 +66,12 @@ func decodeStrict(key string, data []byte, into any) error {
 	}
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
+	err := d.Decode(into)
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) {
+		return wrongType(strings.TrimSuffix(key+"."+wrong.Field, "."), wrong)
+	}
+	if err != nil {
 		return cnierr.New(types.ErrDecodingFailure, fmt.Sprintf("correct the object under %q", key), "%s: %v", key, err)
 	}
 	return nil
@@ -118,16 +138,22 @@ func Bare(stdin []byte) ([]byte, error) {
 	return json.Marshal(bare)
 }
 
-func jsonName(goKind string) string {
-	switch {
-	case strings.HasPrefix(goKind, "int"), strings.HasPrefix(goKind, "uint"):
-		return "whole number that is not negative"
-	case goKind == "map", goKind == "struct":
-		return "object"
-	case goKind == "bool":
+// typeName is what a user calls a type, by its name in Go or json's for a value's,
+// which is followed by the number where that is what is wrong.
+func typeName(name string) string {
+	switch kind, number, _ := strings.Cut(name, " "); {
+	case number != "":
+		return "the number " + number
+	case strings.HasPrefix(kind, "int"), strings.HasPrefix(kind, "uint"):
+		return "a whole number that is not negative"
+	case kind == "map", kind == "struct", kind == "object":
+		return "an object"
+	case kind == "slice", kind == "array":
+		return "a list"
+	case kind == "bool":
 		return "true or false"
 	}
-	return goKind
+	return "a " + name
 }
 
 func checkInterfaceName(key, name string) error {

@@ -182,6 +182,45 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestWrongTypes: the key is the one that the user wrote, and the types have JSON's
+// names.
+func TestWrongTypes(t *testing.T) {
+	macvlan := func(data []byte) error { _, err := ParseMacvlan(data, "", "mv0"); return err }
+	hairpin := func(data []byte) error { _, err := ParseHairpin(data); return err }
+	gc := func(data []byte) error { _, _, err := ValidAttachments(data); return err }
+	for _, tt := range []struct {
+		conf         string
+		parse        func([]byte) error
+		text, remedy string
+	}{
+		{`{"ipam": []}`, macvlan, "ipam: a list where an object belongs", `under "ipam", use an object instead of a list`},
+		{`{"ipam": {"type": 5}}`, macvlan, "ipam.type: a number where a string belongs", `under "ipam.type", use a string instead of a number`},
+		{`{"name": {}}`, macvlan, "name: an object where a string belongs", `under "name", use a string instead of an object`},
+		{`{"capabilities": {"ips": 1}}`, hairpin, "capabilities: a number where true or false belongs", `under "capabilities", use true or false instead of a number`},
+		{`{"dns": {"nameservers": "x"}}`, hairpin, "dns.nameservers: a string where a list belongs", `under "dns.nameservers", use a list instead of a string`},
+		{`{"sysctl": "x"}`, macvlan, "sysctl: a string where an object belongs", `under "sysctl", use an object instead of a string`},
+		{`{"sysctl": {"net.ipv4": 1}}`, macvlan, "sysctl: a number where a string belongs", `under "sysctl", use a string instead of a number`},
+		{`{"allowedVIPs": "x"}`, macvlan, "allowedVIPs: a string where a list belongs", `under "allowedVIPs", use a list instead of a string`},
+		{`{"allowedVIPs": [true]}`, macvlan, "allowedVIPs: true or false where a string belongs", `under "allowedVIPs", use a string instead of true or false`},
+		{`{"runtimeConfig": {"mac": 5}}`, macvlan, "runtimeConfig.mac: a number where a string belongs", `under "runtimeConfig.mac", use a string instead of a number`},
+		{`{"mtu": 1.5}`, macvlan, "mtu: the number 1.5 where a whole number that is not negative belongs", `under "mtu", use a whole number that is not negative instead of the number 1.5`},
+		{`{"bcqueuelen": -1}`, macvlan, "bcqueuelen: the number -1 where a whole number that is not negative belongs", `under "bcqueuelen", use a whole number that is not negative instead of the number -1`},
+		{`{"probe": []}`, macvlan, "probe: a list where an object belongs", `under "probe", use an object instead of a list`},
+		{`{"announce": {"count": "x"}}`, macvlan, "announce.count: a string where a whole number that is not negative belongs", `under "announce.count", use a whole number that is not negative instead of a string`},
+		{`{"returnPath": "yes"}`, hairpin, "returnPath: a string where true or false belongs", `under "returnPath", use true or false instead of a string`},
+		{`{"cni.dev/valid-attachments": {}}`, gc, "cni.dev/valid-attachments: an object where a list belongs", `under "cni.dev/valid-attachments", use a list instead of an object`},
+		{`{"cni.dev/attachments": [7]}`, gc, "cni.dev/attachments: a number where an object belongs", `under "cni.dev/attachments", use an object instead of a number`},
+		{`[]`, macvlan, "network configuration: a list where an object belongs", `under "network configuration", use an object instead of a list`},
+	} {
+		t.Run(tt.conf, func(t *testing.T) {
+			got := cnierr.ToCNI(tt.parse([]byte(tt.conf)))
+			if want := types.NewError(types.ErrDecodingFailure, tt.text, tt.remedy); cmp.Diff(want, got) != "" {
+				t.Error(cmp.Diff(want, got))
+			}
+		})
+	}
+}
+
 // TestIfName: the library checks CNI_IFNAME for path tricks, but not for what
 // the kernel takes for something else than a name.
 func TestIfName(t *testing.T) {
