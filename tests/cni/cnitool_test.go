@@ -277,3 +277,64 @@ func TestFastRestarts(t *testing.T) {
 		})
 	}
 }
+
+// TestTuningInTheChain: a plugin may change the link's MAC before hairpin-route, which goes
+// by the link. What changes what the two have made is found by CHECK.
+func TestTuningInTheChain(t *testing.T) {
+	const mac = `"mac": "02:00:5e:00:53:01"`
+	for name, tt := range map[string]struct {
+		link, before, after string
+		// checks tells whether CHECK succeeds.
+		checks bool
+	}{
+		"MAC":                           {before: mac, checks: true},
+		"MAC after hairpin-route":       {after: mac},
+		"MAC of macvlan-vip's":          {link: mac + ", ", before: `"sysctl": {"net.core.somaxconn": "500"}`, checks: true},
+		"MTU":                           {before: `"mtu": 1400`},
+		"a sysctl of macvlan-vip's own": {before: `"sysctl": {"net.ipv4.conf.IFNAME.arp_notify": "0"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, "192.0.2.1/24", "2001:db8::1/64")
+			l.lan.AddAddress("port", "192.0.2.200/24")
+			l.lan.AddAddress("port", "2001:db8::200/64")
+			before := l.state()
+			folder, network := l.chain(tt.link + `"ipam": {"type": "static", "addresses": [{"address": "192.0.2.10/24"}, {"address": "2001:db8::10/64"}]}`)
+			tune(t, folder, tt.before, tt.after)
+			a := &tool{lab: l, folder: folder, network: network, netns: testnet.New(t)}
+			result := a.add()
+			if tt.checks {
+				if link := a.netns.IP("link show eth0"); !strings.Contains(link, "02:00:5e:00:53:01") {
+					t.Errorf("the link has another MAC: %s", link)
+				}
+				a.reachable(result)
+			}
+			if o := a.run("check"); o.ok() != tt.checks {
+				t.Errorf("CHECK: %s", o)
+			}
+			a.must("del")
+			l.mustBe(before, "after del")
+			a.nothingLeft()
+		})
+	}
+}
+
+// tune puts tuning with the given keys, if any, before and after hairpin-route.
+func tune(t *testing.T, folder, before, after string) {
+	t.Helper()
+	file := filepath.Join(folder, "lab.conflist")
+	conflist, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const hairpin = `{"type": "hairpin-route"}`
+	chain := hairpin
+	if before != "" {
+		chain = `{"type": "tuning", ` + before + `}, ` + chain
+	}
+	if after != "" {
+		chain += `, {"type": "tuning", ` + after + `}`
+	}
+	if err := os.WriteFile(file, []byte(strings.Replace(string(conflist), hairpin, chain, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

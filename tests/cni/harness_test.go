@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	const upstream = "github.com/containernetworking/plugins/plugins/"
 	os.Exit(testnet.Plugins(m,
 		"macvlan-vip/plugins/macvlan-vip", "macvlan-vip/plugins/hairpin-route",
-		upstream+"ipam/static", upstream+"ipam/host-local", upstream+"ipam/dhcp", upstream+"main/macvlan",
+		upstream+"ipam/static", upstream+"ipam/host-local", upstream+"ipam/dhcp", upstream+"main/macvlan", upstream+"meta/tuning",
 		"github.com/containernetworking/cni/cnitool"))
 }
 

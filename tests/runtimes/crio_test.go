@@ -43,7 +43,7 @@ func TestCRIO(t *testing.T) {
 			t.Fatalf("install %s: %v: %s", program, err, out)
 		}
 	}
-	m.write("/etc/cni/net.d/web.conflist", fenced(t, "The network", "json"))
+	m.write("/etc/cni/net.d/web.conflist", fenced(t, "Runtimes that call CHECK", "json"))
 	m.sh("mkdir -p /etc/crio")
 	m.write("/etc/crio/crio.conf", crioConfig(t))
 	// CRI-O shields a sandbox from the out-of-memory killer, which takes a privilege.

@@ -35,7 +35,7 @@ func newNomad(t testing.TB) *cluster {
 	c.control.m.MustWrite(t, "etc/nomad.d/server.hcl", "server {\n  enabled = true\n  bootstrap_expect = 1\n}\n")
 	for _, n := range c.workers {
 		n.m.MustWrite(t, "etc/nomad.d/client.hcl", fenced(t, "Nomad", "hcl"))
-		n.m.MustWrite(t, "opt/cni/config/web.conflist", fenced(t, "The network", "json"))
+		n.m.MustWrite(t, "opt/cni/config/web.conflist", fenced(t, "Runtimes that call CHECK", "json"))
 		n.docker()
 		n.starts("docker.service", "nomad.service")
 		servers := fmt.Sprintf("servers = [%q]\n  network_interface = \"eth0\"", c.control.four)
