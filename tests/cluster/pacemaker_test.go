@@ -150,7 +150,7 @@ func (l *lab) survive(dead *host) {
 	l.t.Logf("from %s to %s: Corosync had noticed after %.2f s", dead, to, seen.Sub(at).Seconds())
 	to.takeover(at).log(l.t)
 	l.t.Logf("the client knew the VIP by %q, and now does by %q", old, l.entry(vip4))
-	if worst.seconds() > 60 {
+	if worst.seconds() > 60*float64(to.Slowness()) {
 		l.t.Errorf("the client was without a VIP for %s", worst)
 	}
 	w = l.watch()
