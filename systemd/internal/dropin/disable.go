@@ -30,7 +30,7 @@ func Disable(ctx context.Context, sd *units.Systemd, name string) (*Change, erro
 		}
 	}
 	c := &Change{Done: u.Name + " is on the host's network"}
-	if err := c.takeOut(u); err != nil {
+	if err := c.takeOut(ctx, sd, u); err != nil {
 		return nil, err
 	}
 	if in == "" && len(c.want) == 0 {
@@ -86,9 +86,13 @@ func notOurs(u *units.Unit, in string) error {
 }
 
 // takeOut plans to remove the drop-ins of a service and its sockets.
-func (c *Change) takeOut(u *units.Unit) error {
+func (c *Change) takeOut(ctx context.Context, sd *units.Systemd, u *units.Unit) error {
 	paths := []string{newDropIn(u.Name, "").file, hardening(u.Name).file}
-	for _, socket := range u.Sockets() {
+	sockets, err := sd.AllSockets(ctx, u)
+	if err != nil {
+		return err
+	}
+	for _, socket := range sockets {
 		paths = append(paths, newDropIn(socket, "").file)
 	}
 	for i, path := range paths {

@@ -59,7 +59,7 @@ func Enable(ctx context.Context, sd *units.Systemd, w Wish) (*Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := w.dropIns(c, u); err != nil {
+	if err := w.dropIns(ctx, sd, c, u); err != nil {
 		return nil, err
 	}
 	if err := c.runs(ctx, sd, u); err != nil {
@@ -89,9 +89,13 @@ func Enable(ctx context.Context, sd *units.Systemd, w Wish) (*Change, error) {
 }
 
 // dropIns plans the drop-ins of the service and of the sockets that trigger it.
-func (w Wish) dropIns(c *Change, u *units.Unit) error {
+func (w Wish) dropIns(ctx context.Context, sd *units.Systemd, c *Change, u *units.Unit) error {
 	all := []dropIn{newDropIn(u.Name, w.In)}
-	for _, socket := range u.Sockets() {
+	sockets, err := sd.AllSockets(ctx, u)
+	if err != nil {
+		return err
+	}
+	for _, socket := range sockets {
 		all = append(all, newDropIn(socket, w.In))
 	}
 	if w.Hardened {

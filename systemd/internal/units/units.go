@@ -62,8 +62,8 @@ type Unit struct {
 	File, Source string
 	// DropIns are the files that add to it.
 	DropIns []string
-	// TriggeredBy, BoundBy, Before are other units' names.
-	TriggeredBy, BoundBy, Before []string
+	// Triggers, TriggeredBy, BoundBy, Before are other units' names.
+	Triggers, TriggeredBy, BoundBy, Before []string
 	// MainPID is 0 for a unit that does not run.
 	MainPID uint32
 	// NetnsPath is NetworkNamespacePath=.
@@ -87,7 +87,8 @@ func (s *Systemd) Unit(ctx context.Context, name string) (*Unit, error) {
 		Name: property[string](p, "Id"), Load: property[string](p, "LoadState"),
 		Active: property[string](p, "ActiveState"), Sub: property[string](p, "SubState"), Type: property[string](p, "Type"),
 		File: property[string](p, "FragmentPath"), Source: property[string](p, "SourcePath"), DropIns: property[[]string](p, "DropInPaths"),
-		TriggeredBy: property[[]string](p, "TriggeredBy"), BoundBy: property[[]string](p, "BoundBy"), Before: property[[]string](p, "Before"),
+		Triggers: property[[]string](p, "Triggers"), TriggeredBy: property[[]string](p, "TriggeredBy"),
+		BoundBy: property[[]string](p, "BoundBy"), Before: property[[]string](p, "Before"),
 		MainPID: property[uint32](p, "MainPID"), NetnsPath: property[string](p, "NetworkNamespacePath"),
 		JoinsNamespaceOf: property[[]string](p, "JoinsNamespaceOf"), Stale: property[bool](p, "NeedDaemonReload"),
 	}
@@ -110,9 +111,35 @@ func (u *Unit) Runs() bool {
 	return slices.Contains([]string{"active", "activating", "reloading", "refreshing"}, u.Active)
 }
 
-// Sockets are the socket units that trigger the service.
+// Sockets are the socket units in memory that trigger the service, all that run among them.
 func (u *Unit) Sockets() []string {
 	return slices.DeleteFunc(slices.Clone(u.TriggeredBy), func(t string) bool { return !strings.HasSuffix(t, ".socket") })
+}
+
+// Socket is the name of the socket unit that triggers a service where nothing else says so
+// (systemd.socket(5)).
+func (u *Unit) Socket() string { return strings.TrimSuffix(u.Name, ".service") + ".socket" }
+
+// AllSockets are the socket units that trigger a service, in memory or not: systemd loads a
+// socket that is neither enabled nor started when somebody asks for it, and forgets it again.
+func (s *Systemd) AllSockets(ctx context.Context, service *Unit) ([]string, error) {
+	installed, err := s.Installed(ctx, "*.socket")
+	if err != nil {
+		return nil, err
+	}
+	found := service.Sockets()
+	// That of its name may be a template's instance, which is no file.
+	for _, name := range append(installed, service.Socket()) {
+		socket, err := s.Unit(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if slices.Contains(socket.Triggers, service.Name) {
+			found = append(found, socket.Name)
+		}
+	}
+	slices.Sort(found)
+	return slices.Compact(found), nil
 }
 
 // Running are those of the units that run.
