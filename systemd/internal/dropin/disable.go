@@ -47,7 +47,7 @@ func Disable(ctx context.Context, sd *units.Systemd, name string) (*Change, erro
 		return nil, err
 	}
 	if in != "" {
-		if err := c.forget(ctx, sd, in, u.Name); err != nil {
+		if err := errors.Join(c.forget(ctx, sd, in, u.Name), c.takeOutLost(ctx, sd, u, in)); err != nil {
 			return nil, err
 		}
 	}
@@ -64,15 +64,15 @@ func Disable(ctx context.Context, sd *units.Systemd, name string) (*Change, erro
 	return c, nil
 }
 
-// namespaceWritten is the namespace of the drop-in that was written for a service, "" if there
-// is none.
+// namespaceWritten is the namespace of the drop-in that was written for a service or a socket,
+// "" if there is none.
 func namespaceWritten(unit string) (string, error) {
 	f, err := files.Read(newDropIn(unit, "").file)
 	if err != nil || !f.Found || !ours(f) {
 		return "", err
 	}
 	if f.Target != "" {
-		return strings.TrimSuffix(unit, ".service"), nil
+		return strings.TrimSuffix(unit, filepath.Ext(unit)), nil
 	}
 	_, rest, _ := strings.Cut(string(f.Content), "\nNetworkNamespacePath="+settings.NetnsDir+"/")
 	in, _, _ := strings.Cut(rest, "\n")
@@ -92,6 +92,13 @@ func (c *Change) takeOut(ctx context.Context, sd *units.Systemd, u *units.Unit) 
 	if err != nil {
 		return err
 	}
+	lost, err := isLost(ctx, sd, u.Socket())
+	if err != nil {
+		return err
+	}
+	if lost && !slices.Contains(sockets, u.Socket()) {
+		sockets = append(sockets, u.Socket())
+	}
 	for _, socket := range sockets {
 		paths = append(paths, newDropIn(socket, "").file)
 	}
@@ -107,6 +114,43 @@ func (c *Change) takeOut(ctx context.Context, sd *units.Systemd, u *units.Unit) 
 			err = c.add(files.None(path))
 		} else if i == 0 {
 			err = foreign(path, "remove it by hand")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isLost tells whether a socket does not say which service it triggers, since it is masked, or
+// gone with its package.
+func isLost(ctx context.Context, sd *units.Systemd, socket string) (bool, error) {
+	u, err := sd.Unit(ctx, socket)
+	return err == nil && u.Load != "loaded", err
+}
+
+// takeOutLost plans to remove the drop-ins of other lost sockets in a namespace that its last
+// service leaves: they cannot start without its network when their package is back.
+func (c *Change) takeOutLost(ctx context.Context, sd *units.Systemd, leaving *units.Unit, namespace string) error {
+	if len(c.leave) == 0 {
+		return nil
+	}
+	paths, err := filepath.Glob(filepath.Join(unitDir, "*.socket.d", "netns.conf"))
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		socket := strings.TrimSuffix(filepath.Base(filepath.Dir(path)), ".d")
+		in, err := namespaceWritten(socket)
+		if err != nil {
+			return err
+		}
+		if in != namespace || socket == leaving.Socket() {
+			continue
+		}
+		lost, err := isLost(ctx, sd, socket)
+		if err == nil && lost {
+			err = c.add(files.None(path))
 		}
 		if err != nil {
 			return err
