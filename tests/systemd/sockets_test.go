@@ -50,6 +50,26 @@ func TestSockets(t *testing.T) {
 		l.gone(t, before)
 		l.untouched(t, files)
 	})
+	t.Run("a service that waits for its socket", func(t *testing.T) {
+		l.Run(t, "systemctl start web.socket")
+		out := l.Run(t, program+"enable web --vip 172.16.26.4/22")
+		if strings.Contains(out, "systemctl start") || !strings.Contains(out, "172.16.26.4/22 on mv0") {
+			t.Errorf("enable: %s", out)
+		}
+		l.wantStatus(t, 0, program+"check web")
+		l.WantState(t, "web.service", "inactive")
+		if f := l.finding(t, "web", "service"); !f.OK || f.Detail != "inactive; web.socket starts it" || f.Remedy != "" {
+			t.Errorf("%+v", f)
+		}
+		l.Serves(t, "172.16.26.4")
+		l.Run(t, "systemctl stop web.socket web.service")
+		if f := l.finding(t, "web", "service"); f.OK || !strings.Contains(f.Detail, "silent") {
+			t.Errorf("without a socket that listens: %+v", f)
+		}
+		l.Run(t, program+"disable web --yes")
+		l.gone(t, before)
+		l.untouched(t, files)
+	})
 	t.Run("that of a template's instance", func(t *testing.T) {
 		l.Run(t, program+"enable near@1 --vip 172.16.26.4/22")
 		l.Run(t, "systemctl start near@1.socket")

@@ -123,7 +123,7 @@ func tellWorks(cmd *cobra.Command, sd *units.Systemd, name string) error {
 	if err != nil {
 		return err
 	}
-	if !u.Runs() {
+	if !u.Runs() && len(check.Waiting(ctx, sd, u)) == 0 {
 		fmt.Printf("it does not run: systemctl start %s\n", u.Name)
 		return nil
 	}

@@ -33,6 +33,8 @@ type Finding struct {
 type subject struct {
 	unit *units.Unit
 	sd   *units.Systemd
+	// waiting are the sockets that will start it.
+	waiting []string
 	// namespace is the one that it is in; network says what is configured.
 	namespace settings.Namespace
 	// known is its attachment, nil if there is none.
@@ -92,7 +94,7 @@ func Service(ctx context.Context, sd *units.Systemd, u *units.Unit, names ...str
 			Remedy: "systemd-netns enable " + strings.TrimSuffix(u.Name, ".service"),
 		}}
 	}
-	s := &subject{unit: u, sd: sd}
+	s := &subject{unit: u, sd: sd, waiting: Waiting(ctx, sd, u)}
 	if err := s.look(in); err != nil {
 		return []Finding{{Service: u.Name, Check: "attachment", Detail: err.Error(), Remedy: s.reload()}}
 	}

@@ -8,7 +8,9 @@ import (
 	"strings"
 
 	"macvlan-vip/systemd/internal/cnitool"
+	"macvlan-vip/systemd/internal/members"
 	"macvlan-vip/systemd/internal/networks"
+	"macvlan-vip/systemd/internal/units"
 )
 
 // checkDropIn: systemd has read the files, and the service runs where they say.
@@ -27,7 +29,7 @@ func checkDropIn(_ context.Context, s *subject) *Finding {
 	return &f
 }
 
-// checkService: it runs, or else why not.
+// checkService: it runs, or a socket of its starts it, or else why not.
 func checkService(ctx context.Context, s *subject) *Finding {
 	f := s.ok("%s", s.unit.Active)
 	if s.unit.Runs() {
@@ -42,10 +44,27 @@ func checkService(ctx context.Context, s *subject) *Finding {
 		f = s.fail("journalctl -n 20 -u "+s.unit.Name, "failed")
 	case s.unit.Skipped:
 		f = s.fail("systemctl status "+s.unit.Name+" names the condition; then: "+start, "%s: its start was skipped because of a condition; its VIPs are silent", s.unit.Active)
+	case len(s.waiting) > 0:
+		f = s.ok("%s; %s starts it", s.unit.Active, strings.Join(s.waiting, " or "))
 	default:
 		f = s.fail(start, "%s; its VIPs are silent", s.unit.Active)
 	}
 	return &f
+}
+
+// Waiting are the sockets that listen in the namespace of a service that does not run, and
+// start it when somebody connects.
+func Waiting(ctx context.Context, sd *units.Systemd, u *units.Unit) (names []string) {
+	if u.Runs() {
+		return nil
+	}
+	for _, name := range u.Sockets() {
+		socket, err := sd.Unit(ctx, name)
+		if err == nil && socket.Runs() && members.NamespaceOf(socket) == members.NamespaceOf(u) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // checkSockets: a socket of the service listens where the service is.
@@ -71,7 +90,7 @@ func checkSockets(ctx context.Context, s *subject) *Finding {
 func checkAttachment(_ context.Context, s *subject) *Finding {
 	var f Finding
 	switch {
-	case s.known == nil && s.unit.Runs():
+	case s.known == nil && (s.unit.Runs() || len(s.waiting) > 0):
 		f = s.fail(s.restart(), "not added to a network")
 	case s.known == nil:
 		return nil
