@@ -198,6 +198,24 @@ func TestFromNothing(t *testing.T) {
 			t.Errorf("list: %#v", got)
 		}
 	})
+	t.Run("a network of its own that is not to be removed", func(t *testing.T) {
+		for edit, why := range map[string]string{"s/^{/{broken/": "invalid character 'b'", "/comment/d": "not written by this program"} {
+			l.Run(t, program+"enable one --vip 172.16.26.4/22")
+			l.Run(t, "sed -i "+edit+" "+own)
+			text := l.Run(t, "cat "+own)
+			out, err := l.M.Run("sh", "-c", program+"disable one --yes 2>&1 >/dev/null")
+			if err != nil || !strings.Contains(out, own) || !strings.Contains(out, why) {
+				t.Errorf("%s: %v, on standard error: %q", edit, err, out)
+			}
+			l.on(t, "one", hostNetns)
+			l.gone(t, before)
+			if left := l.Run(t, "cat "+own); left != text {
+				t.Errorf("%s: %s", own, left)
+			}
+			l.Run(t, "rm -r /etc/systemd-netns")
+			l.untouched(t, files)
+		}
+	})
 	t.Run("candidates", func(t *testing.T) {
 		l.refused(t, program+"enable one --vip 203.0.113.9/24", "no link has a prefix that holds 203.0.113.9/24", "eth0 "+hostAddr+"/22")
 		l.refused(t, program+"enable one --vip 172.16.26.4/22 --master nothing", "no such link")

@@ -40,6 +40,9 @@ func (t *transaction) run(ctx context.Context, sd *units.Systemd, plan func() (*
 	if err != nil {
 		return false, err
 	}
+	for _, left := range change.Left {
+		complain(left)
+	}
 	if t.dryRun {
 		for _, line := range change.Lines() {
 			fmt.Println(line)

@@ -22,6 +22,8 @@ type Change struct {
 	// Others are running services that stop for a while, besides the one that the
 	// change is for.
 	Others []string
+	// Left are files that stay, of those that are to be removed, with the reasons.
+	Left []error
 
 	want, before []files.File
 	// stop are units that are stopped before any is restarted.

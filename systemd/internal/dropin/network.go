@@ -148,9 +148,11 @@ func (c *Change) removeOwn(namespace string) error {
 		return err
 	}
 	if _, err := networks.ParseOwn(namespace, f.Content); err != nil {
-		// Nothing that a network of another namespace, or of somebody else, says
-		// keeps a service from leaving.
-		return nil //nolint:nilerr // as above
+		// It does not keep the service from leaving.
+		if !errors.Is(err, networks.ErrOther) {
+			c.Left = append(c.Left, fmt.Errorf("%s is left there, remove it by hand: %w", path, err))
+		}
+		return nil
 	}
 	return c.add(files.None(path))
 }

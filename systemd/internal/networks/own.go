@@ -22,6 +22,10 @@ type Own struct {
 // written begins the comment of a network that this project has written.
 const written = "Written by `systemd-netns enable` for "
 
+// ErrOther is the error for a network that was written for another namespace, whose name
+// gives the same file.
+var ErrOther = errors.New("the network of another namespace")
+
 // OwnFile is the file of a namespace's own network, which has the default network
 // name of the namespace.
 func OwnFile(namespace string) string {
@@ -55,7 +59,7 @@ func ParseOwn(namespace string, text []byte) (*Own, error) {
 		return nil, errors.New("not written by this program, and left alone; move it away")
 	}
 	if whose, _, _ := strings.Cut(strings.TrimPrefix(comment, written), ";"); whose != namespace {
-		return nil, fmt.Errorf("the network of namespace %s; use another name with --in", whose)
+		return nil, fmt.Errorf("%w, %s; use another name with --in", ErrOther, whose)
 	}
 	if o.ipam() == nil {
 		return nil, errors.New("no macvlan-vip with static addresses in it; remove the file, and enable the service again")
