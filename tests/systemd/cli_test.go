@@ -600,8 +600,12 @@ func TestForward(t *testing.T) {
 		if f.OK || !strings.Contains(f.Detail, "127.0.0.1:9000") || !strings.Contains(f.Remedy, "--forward 9000") {
 			t.Fatalf("%+v", f)
 		}
+		pid := l.Run(t, "systemctl show front -p MainPID --value")
 		l.Run(t, f.Remedy)
 		l.Serves(t, "172.16.26.4")
+		if got := l.Run(t, "systemctl show front -p MainPID --value"); got != pid {
+			t.Errorf("the service was restarted: PID %s, then %s", pid, got)
+		}
 	})
 }
 
