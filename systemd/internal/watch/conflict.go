@@ -162,7 +162,7 @@ func (k *Keeper) tellConflicts(a *attachment) {
 	if what == "" {
 		what = "no other station uses a VIP any more"
 	}
-	k.find(finding{namespace: a.namespace, what: what, note: true})
+	k.find(finding{namespace: a.namespace, kind: "conflicts", what: what, note: true})
 	k.tellStatus()
 }
 

@@ -161,7 +161,7 @@ func (k *Keeper) tellDoubt(a *attachment, line, what string) {
 		k.Say(levelWarning, a.namespace, err.Error())
 	}
 	if what != "" {
-		k.find(finding{namespace: a.namespace, what: what, note: true})
+		k.find(finding{namespace: a.namespace, kind: "doubt", what: what, note: true})
 	}
 }
 

@@ -189,7 +189,7 @@ func (k *Keeper) begin() error {
 	for _, file := range files {
 		k.learn(filepath.Base(file))
 	}
-	k.findAll(finding{what: "systemd-netns-watch has started", note: true})
+	k.findAll(newNote("systemd-netns-watch has started"))
 	k.tellStatus()
 	return nil
 }
@@ -217,8 +217,8 @@ func (k *Keeper) lookAtHost() error {
 
 // findAll is find for all namespaces.
 func (k *Keeper) findAll(f finding) {
-	for f.namespace = range k.state.attachments {
-		k.find(f)
+	for namespace := range k.state.attachments {
+		k.find(f.in(namespace))
 	}
 }
 
@@ -228,7 +228,7 @@ func (k *Keeper) take(b batch) {
 		if err := k.lookAtHost(); err != nil {
 			k.Say(levelErr, "systemd-netns-watch", err.Error())
 		}
-		k.findAll(finding{what: "more changed at once than could be followed", note: true})
+		k.findAll(newNote("more changed at once than could be followed"))
 	}
 	for _, e := range b.events {
 		was := k.state.links[e.link.index].carrier()
@@ -249,14 +249,14 @@ func (k *Keeper) take(b batch) {
 
 // find plans a repair, and logs if it is delayed because it did not last.
 func (k *Keeper) find(f finding) {
-	// Now, since the process may end soon.
-	f.who = process(f.port)
 	pause, times := k.schedule.add(f, time.Now())
-	k.tellPause(f.namespace, f, pause, times)
+	k.tellPause(f.namespace, pause, times)
 }
 
-func (k *Keeper) tellPause(namespace string, f finding, pause time.Duration, times int) {
+func (k *Keeper) tellPause(namespace string, pause time.Duration, times int) {
 	if pause > 0 {
+		found := k.schedule.turns[namespace].found
+		f := found[len(found)-1]
 		k.Say(levelWarning, namespace, fmt.Sprintf("%s again, after %d repairs; the next one is in %s: find out who does it, or stop the service", f, times, pause))
 	}
 }
@@ -267,7 +267,7 @@ func (k *Keeper) file(e nameEvent) {
 	case e.watch == k.records:
 		k.learn(e.name)
 	case e.watch == k.names && e.gone && k.state.attachments[e.name] != nil:
-		k.find(finding{namespace: e.name, what: "the name of the namespace was removed"})
+		k.find(newFinding("the name of the namespace was removed").in(e.name))
 	}
 }
 
@@ -311,7 +311,7 @@ func (k *Keeper) welcome(a *attachment) {
 	}
 	k.tellDoubt(a, line, line)
 	if a.inside.index == 0 {
-		k.find(finding{namespace: a.namespace, what: a.inside.name + " is missing"})
+		k.find(newFinding("%s is missing", a.inside.name).in(a.namespace))
 	}
 }
 
@@ -397,23 +397,23 @@ func (k *Keeper) untilNext() time.Duration {
 
 // startDue starts the repairs that are due.
 func (k *Keeper) startDue(ctx context.Context) {
-	for name, found := range k.schedule.start(time.Now(), atOnce-k.running) {
+	for name, why := range k.schedule.start(time.Now(), atOnce-k.running) {
 		a := k.state.attachments[name]
 		if a == nil {
 			k.schedule.forget(name)
 			continue
 		}
 		if !k.state.ready(a) {
-			k.Say(levelWarning, name, fmt.Sprintf("%s: the master %s is gone; repaired when it is back", join(found), a.master))
+			k.Say(levelWarning, name, fmt.Sprintf("%s: the master %s is gone; repaired when it is back", &why, a.master))
 			k.schedule.done(name, false, time.Now())
 			continue
 		}
-		broken := slices.ContainsFunc(found, func(f finding) bool { return !f.note })
+		broken := why.broken()
 		doing := ": repairing"
 		if !broken {
 			doing = ": checking"
 		}
-		k.Say(levelNotice, name, join(found)+doing)
+		k.Say(levelNotice, name, why.String()+doing)
 		k.running++
 		go func() {
 			err := k.Reload(ctx, name, a.unit, broken)
@@ -425,14 +425,6 @@ func (k *Keeper) startDue(ctx context.Context) {
 	}
 }
 
-func join(found []finding) string {
-	words := make([]string, len(found))
-	for i, f := range found {
-		words[i] = f.String()
-	}
-	return strings.Join(words, ", ")
-}
-
 // ended notes that a repair has ended.
 func (k *Keeper) ended(done outcome) {
 	k.running--
@@ -442,11 +434,9 @@ func (k *Keeper) ended(done outcome) {
 	}
 	pause, times := k.schedule.done(done.namespace, done.err == nil, time.Now())
 	if done.err != nil && k.state.attachments[done.namespace] != nil {
-		k.find(finding{namespace: done.namespace, what: "the repair failed"})
+		k.find(newFinding("the repair failed").in(done.namespace))
 	}
-	if t := k.schedule.turns[done.namespace]; t != nil && len(t.found) > 0 {
-		k.tellPause(done.namespace, t.found[len(t.found)-1], pause, times)
-	}
+	k.tellPause(done.namespace, pause, times)
 }
 
 // refresh is for links that a repair has made anew, or given another MTU.

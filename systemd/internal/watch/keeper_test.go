@@ -387,34 +387,124 @@ func TestSameAgain(t *testing.T) {
 	l.await("something else", from, "reload one")
 }
 
+// reloads counts those of a unit in the keeper's lines from one on.
+func (l *lab) reloads(from int, unit string) (n int) {
+	for _, line := range l.said(from) {
+		if strings.HasPrefix(line, "reload "+unit+" ") {
+			n++
+		}
+	}
+	return n
+}
+
+// TestThreatKeeper: a service that breaks another thing of the same kind each time is
+// given way to, as if it were the same one. Whatever it does, other services are
+// repaired at once.
+func TestThreatKeeper(t *testing.T) {
+	l := newLab(t, "one", "two")
+	one := l.services["one"]
+	for name, vary := range map[string]func(i int){
+		"routes": func(i int) {
+			route := fmt.Sprintf("203.0.113.%d dev mv0 proto 118", i)
+			one.IP("route add " + route)
+			one.IP("route del " + route)
+		},
+		"MTUs": func(i int) { one.IP(fmt.Sprintf("link set mv0 mtu %d", 1400-i)) },
+	} {
+		from := len(l.said(0))
+		for i := range 20 {
+			vary(i)
+			time.Sleep(2 * debounce)
+		}
+		// So many pauses are 15 seconds.
+		if n := l.reloads(from, "one"); n > free+4 {
+			t.Errorf("%d repairs because of different %s: %q", n, name, l.said(from))
+		}
+	}
+	from := len(l.said(0))
+	one.IP("address del 192.0.2.20/24 dev mv0")
+	l.await("something else", from, "reload one")
+
+	from = len(l.said(0))
+	stop := l.flood(one)
+	for _, c := range []struct{ do, says string }{
+		{"route del 192.0.2.21 table local proto 118 metric 100", "the host's route to 192.0.2.21 was removed"},
+		{"neigh del 192.0.2.21 dev mv-int", "the host's neighbour entry for 192.0.2.21 was removed"},
+	} {
+		time.Sleep(500 * time.Millisecond)
+		at, start := len(l.said(0)), time.Now()
+		l.host.IP(c.do)
+		l.await("another's breakage", at, "two: "+c.says)
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("another's breakage was noticed after %s", took)
+		}
+	}
+	stop()
+	if n := l.reloads(from, "one"); n > free+4 {
+		t.Errorf("a flood caused %d repairs", n)
+	}
+	for _, line := range l.said(from) {
+		if len(line) > 2000 {
+			t.Errorf("a line of %d bytes: %.200s…", len(line), line)
+		}
+	}
+}
+
+// flood makes and removes routes in a namespace until it is told to stop.
+func (l *lab) flood(in *testnet.Namespace) (stop func()) {
+	dir, ended := l.t.TempDir(), make(chan error, 1)
+	go func() {
+		out, err := in.Shell("cd " + dir + `
+			for verb in add del; do
+				for i in $(seq 0 4999); do echo "route $verb 10.0.$((i / 256)).$((i % 256)) dev mv0 proto 118"; done >$verb
+			done
+			until [ -e stop ]; do ip -batch add; ip -batch del; done`)
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		ended <- err
+	}()
+	return func() {
+		if err := os.WriteFile(filepath.Join(dir, "stop"), nil, 0o600); err != nil {
+			l.t.Fatal(err)
+		}
+		if err := <-ended; err != nil {
+			l.t.Fatal(err)
+		}
+	}
+}
+
 // TestIdle: nothing of ours happens, so nothing is to be computed. What is kept in
 // memory is measured of the program itself, by TestKeeper in tests/systemd.
 func TestIdle(t *testing.T) {
 	l := newLab(t, "one", "two")
-	// Fields of proc_pid_stat(5) that follow the name: user and system time.
-	ticks := func() (sum int) {
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", l.keeper.Process.Pid))
-		if err != nil {
-			t.Fatal(err)
-		}
-		stat := string(data)
-		for _, f := range strings.Fields(stat[strings.LastIndex(stat, ")")+2:])[11:13] {
-			n, err := strconv.Atoi(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sum += n
-		}
-		return sum
-	}
 	time.Sleep(500 * time.Millisecond)
-	before := ticks()
+	before := l.ticks()
 	for range 100 {
 		l.host.IP("route add 203.0.113.0/24 via 192.0.2.1 dev eth0")
 		l.host.IP("route del 203.0.113.0/24")
 	}
-	// A tick is 10 ms. Go's runtime has some work of its own.
-	if after := ticks(); after > before+1 {
+	// Go's runtime has some work of its own.
+	if after := l.ticks(); after > before+1 {
 		t.Errorf("ticks of CPU time: %d became %d, by 200 changes of others' routes", before, after)
 	}
+}
+
+// ticks is the CPU time that the keeper has used, in ticks of 10 ms.
+func (l *lab) ticks() (sum int) {
+	l.t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", l.keeper.Process.Pid))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	// Fields of proc_pid_stat(5) that follow the name: user and system time.
+	stat := string(data)
+	for _, f := range strings.Fields(stat[strings.LastIndex(stat, ")")+2:])[11:13] {
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		sum += n
+	}
+	return sum
 }

@@ -1,7 +1,9 @@
 package watch
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -14,6 +16,9 @@ const (
 	// firstPause and longestPause bound that.
 	firstPause   = time.Second
 	longestPause = 5 * time.Minute
+	// few is how many findings are kept for a repair, and how many more of a kind of
+	// which there is none yet.
+	few = 10
 	// calm is how long nothing must break until the counts are reset.
 	calm = time.Minute
 )
@@ -22,16 +27,52 @@ const (
 type turn struct {
 	// at is when it is to be repaired, if that is not zero.
 	at time.Time
-	// found is why.
-	found []finding
+	reasons
 	// running says that it is being repaired. An event meanwhile can be of the
 	// repair itself, or of what breaks it again.
 	running bool
-	// habits are the recent repairs.
+	// habits are the recent repairs, by kind.
 	habits map[string]*habit
 }
 
-// habit is how often one thing was repaired in a row, and when last.
+// reasons are why a namespace is repaired.
+type reasons struct {
+	found []finding
+	// more is how many more findings there were than are kept.
+	more int
+}
+
+// take keeps a finding, unless it is there already or there are many.
+func (r *reasons) take(f finding) bool {
+	if slices.ContainsFunc(r.found, func(o finding) bool { return o.what == f.what }) {
+		return false
+	}
+	n := len(r.found)
+	if n >= few && (n >= 2*few || slices.ContainsFunc(r.found, func(o finding) bool { return o.kind == f.kind })) {
+		r.more++
+		return false
+	}
+	r.found = append(r.found, f)
+	return true
+}
+
+// broken tells whether one of them is more than a note.
+func (r *reasons) broken() bool {
+	return slices.ContainsFunc(r.found, func(f finding) bool { return !f.note })
+}
+
+func (r *reasons) String() string {
+	words := make([]string, len(r.found), len(r.found)+1)
+	for i, f := range r.found {
+		words[i] = f.String()
+	}
+	if r.more > 0 {
+		words = append(words, fmt.Sprintf("and %d more", r.more))
+	}
+	return strings.Join(words, ", ")
+}
+
+// habit is how often one kind of thing was repaired in a row, and when last.
 type habit struct {
 	times int
 	last  time.Time
@@ -56,7 +97,7 @@ func newSchedule() *schedule {
 	return &schedule{turns: map[string]*turn{}, waiting: map[string]*turn{}}
 }
 
-// add takes a finding in. pause is how long the repair waits, if that is longer
+// add takes a finding in, and has who did it named. pause is how long the repair waits, if that is longer
 // than usual, and was not so already, times how often it was done in a row.
 func (s *schedule) add(f finding, now time.Time) (pause time.Duration, times int) {
 	t := s.turns[f.namespace]
@@ -64,10 +105,11 @@ func (s *schedule) add(f finding, now time.Time) (pause time.Duration, times int
 		t = &turn{habits: map[string]*habit{}}
 		s.turns[f.namespace] = t
 	}
-	if slices.ContainsFunc(t.found, func(o finding) bool { return o.what == f.what }) {
+	if !t.take(f) {
 		return 0, 0
 	}
-	t.found = append(t.found, f)
+	// Now, since the process may end soon.
+	t.found[len(t.found)-1].who = process(f.port)
 	t.forget(now)
 	if t.running {
 		return 0, 0
@@ -78,9 +120,9 @@ func (s *schedule) add(f finding, now time.Time) (pause time.Duration, times int
 
 // forget drops the habits that have not been seen for long enough.
 func (t *turn) forget(now time.Time) {
-	for what, h := range t.habits {
+	for kind, h := range t.habits {
 		if now.Sub(h.last) > calm+h.pause() {
-			delete(t.habits, what)
+			delete(t.habits, kind)
 		}
 	}
 }
@@ -88,8 +130,8 @@ func (t *turn) forget(now time.Time) {
 // plan sets the time of the next repair: only repeated ones wait.
 func (t *turn) plan(now time.Time) (pause time.Duration, times int) {
 	wait := longestPause
-	for _, f := range causes(t.found) {
-		h := t.habits[f.what]
+	for _, kind := range causes(t.found) {
+		h := t.habits[kind]
 		wait = min(wait, max(debounce, h.pause()))
 		if p := h.pause(); p > pause {
 			pause, times = p, h.times
@@ -97,7 +139,8 @@ func (t *turn) plan(now time.Time) (pause time.Duration, times int) {
 	}
 	at := now.Add(wait)
 	// What goes with a link can be told of before the link is.
-	if !t.at.IsZero() && t.at.Before(at) && !t.found[len(t.found)-1].link {
+	firstLink := slices.IndexFunc(t.found, isLink) == len(t.found)-1
+	if !t.at.IsZero() && t.at.Before(at) && !firstLink {
 		return 0, 0
 	}
 	t.at = at
@@ -107,18 +150,24 @@ func (t *turn) plan(now time.Time) (pause time.Duration, times int) {
 	return pause, times
 }
 
-// causes leaves out what goes with a link, if there is something about one.
-func causes(found []finding) []finding {
-	isLink := func(f finding) bool { return f.link }
-	if !slices.ContainsFunc(found, isLink) {
-		return found
+// causes gives the kinds of findings, once each, without those of what goes with a
+// link if there is something about one.
+func causes(found []finding) []string {
+	aboutLink := slices.ContainsFunc(found, isLink)
+	var kinds []string
+	for _, f := range found {
+		if (f.link || !aboutLink) && !slices.Contains(kinds, f.kind) {
+			kinds = append(kinds, f.kind)
+		}
 	}
-	return slices.DeleteFunc(slices.Clone(found), func(f finding) bool { return !isLink(f) })
+	return kinds
 }
 
+func isLink(f finding) bool { return f.link }
+
 // start returns the namespaces that are due, at most n, with the reasons.
-func (s *schedule) start(now time.Time, n int) map[string][]finding {
-	due := map[string][]finding{}
+func (s *schedule) start(now time.Time, n int) map[string]reasons {
+	due := map[string]reasons{}
 	for name, t := range s.waiting {
 		if len(due) == n {
 			break
@@ -126,14 +175,14 @@ func (s *schedule) start(now time.Time, n int) map[string][]finding {
 		if t.at.After(now) {
 			continue
 		}
-		for _, f := range causes(t.found) {
-			if t.habits[f.what] == nil {
-				t.habits[f.what] = &habit{}
+		for _, kind := range causes(t.found) {
+			if t.habits[kind] == nil {
+				t.habits[kind] = &habit{}
 			}
-			t.habits[f.what].times++
-			t.habits[f.what].last = now
+			t.habits[kind].times++
+			t.habits[kind].last = now
 		}
-		due[name], t.found = t.found, nil
+		due[name], t.reasons = t.reasons, reasons{}
 		t.at, t.running = time.Time{}, true
 		delete(s.waiting, name)
 	}

@@ -3,6 +3,7 @@ package watch
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -13,10 +14,10 @@ func TestSchedule(t *testing.T) {
 	now := time.Unix(0, 0)
 	s := newSchedule()
 	repair := func(what string) time.Duration {
-		s.add(finding{namespace: "web", what: what}, now)
+		s.add(finding{namespace: "web", kind: what, what: what}, now)
 		wait := s.next().Sub(now)
 		now = now.Add(wait)
-		if due := s.start(now, 4); len(due["web"]) != 1 || due["web"][0].what != what {
+		if due := s.start(now, 4); len(due["web"].found) != 1 || due["web"].found[0].what != what {
 			t.Fatalf("due after %s: %v", wait, due)
 		}
 		s.done("web", true, now)
@@ -45,8 +46,8 @@ func TestSchedule(t *testing.T) {
 func TestScheduleCauses(t *testing.T) {
 	now := time.Unix(0, 0)
 	s := newSchedule()
-	link := finding{namespace: "web", what: "a link was taken down", link: true}
-	entry := finding{namespace: "web", what: "an entry was removed"}
+	link := finding{namespace: "web", kind: "down", what: "a link was taken down", link: true}
+	entry := finding{namespace: "web", kind: "entry", what: "an entry was removed"}
 	repair := func(found ...finding) time.Duration {
 		for _, f := range found {
 			s.add(f, now)
@@ -85,12 +86,39 @@ func TestScheduleWhileRunning(t *testing.T) {
 	}
 	s.done("web", true, now)
 	now = now.Add(debounce)
-	if due := s.start(now, 4); len(due["web"]) != 1 || !due["web"][0].note {
+	if due := s.start(now, 4); len(due["web"].found) != 1 || !due["web"].found[0].note {
 		t.Errorf("due: %v", due)
 	}
 	s.done("web", true, now)
 	if next := s.next(); !next.IsZero() {
 		t.Errorf("one more without a reason: %s", next)
+	}
+}
+
+// TestScheduleMany: of many findings there are some of each kind, and the number of
+// the others. They are one more repair of their kinds.
+func TestScheduleMany(t *testing.T) {
+	now := time.Unix(0, 0)
+	s := newSchedule()
+	for i := range 1000 {
+		s.add(newFinding("route %d was removed", i).in("web"), now)
+	}
+	s.add(newFinding("rule %d was removed", 1).in("web"), now)
+	for i := range 1000 {
+		s.add(newFinding("the host has got the address %d", i).in("web"), now)
+	}
+	now = now.Add(debounce)
+	why := s.start(now, 1)["web"]
+	if n := len(why.found); n != few+2 || why.more != 2000-few-1 {
+		t.Errorf("%d are kept, and %d more told of", n, why.more)
+	}
+	if said := why.String(); !strings.Contains(said, "route 9 was removed, rule 1 was removed, the host") || !strings.HasSuffix(said, ", and 1989 more") {
+		t.Errorf("it says %q", said)
+	}
+	s.done("web", true, now)
+	s.add(newFinding("route %d was removed", 1).in("web"), now)
+	if wait := s.next().Sub(now); wait != debounce {
+		t.Errorf("the second repair waits %s", wait)
 	}
 }
 

@@ -28,6 +28,9 @@ type attachment struct {
 // finding is a change that may have broken something.
 type finding struct {
 	namespace string
+	// kind is what repairs are counted by. What the service can vary at will is no
+	// part of it.
+	kind string
 	// what is a sentence without its end: "route to 192.0.2.10 was removed".
 	what string
 	// port is the netlink port of who did it, 0 if that is not known; who names
@@ -40,6 +43,39 @@ type finding struct {
 	// link says that it is about a link, with which addresses, routes and neighbour
 	// entries go.
 	link bool
+}
+
+// Kinds of findings about a link.
+const (
+	deleted   = "%s was deleted"
+	renamed   = "%s was renamed %s"
+	takenDown = "%s was taken down"
+	otherMAC  = "the MAC of %s was changed"
+	otherMTU  = "the MTU of %s was changed to %d"
+)
+
+// newFinding has the text of a kind, which args complete.
+func newFinding(kind string, args ...any) finding {
+	return finding{kind: kind, what: fmt.Sprintf(kind, args...)}
+}
+
+// newNote is newFinding where nothing is broken.
+func newNote(kind string, args ...any) finding {
+	f := newFinding(kind, args...)
+	f.note = true
+	return f
+}
+
+// in is the finding about a namespace.
+func (f finding) in(namespace string) finding {
+	f.namespace = namespace
+	return f
+}
+
+// of is the finding about an attachment's namespace, because of an event.
+func (f finding) of(a *attachment, e event) finding {
+	f.port, f.link = e.port, e.isLink()
+	return f.in(a.namespace)
 }
 
 func (f finding) String() string {
@@ -125,7 +161,7 @@ func (s *state) apply(e event) []finding {
 		return s.ofVIP(e, "the host's neighbour entry for %s was removed")
 	case unix.RTM_DELRULE:
 		if e.protocol == routeProtocol {
-			return s.all(e, "a routing rule of the host was removed", every)
+			return s.all(e, newFinding("a routing rule of the host was removed"), every)
 		}
 	}
 	return nil
@@ -135,20 +171,20 @@ func (s *state) apply(e event) []finding {
 func every(*attachment) bool { return true }
 
 // all is a finding for each attachment that it concerns.
-func (s *state) all(e event, what string, concerns func(*attachment) bool) []finding {
+func (s *state) all(e event, f finding, concerns func(*attachment) bool) []finding {
 	var found []finding
 	for _, a := range s.attachments {
 		if concerns(a) {
-			found = append(found, finding{namespace: a.namespace, what: what, port: e.port, link: e.isLink()})
+			found = append(found, f.of(a, e))
 		}
 	}
 	return found
 }
 
-func (s *state) ofVIP(e event, what string) []finding {
+func (s *state) ofVIP(e event, kind string) []finding {
 	var found []finding
 	for _, a := range s.holders[e.addr] {
-		found = append(found, finding{namespace: a.namespace, what: fmt.Sprintf(what, e.addr), port: e.port})
+		found = append(found, newFinding(kind, e.addr).of(a, e))
 	}
 	return found
 }
@@ -162,55 +198,52 @@ func (s *state) linkIs(e event) []finding {
 		return nil
 	}
 	var found []finding
-	if what := s.hostSide(was, is, known); what != "" {
-		found = s.all(e, what, func(a *attachment) bool { return a.hostLink != "" && (a.hostLink == was.name || a.hostLink == is.name) })
+	if f := s.hostSide(was, is, known); f.what != "" {
+		found = s.all(e, f, func(a *attachment) bool { return a.hostLink != "" && (a.hostLink == was.name || a.hostLink == is.name) })
 	}
-	if what, note := asMaster(was, is, known); what != "" {
-		for _, f := range s.all(e, what, func(a *attachment) bool { return a.master == is.name }) {
-			f.note = note
-			found = append(found, f)
-		}
+	if f := asMaster(was, is, known); f.what != "" {
+		found = append(found, s.all(e, f, func(a *attachment) bool { return a.master == is.name })...)
 	}
 	return found
 }
 
 // hostSide says what was broken of a link if it is a host-side one.
-func (s *state) hostSide(was, is link, known bool) string {
+func (s *state) hostSide(was, is link, known bool) finding {
 	wanted := s.macs[is.name]
 	switch {
 	case known && was.name != is.name:
-		return fmt.Sprintf("%s was renamed %s", was.name, is.name)
+		return newFinding(renamed, was.name, is.name)
 	case known && was.up() && !is.up():
-		return is.name + " was taken down"
+		return newFinding(takenDown, is.name)
 	case wanted != "" && is.mac != wanted:
-		return fmt.Sprintf("the MAC of %s was changed", is.name)
+		return newFinding(otherMAC, is.name)
 	case known && was.mtu != is.mtu && is.mtu != s.links[is.lower].mtu:
-		return fmt.Sprintf("the MTU of %s was changed to %d", is.name, is.mtu)
+		return newFinding(otherMTU, is.name, is.mtu)
 	}
-	return ""
+	return finding{}
 }
 
 // asMaster says what has changed of a link that attachments may lie on. A note is
 // what cannot be repaired.
-func asMaster(was, is link, known bool) (what string, note bool) {
+func asMaster(was, is link, known bool) finding {
 	switch {
 	case !known || was.name != is.name:
-		return is.name + " is back", false
+		return newFinding("%s is back", is.name)
 	case !was.carrier() && is.carrier():
-		return is.name + " has a carrier again", false
+		return newFinding("%s has a carrier again", is.name)
 	case was.carrier() && !is.carrier():
-		return is.name + " has lost its carrier", true
+		return newNote("%s has lost its carrier", is.name)
 	case was.mtu != is.mtu:
-		return fmt.Sprintf("the MTU of %s was changed to %d", is.name, is.mtu), false
+		return newFinding(otherMTU, is.name, is.mtu)
 	case was.mac != is.mac:
-		return fmt.Sprintf("the MAC of %s was changed", is.name), false
+		return newFinding(otherMAC, is.name)
 	}
-	return "", false
+	return finding{}
 }
 
 func (s *state) linkGone(e event) []finding {
 	delete(s.links, e.link.index)
-	return s.all(e, e.link.name+" was deleted", func(a *attachment) bool { return a.hostLink != "" && a.hostLink == e.link.name })
+	return s.all(e, newFinding(deleted, e.link.name), func(a *attachment) bool { return a.hostLink != "" && a.hostLink == e.link.name })
 }
 
 // hostAddress tells of an address that the host has got or lost: services have a
@@ -223,16 +256,17 @@ func (s *state) hostAddress(e event) []finding {
 	if usable == s.addrs[key] {
 		return nil
 	}
-	what := fmt.Sprintf("the host has got the address %s", e.addr)
+	what := "the host has got the address " + e.addr.String()
 	if usable {
 		s.addrs[key] = true
 		delete(s.lost, e.addr)
 	} else {
 		delete(s.addrs, key)
 		s.lost[e.addr] = !s.hasAddress(e.addr)
-		what = fmt.Sprintf("the host has lost the address %s", e.addr)
+		what = "the host has lost the address " + e.addr.String()
 	}
-	return s.all(e, what, func(a *attachment) bool {
+	// A host gets many at its boot, one after another.
+	return s.all(e, finding{kind: what, what: what}, func(a *attachment) bool {
 		for vip := range a.vips {
 			if a.hostLink != "" && vip.Is4() == e.addr.Is4() {
 				return true
@@ -268,53 +302,56 @@ func (s *state) ready(a *attachment) bool {
 
 // applyInside is apply for what happens in the service's namespace.
 func (a *attachment) applyInside(e event, s *state) []finding {
-	what := ""
+	if f := a.brokenInside(e, s); f.what != "" {
+		return []finding{f.of(a, e)}
+	}
+	return nil
+}
+
+// brokenInside says what an event may have broken in the service's namespace.
+func (a *attachment) brokenInside(e event, s *state) finding {
 	switch e.kind {
 	case unix.RTM_DELLINK:
 		if e.link.index == a.inside.index {
-			what = a.inside.name + " was deleted"
+			return newFinding(deleted, a.inside.name)
 		}
 	case unix.RTM_NEWLINK:
-		what = a.spoilt(e.link)
+		return a.spoilt(e.link)
 	case unix.RTM_DELADDR:
 		if a.vips[e.addr] {
-			what = fmt.Sprintf("VIP %s was removed from %s", e.addr, a.inside.name)
+			return newFinding("VIP %s was removed from %s", e.addr, a.inside.name)
 		}
 	case unix.RTM_DELROUTE:
-		if s.lost[e.addr] {
-			return nil
-		}
-		what = "a route of the service was removed"
-		if e.addr.IsValid() {
-			what = fmt.Sprintf("the service's route to %s was removed", e.addr)
+		switch {
+		case s.lost[e.addr]:
+		case e.addr.IsValid():
+			return newFinding("the service's route to %s was removed", e.addr)
+		default:
+			return newFinding("a route of the service was removed")
 		}
 	case unix.RTM_DELNEIGH:
 		if e.index == a.inside.index && s.hasAddress(e.addr) {
-			what = fmt.Sprintf("the service's neighbour entry for %s was removed", e.addr)
+			return newFinding("the service's neighbour entry for %s was removed", e.addr)
 		}
 	case unix.RTM_DELRULE:
-		what = "a routing rule of the service was removed"
+		return newFinding("a routing rule of the service was removed")
 	}
-	if what == "" {
-		return nil
-	}
-	return []finding{{namespace: a.namespace, what: what, port: e.port, link: e.isLink()}}
+	return finding{}
 }
 
 // spoilt says how the service's link differs from its desired state.
-func (a *attachment) spoilt(is link) string {
+func (a *attachment) spoilt(is link) finding {
 	want := a.inside
 	switch {
 	case is.index != want.index:
-		return ""
 	case is.name != want.name:
-		return fmt.Sprintf("%s was renamed %s", want.name, is.name)
+		return newFinding(renamed, want.name, is.name)
 	case !is.up():
-		return want.name + " was taken down"
+		return newFinding(takenDown, want.name)
 	case is.mac != want.mac:
-		return fmt.Sprintf("the MAC of %s was changed", want.name)
+		return newFinding(otherMAC, want.name)
 	case is.mtu != want.mtu:
-		return fmt.Sprintf("the MTU of %s was changed to %d", want.name, is.mtu)
+		return newFinding(otherMTU, want.name, is.mtu)
 	}
-	return ""
+	return finding{}
 }
