@@ -25,8 +25,9 @@ type event struct {
 	link link
 	// index is the link's of an address, a route or a neighbour.
 	index int
-	// addr is an address, a neighbour's address or a route's destination.
+	// addr is an address, a neighbour's address or that of a route's destination, dst.
 	addr netip.Addr
+	dst  netip.Prefix
 	// usable says that an address is permanent: global, and neither
 	// tentative nor temporary. A deprecated one is still in use (RFC 4862, section 5.5.4).
 	usable bool
@@ -136,6 +137,7 @@ func decodeRoute(e event, data []byte) (event, bool) {
 		switch {
 		case kind == unix.RTA_DST:
 			e.addr, _ = netip.AddrFromSlice(value)
+			e.dst = netip.PrefixFrom(e.addr, int(data[1]))
 		case kind == unix.RTA_OIF && len(value) == 4:
 			e.index = int(binary.NativeEndian.Uint32(value))
 		}

@@ -273,6 +273,83 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// TestKernelRoutes: without the routes that the kernel makes with a VIP the LAN has no
+// answer from it. Who removes them is noticed; those that go with an address or a link
+// say nothing more than that does.
+func TestKernelRoutes(t *testing.T) {
+	l := newLab(t, "one", "two", "three")
+	routes := func(name string) string {
+		return l.services[name].IP("route show table all dev mv0") + l.services[name].IP("-6 route show table all dev mv0")
+	}
+	// Three of a kind for each service, since the fourth would wait.
+	for _, c := range []struct{ name, do, says, back string }{
+		{"one", "route flush table main", "the service's route to 192.0.2.0/24 was removed by process ", "route add 192.0.2.0/24 dev mv0 proto kernel scope link src 192.0.2.20"},
+		{"one", "route flush table local", "the service's route to 192.0.2.20 was removed by process ", "route add local 192.0.2.20 dev mv0 table local proto kernel scope host src 192.0.2.20"},
+		{"one", "route del 192.0.2.0/24 dev mv0", "the service's route to 192.0.2.0/24 was removed by process ", "route add 192.0.2.0/24 dev mv0 proto kernel scope link src 192.0.2.20"},
+		{"two", "-6 route flush table main", "the service's route to 2001:db8::/64 was removed by process ", "route add 2001:db8::/64 dev mv0 proto kernel metric 256"},
+		{"two", "-6 route flush table local", "the service's route to 2001:db8::21 was removed by process ", "route add local 2001:db8::21 dev mv0 table local proto kernel"},
+		{"two", "-6 route del 2001:db8::/64 dev mv0", "the service's route to 2001:db8::/64 was removed by process ", "route add 2001:db8::/64 dev mv0 proto kernel metric 256"},
+	} {
+		from, before := len(l.said(0)), routes(c.name)
+		l.services[c.name].IP(c.do)
+		if routes(c.name) == before {
+			t.Fatalf("%s has removed nothing: %s", c.do, before)
+		}
+		l.await(c.do, from, c.name+": ")
+		l.await(c.do, from, c.says)
+		l.await(c.do, from, "reload "+c.name+" broken=true")
+		l.services[c.name].IP(c.back)
+		l.quiet("one repair of "+c.do, len(l.said(0)))
+	}
+	one := l.services["one"]
+	one.IP("link add other type veth peer name end")
+	one.IP("link set other up")
+	for name, do := range map[string]func(){
+		"another link's": func() {
+			one.AddAddress("other", "198.51.100.1/24")
+			one.IP("route del 198.51.100.0/24 dev other")
+		},
+		"the same prefix on another link": func() {
+			one.AddAddress("other", "192.0.2.120/24")
+			one.IP("route del 192.0.2.0/24 dev other")
+		},
+		"another address of its link": func() {
+			one.AddAddress("mv0", "203.0.113.1/24")
+			one.IP("route del 203.0.113.0/24 dev mv0")
+			one.IP("address del 203.0.113.1/24 dev mv0")
+		},
+		"the host's": func() { l.host.IP("route del 192.0.2.0/24 dev eth0") },
+		"the host's to a VIP": func() {
+			l.host.IP("route add 192.0.2.20/32 dev eth0 proto kernel")
+			l.host.IP("route del 192.0.2.20/32 dev eth0 proto kernel")
+		},
+	} {
+		from := len(l.said(0))
+		do()
+		l.quiet(name, from)
+	}
+	for _, c := range []struct{ name, do, says string }{
+		{"one", "address del 192.0.2.20/24 dev mv0", "VIP 192.0.2.20 was removed from mv0"},
+		{"one", "address del 2001:db8::20/64 dev mv0", "VIP 2001:db8::20 was removed from mv0"},
+		{"two", "link set mv0 down", "mv0 was taken down"},
+		{"three", "link del mv0", "mv0 was deleted"},
+	} {
+		from := len(l.said(0))
+		l.services[c.name].IP(c.do)
+		l.await(c.do, from, "reload "+c.name)
+		l.quiet("one repair of "+c.do, len(l.said(0)))
+		said := strings.Join(l.said(from), "\n")
+		if !strings.Contains(said, c.says) {
+			t.Errorf("after %s: %s", c.do, said)
+		}
+		for _, of := range []string{"192.0.2.0/24", "192.0.2.2", "2001:"} {
+			if strings.Contains(said, "the service's route to "+of) {
+				t.Errorf("after %s, a route that goes with it: %s", c.do, said)
+			}
+		}
+	}
+}
+
 // quietFor asserts that no other service is repaired.
 func (l *lab) quietFor(event string, from int, concerned []string) {
 	l.t.Helper()

@@ -77,9 +77,11 @@ func (s *socket) subscribe(fd int) error {
 }
 
 // filter passes what could affect an attachment, so that a router's changes of
-// routes, or neighbours that come and go, do not wake the process.
+// routes, or neighbours that come and go, do not wake the process. Of the routes that
+// the kernel makes with an address, it passes those that a process removes: others go
+// with an address or a link, which have events of their own.
 func filter() []bpf.Instruction {
-	const typeOffset, protocolOffset = 4, unix.SizeofNlMsghdr + 5
+	const typeOffset, portOffset, protocolOffset = 4, 12, unix.SizeofNlMsghdr + 5
 	// The message is in the machine's byte order, and the filter loads the
 	// network's.
 	is := func(kind uint16) uint32 {
@@ -90,12 +92,15 @@ func filter() []bpf.Instruction {
 	kinds := []uint16{unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR, unix.RTM_DELNEIGH, unix.RTM_DELRULE}
 	program := []bpf.Instruction{bpf.LoadAbsolute{Off: typeOffset, Size: 2}}
 	for i, kind := range kinds {
-		program = append(program, bpf.JumpIf{Cond: bpf.JumpEqual, Val: is(kind), SkipTrue: uint8(len(kinds) - i - 1 + 3)})
+		program = append(program, bpf.JumpIf{Cond: bpf.JumpEqual, Val: is(kind), SkipTrue: uint8(len(kinds) - i - 1 + 6)})
 	}
 	return append(program,
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: is(unix.RTM_DELROUTE), SkipFalse: 3},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: is(unix.RTM_DELROUTE), SkipFalse: 6},
 		bpf.LoadAbsolute{Off: protocolOffset, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: routeProtocol, SkipFalse: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: routeProtocol, SkipTrue: 3},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.RTPROT_KERNEL, SkipFalse: 3},
+		bpf.LoadAbsolute{Off: portOffset, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1},
 		bpf.RetConstant{Val: 1 << 18},
 		bpf.RetConstant{Val: 0},
 	)

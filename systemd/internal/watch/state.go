@@ -54,6 +54,8 @@ const (
 	otherMTU  = "the MTU of %s was changed to %d"
 )
 
+const routeRemoved = "the service's route to %s was removed"
+
 // newFinding has the text of a kind, which args complete.
 func newFinding(kind string, args ...any) finding {
 	return finding{kind: kind, what: fmt.Sprintf(kind, args...)}
@@ -156,7 +158,9 @@ func (s *state) apply(e event) []finding {
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		return s.hostAddress(e)
 	case unix.RTM_DELROUTE:
-		return s.ofVIP(e, "the host's route to %s was removed")
+		if e.protocol == routeProtocol {
+			return s.ofVIP(e, "the host's route to %s was removed")
+		}
 	case unix.RTM_DELNEIGH:
 		return s.ofVIP(e, "the host's neighbour entry for %s was removed")
 	case unix.RTM_DELRULE:
@@ -322,13 +326,7 @@ func (a *attachment) brokenInside(e event, s *state) finding {
 			return newFinding("VIP %s was removed from %s", e.addr, a.inside.name)
 		}
 	case unix.RTM_DELROUTE:
-		switch {
-		case s.lost[e.addr]:
-		case e.addr.IsValid():
-			return newFinding("the service's route to %s was removed", e.addr)
-		default:
-			return newFinding("a route of the service was removed")
-		}
+		return a.routeGone(e, s)
 	case unix.RTM_DELNEIGH:
 		if e.index == a.inside.index && s.hasAddress(e.addr) {
 			return newFinding("the service's neighbour entry for %s was removed", e.addr)
@@ -337,6 +335,28 @@ func (a *attachment) brokenInside(e event, s *state) finding {
 		return newFinding("a routing rule of the service was removed")
 	}
 	return finding{}
+}
+
+// routeGone says that a route of ours was removed, or one that the kernel has made with
+// a VIP.
+func (a *attachment) routeGone(e event, s *state) finding {
+	ours := e.protocol == routeProtocol
+	switch {
+	case ours && s.lost[e.addr], !ours && !a.comesWithVIP(e):
+		return finding{}
+	case !e.dst.IsValid():
+		return newFinding("a route of the service was removed")
+	case e.dst.IsSingleIP():
+		return newFinding(routeRemoved, e.addr)
+	}
+	return newFinding(routeRemoved, e.dst)
+}
+
+// comesWithVIP tells whether a route out of the service's link leads to a VIP, or to the
+// network of one.
+func (a *attachment) comesWithVIP(e event) bool {
+	isNetwork := func(p netip.Prefix) bool { return p.Masked() == e.dst }
+	return e.index == a.inside.index && (e.dst.IsSingleIP() && a.vips[e.addr] || slices.ContainsFunc(a.prefixes, isNetwork))
 }
 
 // spoilt says how the service's link differs from its desired state.
