@@ -162,7 +162,7 @@ func TestBehindTheHost(t *testing.T) {
 					b := newBehind(t, net, reversePath(rp), lo, gateway, keys)
 					seen, err := b.asks()
 					if err != nil {
-						t.Error(err)
+						t.Fatal(err)
 					}
 					want := []netip.Addr{container4, container6}
 					if masqueraded := net.rules != ""; masqueraded == slices.Contains(want, seen[0]) {
