@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"sync"
@@ -563,10 +564,11 @@ func TestEnableOptions(t *testing.T) {
 	l.untouched(t, files)
 }
 
-// TestForward: what the service finds on its 127.0.0.1 is the host's.
+// TestForward: what the service finds on its localhost is the host's 127.0.0.1.
 func TestForward(t *testing.T) {
 	t.Parallel()
 	l := newCommandLab(t)
+	l.Write("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")
 	l.Write("usr/lib/systemd/system/backend.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:9000,bind=127.0.0.1,fork,reuseaddr TCP:"+peerAddr+":8080\n")
 	l.Write("usr/lib/systemd/system/front.service", "[Service]\nExecStart=/usr/bin/socat TCP-LISTEN:80,fork,reuseaddr TCP:127.0.0.1:9000\n")
 	l.up()
@@ -576,6 +578,33 @@ func TestForward(t *testing.T) {
 	l.Serves(t, "172.16.26.4")
 	l.Run(t, "systemctl restart front")
 	l.Serves(t, "172.16.26.4")
+	l.forwards(t, "127.0.0.1", "::1", "localhost")
+
+	const socket = "systemd-netns-forward@front:9000.socket"
+	// systemd 247 restarts no socket whose service runs.
+	again := func(t *testing.T) {
+		l.Run(t, "systemctl stop "+socket)
+		l.Run(t, "systemctl start "+socket)
+	}
+	t.Run("IPv6 is turned off", func(t *testing.T) {
+		off := program + "exec front -- sysctl -w net.ipv6.conf.all.disable_ipv6="
+		l.Run(t, off+"1")
+		again(t)
+		l.forwards(t, "127.0.0.1", "localhost")
+		l.Run(t, off+"0")
+	})
+	t.Run("one that listens on 127.0.0.1 alone", func(t *testing.T) {
+		l.Run(t, "sed -i /::1/d /etc/systemd/system/"+socket+".d/netns.conf")
+		l.Run(t, "systemctl daemon-reload")
+		again(t)
+		// A client of "localhost" asks 127.0.0.1 then.
+		l.forwards(t, "127.0.0.1", "localhost")
+		if f := l.loopback(t, "localhost"); !f.OK {
+			t.Errorf("%+v", f)
+		}
+		l.Run(t, program+"enable front --forward 9000")
+		l.forwards(t, "127.0.0.1", "::1", "localhost")
+	})
 	l.Run(t, program+"disable front --yes")
 	l.Run(t, "systemctl stop front backend")
 	l.gone(t, before)
@@ -587,17 +616,8 @@ func TestForward(t *testing.T) {
 	t.Run("check finds that it is missing", func(t *testing.T) {
 		l.Run(t, "systemctl start backend front")
 		l.Run(t, program+"enable front --vip 172.16.26.4/22")
-		checking, checked := context.WithCancel(t.Context())
-		var asking sync.WaitGroup
-		asking.Go(func() {
-			for checking.Err() == nil {
-				_, _ = l.Peer.Page("172.16.26.4")
-			}
-		})
-		f := l.finding(t, "front", "loopback")
-		checked()
-		asking.Wait()
-		if f.OK || !strings.Contains(f.Detail, "127.0.0.1:9000") || !strings.Contains(f.Remedy, "--forward 9000") {
+		f := l.loopback(t, "localhost")
+		if f.OK || !strings.Contains(f.Detail, "tcp [::1]:9000") || !strings.Contains(f.Detail, "tcp 127.0.0.1:9000") || f.Remedy != "systemd-netns enable front --in front --forward 9000" {
 			t.Fatalf("%+v", f)
 		}
 		pid := l.Run(t, "systemctl show front -p MainPID --value")
@@ -606,7 +626,40 @@ func TestForward(t *testing.T) {
 		if got := l.Run(t, "systemctl show front -p MainPID --value"); got != pid {
 			t.Errorf("the service was restarted: PID %s, then %s", pid, got)
 		}
+		if f := l.loopback(t, "localhost"); !f.OK {
+			t.Errorf("%+v", f)
+		}
 	})
+}
+
+// forwards asserts that front's port 9000 on names of its own leads to the backend.
+func (l *lab) forwards(t *testing.T, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if page, err := l.ask(name); page != answer || err != nil {
+			t.Errorf("%s: %q, %v", name, page, err)
+		}
+	}
+}
+
+// ask asks port 9000 of a name in front's namespace; curl tries all addresses of it.
+func (l *lab) ask(name string) (string, error) {
+	return l.Try(program + "exec front -- curl --silent --show-error --noproxy * --max-time 5 http://" + net.JoinHostPort(name, "9000"))
+}
+
+// loopback gives what check finds while somebody in front's namespace asks a name.
+func (l *lab) loopback(t *testing.T, name string) finding {
+	t.Helper()
+	checking, checked := context.WithCancel(t.Context())
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		for checking.Err() == nil {
+			_, _ = l.ask(name)
+		}
+	})
+	defer asking.Wait()
+	defer checked()
+	return l.finding(t, "front", "loopback")
 }
 
 // finding gives one check's outcome.

@@ -52,7 +52,7 @@ chooses the VIPs in it, as with --network.`,
 	flags.Var(word{&w.Master, "LINK"}, "master", "the host's link for the VIPs [the one whose subnet contains them]")
 	flags.Var(word{&w.Network, "NAME"}, "network", "a network in /etc/cni/net.d, which namespaces can share")
 	flags.Var(word{&w.In, "NAMESPACE"}, "in", "a namespace, which several services can share [the service's name]")
-	flags.Var((*ports)(&w.Forwards), "forward", "forward 127.0.0.1:PORT in the namespace to the host's 127.0.0.1:PORT, repeatable")
+	flags.Var((*ports)(&w.Forwards), "forward", "forward 127.0.0.1:PORT and [::1]:PORT in the namespace to the host's 127.0.0.1:PORT, repeatable")
 	flags.BoolVar(&w.Hardened, "hardened", false, "remove capabilities that a compromised service could use against host and LAN (netns-hardened.conf)")
 	t.flags(cmd)
 	return cmd

@@ -6,15 +6,20 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"macvlan-vip/systemd/internal/facts"
+	"macvlan-vip/systemd/internal/settings"
+	"macvlan-vip/systemd/internal/units"
 )
 
-// TestRefusal takes packets as lo carries them.
-func TestRefusal(t *testing.T) {
+// TestAnswer takes packets as lo carries them.
+func TestAnswer(t *testing.T) {
 	for name, c := range map[string]struct {
 		packet, want string
 	}{
 		"a refused connection":     {"45000028000040004006 3cce 7f000001 7f000001 1f90c350 00000000 12345678 50140000 00000000", "tcp 127.0.0.1:8080"},
 		"an established one reset": {"45000028000040004006 3cce 7f000001 7f000001 1f90c350 00000009 12345678 50140000 00000000", ""},
+		"an accepted connection":   {"4500003c000040004006 3cba 7f000001 7f000001 1f90c350 00000009 12345678 50120000 00000000", "+tcp 127.0.0.1:8080"},
 		"a first packet":           {"4500003c000040004006 3cba 7f000001 7f000001 c3501f90 12345678 00000000 50020000 00000000", ""},
 		"a VIP":                    {"45000028000040004006 3cce c0000201 7f000001 1f90c350 00000000 12345678 50140000 00000000", ""},
 		"a refused IPv6 one":       {"60000000 00140640 00000000000000000000000000000001 00000000000000000000000000000001 1f90c350 00000000 12345678 50140000 00000000", "tcp [::1]:8080"},
@@ -26,9 +31,29 @@ func TestRefusal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, ok := refusal(packet)
-		if ok != (c.want != "") || ok && p.String() != c.want {
-			t.Errorf("%s: %v, %v", name, p, ok)
+		p, is := answer(packet)
+		if got := map[int]string{refusal: p.String(), acceptance: "+" + p.String()}[is]; got != c.want {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
+// TestForward: each port is forwarded once, and what no forward leads to the host is named.
+func TestForward(t *testing.T) {
+	s := &subject{unit: &units.Unit{Name: "web.service"}, namespace: settings.Named("front"), facts: facts.Facts{Ways: []facts.Way{{Source: "192.0.2.2"}}}}
+	for refused, want := range map[string]string{
+		"tcp [::1]:9000 tcp 127.0.0.1:9000 tcp 127.0.0.1:9001": "systemd-netns enable web --in front --forward 9000 --forward 9001",
+		"udp 127.0.0.1:53":                    "have the service ask 192.0.2.2 instead of udp 127.0.0.1:53",
+		"tcp 127.0.0.53:53 udp 127.0.0.53:53": "have the service ask 192.0.2.2 instead of tcp 127.0.0.53:53 udp 127.0.0.53:53",
+		"udp [::1]:53 tcp 127.0.0.1:9000":     "systemd-netns enable web --in front --forward 9000; have the service ask 192.0.2.2 instead of udp [::1]:53",
+	} {
+		var ports []port
+		words := strings.Fields(refused)
+		for i := 0; i < len(words); i += 2 {
+			ports = append(ports, port{words[i], netip.MustParseAddrPort(words[i+1])})
+		}
+		if got := s.forward(ports); got != want {
+			t.Errorf("%s: %q", refused, got)
 		}
 	}
 }

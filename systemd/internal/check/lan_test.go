@@ -59,7 +59,7 @@ func TestProbeWithoutAddress(t *testing.T) {
 }
 
 // TestListen: a connection and a datagram to nobody on loopback are seen, and one
-// that is accepted is not.
+// that is accepted is not, nor one to localhost's other address before.
 func TestListen(t *testing.T) {
 	n := testnet.New(t)
 	n.IP("link set lo up")
@@ -74,8 +74,10 @@ func TestListen(t *testing.T) {
 		go n.Do(func() error {
 			for range 4 {
 				time.Sleep(100 * time.Millisecond)
-				if conn, err := net.Dial("tcp", "127.0.0.1:9001"); err == nil {
-					conn.Close()
+				for _, addr := range []string{"[::1]:9001", "127.0.0.1:9001"} {
+					if conn, err := net.Dial("tcp", addr); err == nil {
+						conn.Close()
+					}
 				}
 				_, _ = net.Dial("tcp", "127.0.0.1:9000")
 				if conn, err := net.Dial("udp", "127.0.0.1:9002"); err == nil {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mdlayher/packet"
@@ -21,7 +22,7 @@ import (
 // its backends every two seconds or so.
 const listenTime = 3 * time.Second
 
-// checkLoopback: the service does not try to reach, on its 127.0.0.1, what listens on the
+// checkLoopback: the service does not try to reach, on its localhost, what listens on the
 // host's.
 func checkLoopback(ctx context.Context, s *subject) *Finding {
 	var refused []port
@@ -37,16 +38,39 @@ func checkLoopback(ctx context.Context, s *subject) *Finding {
 		f := s.ok("no connection to a loopback address was refused within %s", listenTime)
 		return &f
 	}
-	remedy := "systemd-netns enable " + s.stem() + " --in " + s.namespace.Name
+	f := s.fail(s.forward(refused), "the service tries to connect to %s, where nothing listens: the namespace's loopback is not the host's", join(refused))
+	return &f
+}
+
+// forward is the remedy for ports that refuse: what leads TCP on localhost to the host's
+// leads nothing else there.
+func (s *subject) forward(refused []port) string {
+	var numbers []uint16
+	var others []port
 	for _, p := range refused {
-		if p.network == "tcp" {
-			remedy += fmt.Sprintf(" --forward %d", p.Port())
-		} else {
-			remedy = "have the service ask " + s.hostAddress() + " instead"
+		if p.network != "tcp" || !isLocalhost(p.Addr()) {
+			others = append(others, p)
+		} else if !slices.Contains(numbers, p.Port()) {
+			numbers = append(numbers, p.Port())
 		}
 	}
-	f := s.fail(remedy, "the service tries to connect to %s, where nothing listens: the namespace's loopback is not the host's", join(refused))
-	return &f
+	var steps []string
+	if len(numbers) > 0 {
+		command := "systemd-netns enable " + s.stem() + " --in " + s.namespace.Name
+		for _, n := range numbers {
+			command += fmt.Sprintf(" --forward %d", n)
+		}
+		steps = append(steps, command)
+	}
+	if len(others) > 0 {
+		steps = append(steps, "have the service ask "+s.hostAddress()+" instead of "+join(others))
+	}
+	return strings.Join(steps, "; ")
+}
+
+// isLocalhost tells whether "localhost" is the name of an address.
+func isLocalhost(addr netip.Addr) bool {
+	return addr == netip.IPv6Loopback() || addr == netip.AddrFrom4([4]byte{127, 0, 0, 1})
 }
 
 func (s *subject) hostAddress() string {
@@ -66,7 +90,8 @@ type port struct {
 
 func (p port) String() string { return p.network + " " + p.AddrPort.String() }
 
-// listen returns the ports that refuse connections on this namespace's lo.
+// listen returns the ports that refuse connections on this namespace's lo. Not those that
+// clients of "localhost" get by its other address, which they try next.
 func listen(ctx context.Context) (refused []port, err error) {
 	lo, err := net.InterfaceByName("lo")
 	if err != nil {
@@ -82,42 +107,59 @@ func listen(ctx context.Context) (refused []port, err error) {
 	if err := conn.SetReadDeadline(time.Now().Add(listenTime)); err != nil {
 		return nil, err
 	}
-	frame := make([]byte, 1<<16)
+	frame, served := make([]byte, 1<<16), map[uint16]bool{}
 	for {
 		n, _, err := conn.ReadFrom(frame)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return refused, nil
+			return slices.DeleteFunc(refused, func(p port) bool {
+				return p.network == "tcp" && isLocalhost(p.Addr()) && served[p.Port()]
+			}), nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		if p, ok := refusal(frame[:n]); ok && !slices.Contains(refused, p) {
+		switch p, is := answer(frame[:n]); {
+		case is == refusal && !slices.Contains(refused, p):
 			refused = append(refused, p)
+		case is == acceptance && isLocalhost(p.Addr()):
+			served[p.Port()] = true
 		}
 	}
 }
 
-// refusal reads a packet (RFC 791, 8200) for a refusal from a loopback address: a
+// What a packet of lo says to a client.
+const (
+	nothing = iota
+	refusal
+	acceptance
+)
+
+// answer reads a packet (RFC 791, 8200) for what a port of a loopback address says: a
 // reset that answers the first packet of a connection (RFC 9293, section 3.10.7.1)
-// or an ICMP error for a port (RFC 792, RFC 4443).
-func refusal(packet []byte) (port, bool) {
-	protocol, from, _, payload := parseIP(packet)
-	if !from.IsLoopback() {
-		return port{}, false
+// or an ICMP error for a port (RFC 792, RFC 4443) is a refusal.
+func answer(packet []byte) (from port, is int) {
+	protocol, source, _, payload := parseIP(packet)
+	if !source.IsLoopback() {
+		return port{}, nothing
 	}
 	switch {
 	case protocol == unix.IPPROTO_TCP && len(payload) >= 20:
-		const rst, ack = 0x04, 0x10
-		sequence := binary.BigEndian.Uint32(payload[4:])
-		return port{"tcp", netip.AddrPortFrom(from, binary.BigEndian.Uint16(payload))}, sequence == 0 && payload[13]&(rst|ack) == rst|ack
+		const syn, rst, ack = 0x02, 0x04, 0x10
+		from = port{"tcp", netip.AddrPortFrom(source, binary.BigEndian.Uint16(payload))}
+		switch sequence := binary.BigEndian.Uint32(payload[4:]); {
+		case payload[13]&(rst|ack) == rst|ack && sequence == 0:
+			return from, refusal
+		case payload[13]&(syn|ack) == syn|ack:
+			return from, acceptance
+		}
 	case protocol == unix.IPPROTO_ICMP && len(payload) > 8 && payload[0] == 3 && payload[1] == 3,
 		protocol == unix.IPPROTO_ICMPV6 && len(payload) > 8 && payload[0] == 1 && payload[1] == 4:
 		inner, _, to, datagram := parseIP(payload[8:])
 		if inner == unix.IPPROTO_UDP && len(datagram) >= 4 {
-			return port{"udp", netip.AddrPortFrom(to, binary.BigEndian.Uint16(datagram[2:]))}, true
+			return port{"udp", netip.AddrPortFrom(to, binary.BigEndian.Uint16(datagram[2:]))}, refusal
 		}
 	}
-	return port{}, false
+	return port{}, nothing
 }
 
 // parseIP takes the header off a packet, IPv6's without extensions.

@@ -31,7 +31,7 @@ type Wish struct {
 	VIPs     []netip.Prefix
 	Gateways []netip.Addr
 	DNS      []netip.Addr
-	// Forwards are ports on 127.0.0.1 that lead to the host's.
+	// Forwards are ports on localhost that lead to the host's.
 	Forwards []uint16
 	// Hardened adds the drop-in that takes away what a service could do to its
 	// host.
