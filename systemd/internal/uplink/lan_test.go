@@ -37,3 +37,31 @@ func TestAll(t *testing.T) {
 		return nil
 	})
 }
+
+// TestMultipath: a default route by several gateways gives each to its own link.
+func TestMultipath(t *testing.T) {
+	host, _ := testnet.NewHost(t, "192.0.2.2/24", "2001:db8::2/64")
+	testnet.Cable(t, host, "eth1", testnet.New(t), "port")
+	host.AddAddress("eth1", "198.51.100.2/24")
+	host.AddAddress("eth1", "2001:db8:1::2/64")
+	host.IP("route add default nexthop via 192.0.2.1 nexthop via 198.51.100.1 nexthop via 198.51.100.254")
+	host.IP("-6 route add default nexthop via 2001:db8::1 nexthop via 2001:db8:1::1")
+	host.IP("route add default via 198.51.100.9 metric 100")
+	want := map[string][]netip.Addr{
+		"eth0": {netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+		"eth1": {netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.254"), netip.MustParseAddr("198.51.100.9"), netip.MustParseAddr("2001:db8:1::1")},
+	}
+	host.Do(func() error {
+		all, err := All()
+		if err != nil {
+			return err
+		}
+		for _, l := range all {
+			slices.SortStableFunc(l.Gateways, func(a, b netip.Addr) int { return a.BitLen() - b.BitLen() })
+			if !slices.Equal(l.Gateways, want[l.Name]) {
+				t.Errorf("gateways of %s: %v", l.Name, l.Gateways)
+			}
+		}
+		return nil
+	})
+}

@@ -48,6 +48,10 @@ func All() ([]Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
+	routes, err := defaults(h)
+	if err != nil {
+		return nil, err
+	}
 	var all []Link
 	for _, l := range found {
 		if len(l.Attrs().HardwareAddr) != 6 || l.Type() == "macvlan" && strings.HasPrefix(l.Attrs().Alias, "macvlan-vip") {
@@ -57,9 +61,7 @@ func All() ([]Link, error) {
 		if link.Prefixes, err = prefixes(h, l); err != nil {
 			return nil, err
 		}
-		if link.Gateways, err = gateways(h, l); err != nil {
-			return nil, err
-		}
+		link.Gateways = gateways(routes, l)
 		all = append(all, link)
 	}
 	return all, nil
@@ -79,25 +81,34 @@ func prefixes(h netlinksafe.Handle, l netlink.Link) (all []netip.Prefix, err err
 	return all, nil
 }
 
-// gateways are in the order of the routes' metrics.
-func gateways(h netlinksafe.Handle, l netlink.Link) (all []netip.Addr, err error) {
-	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL,
-		&netlink.Route{LinkIndex: l.Attrs().Index, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return nil, fmt.Errorf("routes of %s: %w", l.Attrs().Name, err)
+// defaults are the default routes, in the order of their metrics.
+func defaults(h netlinksafe.Handle) ([]netlink.Route, error) {
+	var all []netlink.Route
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		if err != nil {
+			return nil, fmt.Errorf("default routes: %w", err)
+		}
+		all = append(all, routes...)
 	}
-	slices.SortStableFunc(routes, func(a, b netlink.Route) int { return a.Priority - b.Priority })
+	slices.SortStableFunc(all, func(a, b netlink.Route) int { return a.Priority - b.Priority })
+	return all, nil
+}
+
+// gateways are those of routes on a link.
+func gateways(routes []netlink.Route, l netlink.Link) (all []netip.Addr) {
 	for _, r := range routes {
-		if r.Dst != nil {
-			if ones, _ := r.Dst.Mask.Size(); ones != 0 {
-				continue
+		hops := r.MultiPath
+		if len(hops) == 0 {
+			hops = []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw}}
+		}
+		for _, hop := range hops {
+			if addr, ok := netip.AddrFromSlice(hop.Gw); ok && hop.LinkIndex == l.Attrs().Index {
+				all = append(all, addr.Unmap())
 			}
 		}
-		if addr, ok := netip.AddrFromSlice(r.Gw); ok {
-			all = append(all, addr.Unmap())
-		}
 	}
-	return all, nil
+	return all
 }
 
 // Master chooses the link whose prefix holds every VIP for which there is one;
