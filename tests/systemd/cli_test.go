@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -660,6 +661,59 @@ func (l *lab) loopback(t *testing.T, name string) finding {
 	defer asking.Wait()
 	defer checked()
 	return l.finding(t, "front", "loopback")
+}
+
+// TestLinkLocal: VIPs of link-local scope are listed and checked as others are. An address
+// of that scope that the kernel gave the link is none.
+func TestLinkLocal(t *testing.T) {
+	t.Parallel()
+	l := newCommandLab(t).up()
+	l.withoutDNS()
+	before := l.M.Snapshot()
+	l.Run(t, "systemctl mask --now systemd-netns-watch.service")
+	l.Run(t, "systemctl start one")
+	l.Run(t, program+"enable one --vip fe80::10/64 --master eth0")
+	l.M.IP("-n one address add fe80::99/64 dev mv0 nodad")
+	wantVIPs := func(want ...string) {
+		t.Helper()
+		if got := decode[[]listed](t, l, program+"list -o json"); len(got) != 1 || !slices.Equal(got[0].VIPs, want) {
+			t.Errorf("listed: %+v, want %v", got, want)
+		}
+		if out := l.wantStatus(t, 0, program+"check one"); !strings.Contains(out, strings.Join(want, " ")+" on mv0") {
+			t.Errorf("check:\n%s", out)
+		}
+		for _, vip := range want {
+			addr := netip.MustParsePrefix(vip).Addr()
+			for link, from := range map[string]machine.Station{"mv-int": l.M, "port": l.Peer} {
+				if err := from.Ping(addr.WithZone(link)); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+	wantVIPs("fe80::10/64")
+	l.Run(t, program+"set one --add-vip fe80::11/64")
+	// The kernel lists the latest first.
+	wantVIPs("fe80::11/64", "fe80::10/64")
+
+	l.Peer.IP("-6 address add fe80::11/64 dev port nodad")
+	if f := l.finding(t, "one", "duplicate-address"); f.OK || !strings.Contains(f.Detail, "fe80::11 is in use by ") {
+		t.Errorf("%+v", f)
+	}
+	l.Peer.IP("-6 address del fe80::11/64 dev port")
+	for _, rule := range []string{"add table inet filter", "add chain inet filter input { type filter hook input priority 0 ; }", "add rule inet filter input iifname mv-int drop"} {
+		l.Run(t, "nft "+rule)
+	}
+	if f := l.finding(t, "one", "host"); f.OK || f.Detail != "this host gets no answer from fe80::11 fe80::10" {
+		t.Errorf("%+v", f)
+	}
+	f := l.finding(t, "one", "firewall")
+	l.Run(t, f.Remedy)
+	wantVIPs("fe80::11/64", "fe80::10/64")
+	l.Run(t, "nft delete table inet filter")
+	l.Run(t, program+"disable one --yes")
+	l.Run(t, "systemctl stop one")
+	l.gone(t, before)
 }
 
 // finding gives one check's outcome.

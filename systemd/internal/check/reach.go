@@ -30,8 +30,9 @@ const connectTime = time.Second
 func (s *subject) unreached() []netip.Addr {
 	port := s.listening()
 	var lost []netip.Addr
+	dialer := net.Dialer{Timeout: connectTime}
 	for _, vip := range s.facts.VIPs {
-		conn, err := net.DialTimeout("tcp", netip.AddrPortFrom(vip.Addr(), port).String(), connectTime)
+		conn, err := dialer.Dial("tcp", netip.AddrPortFrom(s.zoned(vip.Addr()), port).String())
 		if err == nil {
 			conn.Close()
 		} else if !errors.Is(err, syscall.ECONNREFUSED) {
@@ -40,6 +41,17 @@ func (s *subject) unreached() []netip.Addr {
 	}
 	return lost
 }
+
+// zoned is a VIP as this host has to name it: a link-local one with the link.
+func (s *subject) zoned(vip netip.Addr) netip.Addr {
+	if isLinkLocal(vip) {
+		return vip.WithZone(s.facts.Host)
+	}
+	return vip
+}
+
+// isLinkLocal tells whether an address takes a zone, as IPv4's do not.
+func isLinkLocal(addr netip.Addr) bool { return addr.Is6() && addr.IsLinkLocalUnicast() }
 
 // closedPort is refused where nothing listens on it: tcpmux, which nobody has.
 const closedPort = 1
@@ -122,6 +134,9 @@ func (s *subject) routed() (all []netip.Addr) {
 
 // oif is the link by which this host sends to an address.
 func (s *subject) oif(addr netip.Addr) string {
+	if isLinkLocal(addr) {
+		return s.facts.Host
+	}
 	h, err := netlinksafe.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return ""

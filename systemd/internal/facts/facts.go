@@ -46,7 +46,8 @@ func Look(path, ifName string, result *current.Result) (Facts, error) {
 		return f, err
 	}
 	defer hosts.Close()
-	if err := lookInside(hosts, path, &f); err != nil {
+	vips := resultVIPs(result)
+	if err := lookInside(hosts, path, vips, &f); err != nil {
 		return f, err
 	}
 	link := hostLink(hosts, result)
@@ -54,12 +55,13 @@ func Look(path, ifName string, result *current.Result) (Facts, error) {
 		return f, nil
 	}
 	f.Host = link.Attrs().Name
-	f.Ways, err = waysThrough(hosts, link, resultVIPs(result))
+	f.Ways, err = waysThrough(hosts, link, vips)
 	return f, err
 }
 
-// lookInside looks at the service's link.
-func lookInside(hosts netlinksafe.Handle, path string, f *Facts) error {
+// lookInside looks at the service's link. Of its link-local addresses those of vips are
+// VIPs.
+func lookInside(hosts netlinksafe.Handle, path string, vips []netip.Prefix, f *Facts) error {
 	at, err := vnetns.GetFromPath(path)
 	if err != nil {
 		// A missing namespace has no link.
@@ -86,8 +88,8 @@ func lookInside(hosts netlinksafe.Handle, path string, f *Facts) error {
 		return fmt.Errorf("addresses of %s: %w", f.Link, err)
 	}
 	for _, a := range addrs {
-		if a.Scope == unix.RT_SCOPE_UNIVERSE {
-			f.VIPs = append(f.VIPs, prefixOf(*a.IPNet))
+		if vip := prefixOf(*a.IPNet); a.Scope == unix.RT_SCOPE_UNIVERSE || slices.Contains(vips, vip) {
+			f.VIPs = append(f.VIPs, vip)
 		}
 	}
 	return nil
