@@ -485,6 +485,15 @@ func TestSet(t *testing.T) {
 			t.Errorf("status: %+v", got)
 		}
 	})
+	t.Run("while the keeper repairs", func(t *testing.T) {
+		// As it does just before it has the unit reloaded.
+		l.Run(t, "touch /run/systemd-netns/one/repair")
+		l.Run(t, program+"set one --add-vip 172.16.26.8/22")
+		l.Serves(t, "172.16.26.4", "172.16.26.8")
+		l.Run(t, "touch /run/systemd-netns/one/repair")
+		l.Run(t, program+"set one --remove-vip 172.16.26.8/22")
+		l.Silent(t, "172.16.26.8")
+	})
 	t.Run("an edit that takes a restart", func(t *testing.T) {
 		l.Run(t, `sed -i s/"master":/"mtu":1400,"master":/ `+own)
 		in := l.etc(t)

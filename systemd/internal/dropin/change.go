@@ -34,8 +34,10 @@ type Change struct {
 	start []string
 	// end are units to stop; they are started again if the change is rolled back.
 	end []string
-	// reload is a shim whose reload applies the change.
-	reload string
+	// reload is a shim whose reload applies the change, pending what of the change is
+	// not in effect.
+	reload  string
+	pending func() string
 	// leave are shims that nothing needs after the change, release such that nothing may
 	// need: they are stopped at the end if nothing is bound to them.
 	leave, release []string
@@ -180,7 +182,7 @@ func (c *Change) takeBack(ctx context.Context, sd *units.Systemd, touched bool) 
 // takeEffect restarts, reloads and stops units according to the new files.
 func (c *Change) takeEffect(ctx context.Context, sd *units.Systemd) error {
 	if c.reload != "" {
-		return sd.Reload(ctx, c.reload)
+		return c.reloadShim(ctx, sd)
 	}
 	if stop := append(slices.Clone(c.end), c.stop...); len(stop) > 0 {
 		// What is bound to them stops with them.
@@ -200,6 +202,21 @@ func (c *Change) takeEffect(ctx context.Context, sd *units.Systemd) error {
 		return err
 	}
 	return stay(ctx, sd, c.start)
+}
+
+// reloadShim reloads the shim, and once more if that was not for the change: a reload that
+// the keeper or the timer has asked for meanwhile takes this one's place, and only repairs.
+func (c *Change) reloadShim(ctx context.Context, sd *units.Systemd) error {
+	what := ""
+	for range 2 {
+		if err := sd.Reload(ctx, c.reload); err != nil {
+			return err
+		}
+		if what = c.pending(); what == "" {
+			return nil
+		}
+	}
+	return fmt.Errorf("systemctl reload %s: %s has changed, and is not in effect, since the shim was only repaired; find out with `journalctl -t systemd-netns` what breaks it, then repeat this", c.reload, what)
 }
 
 func (c *Change) restartUnits(ctx context.Context, sd *units.Systemd) error {

@@ -77,9 +77,19 @@ func (c *Change) update(ctx context.Context, sd *units.Systemd, u *units.Unit, n
 		return fmt.Errorf("%s has changed since the VIPs were attached, and a reload does not apply that: %s; then repeat this, or take that edit back",
 			edit.What, edit.Renewal(n))
 	case len(c.want) > 0 || edit.Live:
-		c.reload = shim.Name
+		c.reload, c.pending = shim.Name, func() string { return pending(n.Name) }
 	}
 	return nil
+}
+
+// pending names what of a namespace's settings is not in effect. Of those that cannot be
+// read the reload tells.
+func pending(name string) string {
+	n, err := settings.Load(name)
+	if err != nil {
+		return ""
+	}
+	return edited(n).What
 }
 
 // edited is what a person has changed since a namespace was attached. Of a record that
