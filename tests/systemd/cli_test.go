@@ -396,6 +396,23 @@ func TestTransactions(t *testing.T) {
 		l.daemonReload(t)
 		l.gone(t, before)
 	})
+	t.Run("files that a power cut has emptied", func(t *testing.T) {
+		files := l.etc(t)
+		const enable, empty = program + "enable one --in front --vip 172.16.26.4/22", "truncate --size=0 /etc/systemd-netns/net.d/front.conflist /etc/systemd/system/one.service.d/netns.conf"
+		l.Run(t, enable)
+		l.Run(t, empty)
+		l.daemonReload(t)
+		l.refused(t, program+"enable one --in front", "/etc/systemd-netns/net.d/front.conflist")
+		l.Run(t, enable)
+		l.Run(t, "systemctl start one")
+		l.on(t, "one", "/run/netns/front")
+		l.Serves(t, "172.16.26.4")
+		l.Run(t, empty)
+		l.Run(t, program+"disable one --yes")
+		l.Run(t, "systemctl stop one")
+		l.gone(t, before)
+		l.untouched(t, files)
+	})
 	t.Run("two at once", func(t *testing.T) {
 		files := l.etc(t)
 		var all sync.WaitGroup

@@ -67,10 +67,11 @@ func (d dropIn) want() (files.File, error) {
 }
 
 // ours tells whether a file is one that may be replaced or removed: a link to
-// what is shipped, or one that was written here.
+// what is shipped, or one that was written here. An empty one holds nothing to lose, and
+// may be what a power cut has left of ours.
 func ours(f files.File) bool {
 	if f.Target == "" {
-		return strings.HasPrefix(string(f.Content), written)
+		return f.Found && len(f.Content) == 0 || strings.HasPrefix(string(f.Content), written)
 	}
 	name := filepath.Base(f.Target)
 	return slices.Contains([]string{"netns.conf", "netns-socket.conf", "netns-hardened.conf"}, name) ||

@@ -25,6 +25,7 @@ func TestOurs(t *testing.T) {
 		"a link to something else":    {files.Link("/x", "/srv/netns-of-mine.conf"), false},
 		"text written here":           {files.Text("/x", written+"[Service]\n"), true},
 		"an administrator's":          {files.Text("/x", "[Service]\n"), false},
+		"what a power cut has left":   {files.Text("/x", ""), true},
 		"none":                        {files.None("/x"), false},
 	} {
 		if got := ours(c.file); got != c.want {

@@ -37,7 +37,7 @@ func (w Wish) network(c *Change) (changed bool, err error) {
 		if err == nil {
 			err = w.shared(c, n)
 		}
-	case own.Found || found == nil && w.wantsOwn(n, file):
+	case len(own.Content) > 0 || own.Found && len(w.VIPs) > 0 || found == nil && w.wantsOwn(n, file):
 		err = w.own(c, own)
 	case bad != nil:
 		err = bad
@@ -101,7 +101,8 @@ func (w Wish) ownText(is files.File, links []uplink.Link) (string, error) {
 }
 
 func (w Wish) openOwn(is files.File, links []uplink.Link) (*networks.Own, error) {
-	if is.Found {
+	// An empty one is what a power cut may have left.
+	if len(is.Content) > 0 {
 		o, err := networks.ParseOwn(w.In, is.Content)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", is.Path, err)
@@ -147,7 +148,7 @@ func (c *Change) removeOwn(namespace string) error {
 	if err != nil || !f.Found {
 		return err
 	}
-	if _, err := networks.ParseOwn(namespace, f.Content); err != nil {
+	if _, err := networks.ParseOwn(namespace, f.Content); err != nil && len(f.Content) > 0 {
 		// It does not keep the service from leaving.
 		if !errors.Is(err, networks.ErrOther) {
 			c.Left = append(c.Left, fmt.Errorf("%s is left there, remove it by hand: %w", path, err))
@@ -188,7 +189,7 @@ func (w Wish) env(c *Change) error {
 		return err
 	case text == string(is.Content):
 		return nil
-	case !is.Found:
+	case len(is.Content) == 0:
 		text = written + text
 	case !ours(is):
 		return foreign(is.Path, "write there what you want:\n"+text)

@@ -1,4 +1,5 @@
-// Package files reads, replaces and removes files, each atomically.
+// Package files reads, replaces and removes files, each atomically and, but for the Remove
+// functions, for good: a power cut that follows takes nothing back.
 package files
 
 import (
@@ -64,11 +65,19 @@ func (f File) Same(g File) bool {
 }
 
 // Put makes the file, with the folders above it, or removes it, with its folder
-// if nothing else is in there.
+// if nothing else is in there. When it returns, the disk has it.
 func (f File) Put() error {
+	change := f.replace
 	if !f.Found {
-		return RemoveWithFolder(f.Path)
+		change = func() error { return RemoveWithFolder(f.Path) }
 	}
+	if err := change(); err != nil {
+		return err
+	}
+	return syncFolders(f.Path)
+}
+
+func (f File) replace() error {
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o755); err != nil {
 		return err
 	}
@@ -86,11 +95,36 @@ func (f File) create(path string) error {
 	if f.Target != "" {
 		return errors.Join(os.Symlink(f.Target, path), f.own(path))
 	}
-	if err := os.WriteFile(path, f.Content, f.Mode); err != nil {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, f.Mode)
+	if err != nil {
 		return err
 	}
-	// In this order: chown(2) may clear bits of the mode.
-	return errors.Join(f.own(path), os.Chmod(path, f.Mode))
+	defer func() { _ = file.Close() }()
+	if _, err := file.Write(f.Content); err != nil {
+		return err
+	}
+	// In this order: chown(2) may clear bits of the mode. Without the sync the rename
+	// can reach the disk before the text, and systemd ignores an empty drop-in.
+	return errors.Join(f.own(path), file.Chmod(f.Mode), file.Sync())
+}
+
+// syncFolders has the disk know a file's name, and those of the folders above it, any of which
+// may be new. One that was removed has no name to sync; some file systems sync none.
+func syncFolders(path string) error {
+	for path != "/" && path != "." {
+		path = filepath.Dir(path)
+		folder, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(folder.Sync(), folder.Close()); err != nil && !errors.Is(err, syscall.EINVAL) {
+			return err
+		}
+	}
+	return nil
 }
 
 // own gives the file its owner. The units' sandbox lets nobody call chown(2),
