@@ -37,6 +37,7 @@ func TestThreats(t *testing.T) {
 	// As on a machine of metal: nspawn leaves /sys for reading alone.
 	l.must(t, "mkdir /run/sys; mount -t sysfs sysfs /run/sys; mount -o remount,rw /run/sys; mount --rbind /sys/fs/cgroup /run/sys/fs/cgroup; mount --rbind /run/sys /sys")
 	l.must(t, "ip netns exec haproxy ip -o link show mv0 | sed 's,.*link/ether \\([^ ]*\\).*,\\1,' >/root/mac")
+	l.lock(t)
 	dropIn := l.must(t, "sed s/%N/haproxy/g /usr/local/lib/systemd/system/netns.conf")
 	l.Write("etc/systemd/system/attack@.service", "[Service]\nType=oneshot\nExecStart=/bin/sh -eux /root/attack-%i\n")
 	l.Write("etc/systemd/system/attack@.service.d/netns.conf", dropIn)
@@ -83,5 +84,25 @@ func TestThreats(t *testing.T) {
 	l.Silent(t, vip)
 	if out := l.must(t, "ip netns list; find /run/cni -type f"); out != "" {
 		t.Errorf("left: %s", out)
+	}
+}
+
+// lock: an ordinary user can read the names of namespaces, as where ip(8) has made their
+// folder, so can lock it, as ip does; services start nevertheless, even in the short time in
+// which ip and the shim take the lock themselves, because the folder is no mount yet.
+func (l *lab) lock(t *testing.T) {
+	t.Helper()
+	const nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups "
+	if out := l.must(t, nobody+"ip netns list"); !strings.Contains(out, "haproxy") {
+		t.Errorf("`ip netns list` of an ordinary user: %q", out)
+	}
+	const locked = "! flock --nonblock /run/netns true"
+	l.must(t, "systemd-run --quiet --unit=locker --uid=65534 flock /run/netns sleep infinity; for i in $(seq 50); do "+locked+" && break; sleep 0.1; done")
+	defer l.must(t, "systemctl stop locker")
+	for _, before := range []string{"true", "umount --lazy /run/netns"} {
+		l.must(t, "systemctl stop haproxy; "+before+"; "+locked)
+		l.must(t, "timeout 20 systemctl start haproxy")
+		l.Serves(t, vip)
+		l.must(t, "test \"$(findmnt -no PROPAGATION /run/netns)\" = shared")
 	}
 }

@@ -1,6 +1,6 @@
 // systemd-netns-helper is what the units of a network namespace run: a thin layer
-// over cnitool and ip(8) that logs what was done to which link, VIP and
-// route. An operator can repeat each step by hand.
+// over cnitool that logs what was done to which link, VIP and route. An operator can
+// repeat each step by hand.
 package main
 
 import (

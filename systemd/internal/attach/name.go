@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	vnetns "github.com/vishvananda/netns"
@@ -60,11 +62,9 @@ func (n *Netns) takeOut() {
 
 // addName does what `ip netns add` does, with a process less.
 func (n *Netns) addName() error {
-	unlock, err := shareDir()
-	if err != nil {
+	if err := n.shareDir(); err != nil {
 		return fmt.Errorf("make namespace %s: %w", n.Name, err)
 	}
-	defer unlock()
 	// On a thread of its own, which from here on is in the new namespace.
 	made := make(chan error)
 	go func() {
@@ -117,34 +117,73 @@ func (n *Netns) forgetHostsIn(pid string) {
 
 // shareDir makes the folder of names a mount of its own that all mount
 // namespaces share, as ip(8) does: otherwise its next `ip netns add` would put
-// one on top of our names. The lock is ip's, too.
-func shareDir() (unlock func(), err error) {
-	if err := os.MkdirAll(settings.NetnsDir, 0o755); err != nil {
-		return nil, err
+// one on top of our names. Everybody may read the names, whatever the unit's UMask=.
+func (n *Netns) shareDir() error {
+	err := os.Mkdir(settings.NetnsDir, 0o755)
+	if made := err == nil; !made && !errors.Is(err, fs.ErrExist) {
+		return err
+	} else if made {
+		// Not before it is a mount: whoever may read it can lock it.
+		defer func() { _ = os.Chmod(settings.NetnsDir, 0o755) }()
 	}
+	if err := setShared(); !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	// It is no mount. Of two at a time that make it one, the later would hide the names of
+	// the earlier.
+	unlock, err := n.lockDir()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := setShared(); !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	if err := unix.Mount(settings.NetnsDir, settings.NetnsDir, "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("mount %s: %w", settings.NetnsDir, err)
+	}
+	return setShared()
+}
+
+func setShared() error {
+	if err := unix.Mount("", settings.NetnsDir, "none", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("share %s: %w", settings.NetnsDir, err)
+	}
+	return nil
+}
+
+// dirLockTimeout bounds the wait for the lock of the folder of names, which ip(8) and the
+// shim hold for as long as two system calls take.
+const dirLockTimeout = 2 * time.Second
+
+// lockDir takes the lock of the folder of names, which ip takes, too. Any user can hold it,
+// to keep services from starting: one that is held for long is nobody's who makes a mount.
+func (n *Netns) lockDir() (unlock func(), err error) {
 	dir, err := os.Open(settings.NetnsDir)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
-		dir.Close()
-		return nil, err
-	}
-	err = unix.Mount("", settings.NetnsDir, "none", unix.MS_SHARED|unix.MS_REC, "")
-	if errors.Is(err, unix.EINVAL) {
-		if err = unix.Mount(settings.NetnsDir, settings.NetnsDir, "none", unix.MS_BIND|unix.MS_REC, ""); err == nil {
-			err = unix.Mount("", settings.NetnsDir, "none", unix.MS_SHARED|unix.MS_REC, "")
+	for deadline := time.Now().Add(dirLockTimeout); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		busy := errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR)
+		if err != nil && !busy {
+			dir.Close()
+			return nil, fmt.Errorf("lock %s: %w", settings.NetnsDir, err)
 		}
+		if busy && time.Now().Before(deadline) {
+			continue
+		}
+		if busy {
+			n.Say(sdlog.LevelWarning, "%s: a process has locked it for more than %v (`lslocks` names it): going on without the lock", settings.NetnsDir, dirLockTimeout)
+		}
+		return func() { dir.Close() }, nil
 	}
-	if err != nil {
-		dir.Close()
-		return nil, fmt.Errorf("share %s: %w", settings.NetnsDir, err)
-	}
-	return func() { dir.Close() }, nil
 }
 
 // clearTheWay removes a stale name, and creates the directories that the
-// sandbox can let its processes write to only if they are there.
+// sandbox can let its processes write to only if they are there. By the unit's UMask= they
+// are root's alone, as where libcni or upstream's dhcp makes them: what is configured for
+// services is in there.
 func (n *Netns) clearTheWay() error {
 	for _, dir := range []string{"/run/cni", "/var/lib/cni"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -201,12 +240,28 @@ func (n *Netns) attach() error {
 		if err := n.clearTheWay(); err != nil {
 			return err
 		}
-		if err := units.Run("ip", "netns", "attach", n.Name, pid); err != nil {
+		if err := n.nameThatOf(pid); err != nil {
 			return err
 		}
 		n.forgetHostsIn(pid)
 		return nil
 	})
+}
+
+// nameThatOf does what `ip netns attach` does, which waits for the folder's lock for ever.
+func (n *Netns) nameThatOf(pid string) error {
+	if err := n.shareDir(); err != nil {
+		return fmt.Errorf("name the namespace of process %s: %w", pid, err)
+	}
+	file, err := os.OpenFile(n.Path, os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return fmt.Errorf("name the namespace of process %s: %w", pid, err)
+	}
+	file.Close()
+	if err := unix.Mount("/proc/"+pid+"/ns/net", n.Path, "none", unix.MS_BIND, ""); err != nil {
+		return errors.Join(fmt.Errorf("name the namespace of process %s: %w", pid, err), files.RemoveIfThere(n.Path))
+	}
+	return nil
 }
 
 // onHost runs a function, and what it starts, in the first process's mount

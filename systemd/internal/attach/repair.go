@@ -162,7 +162,7 @@ func (n *Netns) rename() error {
 	}
 	return onHost(func() error {
 		for _, pid := range pids {
-			if onHostsNetwork(pid) || units.Run("ip", "netns", "attach", n.Name, pid) != nil {
+			if onHostsNetwork(pid) || n.nameThatOf(pid) != nil {
 				continue
 			}
 			n.Say(sdlog.LevelNotice, "somebody removed the name of this namespace; restored")
