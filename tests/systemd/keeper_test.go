@@ -93,6 +93,7 @@ func TestKeeper(t *testing.T) {
 	t.Run("another holder", func(t *testing.T) { l.otherHolder(t) })
 	t.Run("the cable is out", func(t *testing.T) { l.cableOut(t) })
 	t.Run("again and again", func(t *testing.T) { l.againAndAgain(t) })
+	t.Run("the journal is gone", func(t *testing.T) { l.withoutJournal(t) })
 	if now := l.MainPID(t); now != pid {
 		t.Fatal("haproxy was restarted")
 	}
@@ -114,9 +115,32 @@ func TestKeeper(t *testing.T) {
 		}
 		l.Run(t, "systemctl reload systemd-netns@haproxy")
 		l.Serves(t, vip1)
+		// An undo that nobody hears is complete, too.
+		l.M.MustRun(t, "sh", "-c", "(sleep 0.5; exec /usr/local/libexec/macvlan-vip/systemd-netns-helper undo haproxy) 2>&1 | true")
+		if _, err := l.Try("test -e /var/lib/systemd-netns/haproxy"); err == nil {
+			t.Error("an undo whose standard error is closed has left its record")
+		}
 		l.Run(t, "systemctl stop haproxy")
 		l.gone(t, before)
 	})
+}
+
+// withoutJournal: the keeper outlives the journal, to which its standard error leads.
+func (l *lab) withoutJournal(t *testing.T) {
+	const keeper, journal = "systemctl show -p MainPID --value systemd-netns-watch", "systemd-journald.socket systemd-journald-dev-log.socket systemd-journald-audit.socket systemd-journald.service"
+	l.settled(t)
+	pid := l.Run(t, keeper)
+	l.Run(t, "systemctl stop "+journal)
+	defer l.Run(t, "systemctl start systemd-journald.service")
+	for range 2 {
+		l.M.IP("link del mv-int")
+		testnet.Eventually(t, "mv-int is repaired", func() error { _, err := l.M.TryIP("link show mv-int"); return err })
+		l.settled(t)
+	}
+	l.Serves(t, dualStack...)
+	if now := l.Run(t, keeper); now != pid {
+		t.Errorf("the keeper %s has ended; now: %s", pid, now)
+	}
 }
 
 // watched waits until the keeper watches one namespace.

@@ -56,6 +56,7 @@ func run(args []string) int {
 		fmt.Fprint(os.Stderr, help)
 		return 2
 	}
+	sdlog.Outlive()
 	if args[0] == "rename" || args[0] == "repair" {
 		giveWay(args[1])
 	}

@@ -48,6 +48,7 @@ func run(args []string) int {
 		fmt.Fprint(os.Stderr, help)
 		return 2
 	}
+	sdlog.Outlive()
 	// Both keep the heap small: there is little to collect, and where the kernel gives
 	// every process huge pages, as Debian's does, it would have megabytes of them
 	// (PR_SET_THP_DISABLE(2const)). If it cannot be told so, the heap is larger.

@@ -5,6 +5,7 @@ package sdlog
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"strings"
 	"time"
 
@@ -31,6 +32,11 @@ type Voice struct {
 func New(name string) Voice {
 	return Voice{who: name, leveled: os.Getenv("JOURNAL_STREAM") != ""}
 }
+
+// Outlive lets the process go on when nobody reads what it says any more, as while the journal
+// is restarted: Go ends one that writes to a closed pipe on standard error. Programs that
+// it runs do not inherit this, as they would signal.Ignore.
+func Outlive() { signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) }
 
 // Say writes every line of a text.
 func (v Voice) Say(level int, format string, args ...any) {
