@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"macvlan-vip/systemd/internal/sdlog"
 )
 
 const (
@@ -57,7 +59,7 @@ func (k *Keeper) listenAnew() {
 	}
 	for master, addrs := range on {
 		if err := k.listenFor(master, addrs); err != nil {
-			k.Say(levelWarning, "systemd-netns-watch", err.Error())
+			k.Say(sdlog.LevelWarning, "systemd-netns-watch", err.Error())
 		}
 	}
 }
@@ -89,9 +91,9 @@ func (k *Keeper) heard(u use, now time.Time) {
 	if c == nil || c.mac != u.mac && !u.probing || c.probing && !u.probing {
 		c = &conflict{namespace: a.namespace, addr: u.addr, mac: u.mac, probing: u.probing}
 		k.conflicts[u.addr] = c
-		level := levelErr
+		level := sdlog.LevelErr
 		if u.probing {
-			level = levelWarning
+			level = sdlog.LevelWarning
 		}
 		k.Say(level, a.namespace, c.String()+": find that station by its MAC, and remove the address from it")
 		k.tellConflicts(a)
@@ -105,10 +107,10 @@ func (k *Keeper) heard(u use, now time.Time) {
 			err = send(u.master, frames...)
 		}
 		if err != nil {
-			k.Say(levelWarning, a.namespace, fmt.Sprintf("defend %s: %v", u.addr, err))
+			k.Say(sdlog.LevelWarning, a.namespace, fmt.Sprintf("defend %s: %v", u.addr, err))
 			return
 		}
-		k.Say(levelNotice, a.namespace, fmt.Sprintf("VIP %s is defended", u.addr))
+		k.Say(sdlog.LevelNotice, a.namespace, fmt.Sprintf("VIP %s is defended", u.addr))
 	}
 }
 
@@ -156,7 +158,7 @@ func (k *Keeper) tellConflicts(a *attachment) {
 		}
 	}
 	if err := k.Conflicts(a.namespace, lines); err != nil {
-		k.Say(levelWarning, a.namespace, err.Error())
+		k.Say(sdlog.LevelWarning, a.namespace, err.Error())
 	}
 	what := strings.Join(lines, ", ")
 	if what == "" {

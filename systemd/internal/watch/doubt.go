@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"macvlan-vip/systemd/internal/sdlog"
 )
 
 const (
@@ -61,7 +63,7 @@ func (k *Keeper) beginDoubt(master int, now time.Time) {
 	k.doubts[master] = d
 	fd, err := packetSocket(master, unix.ETH_P_ALL, fromStations)
 	if err != nil {
-		k.Say(levelWarning, "systemd-netns-watch", fmt.Sprintf("listen on %s: %v", d.master, err))
+		k.Say(sdlog.LevelWarning, "systemd-netns-watch", fmt.Sprintf("listen on %s: %v", d.master, err))
 		return
 	}
 	d.witness = os.NewFile(uintptr(fd), "packet")
@@ -158,7 +160,7 @@ func (k *Keeper) endDoubt(master int, why string) {
 // show it because of what.
 func (k *Keeper) tellDoubt(a *attachment, line, what string) {
 	if err := k.Doubt(a.namespace, line); err != nil {
-		k.Say(levelWarning, a.namespace, err.Error())
+		k.Say(sdlog.LevelWarning, a.namespace, err.Error())
 	}
 	if what != "" {
 		k.find(finding{namespace: a.namespace, kind: "doubt", what: what, note: true})
@@ -199,7 +201,7 @@ func (k *Keeper) askLAN(d *doubt) {
 			err = send(d.index, frames...)
 		}
 		if err != nil {
-			k.Say(levelWarning, "systemd-netns-watch", fmt.Sprintf("ask the LAN on %s about the VIPs: %v", l.name, err))
+			k.Say(sdlog.LevelWarning, "systemd-netns-watch", fmt.Sprintf("ask the LAN on %s about the VIPs: %v", l.name, err))
 		}
 		for _, u := range found {
 			k.uses <- u

@@ -89,7 +89,7 @@ func decodeLink(e event, m syscall.NetlinkMessage) (event, bool) {
 	return e, decodeAttrs(m.Data, unix.SizeofIfInfomsg, func(kind uint16, value []byte) {
 		switch {
 		case kind == unix.IFLA_IFNAME:
-			e.link.name = text(value)
+			e.link.name = unix.ByteSliceToString(value)
 		case kind == unix.IFLA_ADDRESS:
 			e.link.mac = net.HardwareAddr(value).String()
 		case kind == unix.IFLA_MTU && len(value) == 4:
@@ -172,14 +172,4 @@ func decodeAttrs(data []byte, header int, each func(kind uint16, value []byte)) 
 		data = data[min((length+3)&^3, len(data)):]
 	}
 	return true
-}
-
-// text is that of an attribute that ends with a zero byte.
-func text(value []byte) string {
-	for i, c := range value {
-		if c == 0 {
-			return string(value[:i])
-		}
-	}
-	return string(value)
 }

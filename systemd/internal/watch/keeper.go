@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"macvlan-vip/systemd/internal/record"
+	"macvlan-vip/systemd/internal/sdlog"
 )
 
 // Config configures a Keeper.
@@ -35,13 +36,6 @@ type Config struct {
 	// Status is called with a summary of all namespaces.
 	Status func(line string)
 }
-
-// Levels of syslog(3).
-const (
-	levelErr     = 3
-	levelWarning = 4
-	levelNotice  = 5
-)
 
 // atOnce is how many repairs run at the same time.
 const atOnce = 4
@@ -226,7 +220,7 @@ func (k *Keeper) findAll(f finding) {
 func (k *Keeper) take(b batch) {
 	if b.overrun {
 		if err := k.lookAtHost(); err != nil {
-			k.Say(levelErr, "systemd-netns-watch", err.Error())
+			k.Say(sdlog.LevelErr, "systemd-netns-watch", err.Error())
 		}
 		k.findAll(newNote("more changed at once than could be followed"))
 	}
@@ -257,7 +251,7 @@ func (k *Keeper) tellPause(namespace string, pause time.Duration, times int) {
 	if pause > 0 {
 		found := k.schedule.turns[namespace].found
 		f := found[len(found)-1]
-		k.Say(levelWarning, namespace, fmt.Sprintf("%s again, after %d repairs; the next one is in %s: find out who does it, or stop the service", f, times, pause))
+		k.Say(sdlog.LevelWarning, namespace, fmt.Sprintf("%s again, after %d repairs; the next one is in %s: find out who does it, or stop the service", f, times, pause))
 	}
 }
 
@@ -278,7 +272,7 @@ func (k *Keeper) learn(name string) {
 	}
 	a, err := k.read(name)
 	if err != nil {
-		k.Say(levelWarning, name, fmt.Sprintf("not watched: %v", err))
+		k.Say(sdlog.LevelWarning, name, fmt.Sprintf("not watched: %v", err))
 	}
 	was := k.state.attachments[name]
 	if k.deaf.IsZero() && !was.sounds(a) {
@@ -303,7 +297,7 @@ func (k *Keeper) learn(name string) {
 // it holds no more.
 func (k *Keeper) welcome(a *attachment) {
 	if err := k.Conflicts(a.namespace, nil); err != nil {
-		k.Say(levelWarning, a.namespace, err.Error())
+		k.Say(sdlog.LevelWarning, a.namespace, err.Error())
 	}
 	line := ""
 	if d := k.doubts[a.inside.lower]; d != nil && d.told && a.conflict != conflictIgnore {
@@ -404,7 +398,7 @@ func (k *Keeper) startDue(ctx context.Context) {
 			continue
 		}
 		if !k.state.ready(a) {
-			k.Say(levelWarning, name, fmt.Sprintf("%s: the master %s is gone; repaired when it is back", &why, a.master))
+			k.Say(sdlog.LevelWarning, name, fmt.Sprintf("%s: the master %s is gone; repaired when it is back", &why, a.master))
 			k.schedule.done(name, false, time.Now())
 			continue
 		}
@@ -413,7 +407,7 @@ func (k *Keeper) startDue(ctx context.Context) {
 		if !broken {
 			doing = ": checking"
 		}
-		k.Say(levelNotice, name, why.String()+doing)
+		k.Say(sdlog.LevelNotice, name, why.String()+doing)
 		k.running++
 		go func() {
 			err := k.Reload(ctx, name, a.unit, broken)
@@ -430,7 +424,7 @@ func (k *Keeper) ended(done outcome) {
 	k.running--
 	k.refresh(done.namespace)
 	if done.err != nil && k.state.attachments[done.namespace] != nil {
-		k.Say(levelErr, done.namespace, fmt.Sprintf("could not be repaired: %v", done.err))
+		k.Say(sdlog.LevelErr, done.namespace, fmt.Sprintf("could not be repaired: %v", done.err))
 	}
 	pause, times := k.schedule.done(done.namespace, done.err == nil, time.Now())
 	if done.err != nil && k.state.attachments[done.namespace] != nil {

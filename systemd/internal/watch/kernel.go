@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -89,14 +90,6 @@ func process(port uint32) string {
 	if err != nil {
 		return fmt.Sprintf("process %d, which has ended", port)
 	}
-	return fmt.Sprintf("process %d (%s)", port, trimLine(comm))
-}
-
-func trimLine(text []byte) string {
-	for i, c := range text {
-		if c == '\n' {
-			return string(text[:i])
-		}
-	}
-	return string(text)
+	name, _, _ := strings.Cut(string(comm), "\n")
+	return fmt.Sprintf("process %d (%s)", port, name)
 }

@@ -53,7 +53,7 @@ func (f *folders) read(buf []byte) ([]nameEvent, error) {
 		if end > len(data) {
 			break
 		}
-		all = append(all, nameEvent{watch: wd, name: text(data[unix.SizeofInotifyEvent:end]), gone: mask&unix.IN_MOVED_TO == 0})
+		all = append(all, nameEvent{watch: wd, name: unix.ByteSliceToString(data[unix.SizeofInotifyEvent:end]), gone: mask&unix.IN_MOVED_TO == 0})
 		data = data[end:]
 	}
 	return all, nil

@@ -49,15 +49,7 @@ func listen() (*socket, error) {
 
 func (s *socket) subscribe(fd int) error {
 	// Before the first event can arrive.
-	raw, err := bpf.Assemble(filter())
-	if err != nil {
-		return err
-	}
-	prog := make([]unix.SockFilter, len(raw))
-	for i, in := range raw {
-		prog[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
-	}
-	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}); err != nil {
+	if err := setFilter(fd, filter()); err != nil {
 		return fmt.Errorf("attach the filter: %w", err)
 	}
 	// Without CAP_NET_ADMIN the default buffer has to do.
