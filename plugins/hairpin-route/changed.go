@@ -46,7 +46,7 @@ func changed(out io.Writer) error {
 	errs := []error{err}
 	for _, key := range keys {
 		rec, err := store.Load(key)
-		if err != nil || rec == nil || len(rec.Input) == 0 {
+		if err != nil || rec == nil {
 			errs = append(errs, err)
 			continue
 		}

@@ -84,10 +84,9 @@ func (a *attachment) replace(before *journal.Record) error {
 	return a.Store.Save(a.rec)
 }
 
-// madeHere tells whether a record is about the namespace at hand. Those of
-// earlier versions do not name it, but its link's MAC.
+// madeHere tells whether a record is about the namespace at hand.
 func (a *attachment) madeHere(rec *journal.Record) bool {
-	return rec.NetnsID == a.rec.NetnsID || rec.NetnsID == "" && leadsTo(rec, a.facts.ServiceLink.MAC)
+	return rec.NetnsID == a.rec.NetnsID
 }
 
 // leadsTo tells whether the host's side of a record leads to a MAC.

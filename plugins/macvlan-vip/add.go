@@ -88,23 +88,21 @@ func (a *attachment) stands(rec *journal.Record) (bool, error) {
 		return false, nil
 	}
 	first := rec.First()
-	ipam := a.remover().ipamOf(first)
-	if ipam != "" && first.IPAM == nil {
+	if first.IPAMType != "" && first.IPAM == nil {
 		return false, nil
 	}
-	if rec.NetnsID != "" && ipam != "dhcp" {
+	if first.IPAMType != "dhcp" {
 		return true, nil
 	}
-	// Without a link, dhcp cannot renew its lease, and a record of an earlier version
-	// may be of another netns.
+	// Without a link, dhcp cannot renew its lease.
 	f, found, err := a.K.Service.Link(a.Args.IfName)
 	return found && f.Alias == a.service.Links[1].Alias, err
 }
 
-// isHere reports whether a record is of an attachment in this netns, as far as it
-// says, which nobody has begun to remove.
+// isHere reports whether a record is of an attachment in this netns, which nobody has
+// begun to remove.
 func (a *attachment) isHere(rec *journal.Record) bool {
-	return rec != nil && !rec.Ending && (rec.NetnsID == "" || rec.NetnsID == a.NetnsID)
+	return rec != nil && !rec.Ending && rec.NetnsID == a.NetnsID
 }
 
 // compare decides what this ADD does to an existing attachment: with the same
@@ -113,16 +111,9 @@ func (a *attachment) isHere(rec *journal.Record) bool {
 func (a *attachment) compare(rec *journal.Record) error {
 	if rec.Config == a.digest() && rec.Before == nil {
 		a.rec, a.repairing = rec, true
-		rec.Input, rec.Args, rec.NetnsID = a.Args.StdinData, a.Args.Args, a.NetnsID
 		return nil
 	}
-	addresses, rest := true, []string(nil)
-	switch {
-	case rec.Input != nil:
-		addresses, rest = config.Change(rec.Input, a.Args.StdinData, rec.Args, a.Args.Args)
-	case rec.Config != a.digest():
-		rest = []string{"what cannot be told of an attachment that an earlier version made"}
-	}
+	addresses, rest := config.Change(rec.Input, a.Args.StdinData, rec.Args, a.Args.Args)
 	switch {
 	case len(rest) > 0:
 		return cnierr.New(types.ErrInvalidNetworkConfig, "DEL it first (systemctl restart systemd-netns@NAME); addresses alone can be changed without",

@@ -46,10 +46,7 @@ func (a *attachment) exchange() (*current.Result, error) {
 func (a *attachment) releaseOld() error {
 	var last asked
 	for rec := range a.before.All() {
-		q, err := a.remover().asksAgain(rec, a.Args.Netns)
-		if err != nil {
-			return err
-		}
+		q := a.remover().asksAgain(rec, a.Args.Netns)
 		if q.Type == stateless || q.Type == last.Type && string(q.Stdin) == string(last.Stdin) {
 			continue
 		}
@@ -69,9 +66,9 @@ func (a *attachment) reclaimLease() error {
 		given = nil
 	}
 	first := a.before.First()
-	q, err := a.remover().asksAgain(first, a.Args.Netns)
-	if err != nil || q.Type == stateless {
-		return errors.Join(given, err)
+	q := a.remover().asksAgain(first, a.Args.Netns)
+	if q.Type == stateless {
+		return given
 	}
 	was, err := recordedIPAM(first)
 	if err != nil {

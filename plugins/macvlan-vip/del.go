@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"os"
 	"sync"
@@ -47,7 +46,7 @@ func (d remover) undo(rec *journal.Record, netns string) error {
 	links := func() error { return reconcile.Remove(k, plan.Desired{Links: rec.Desired.Links}) }
 	lease := func() error { return d.release(rec, k.ServicePath()) }
 	service := func() error { return atOnce(links, lease) }
-	if d.ipamOf(rec) == "dhcp" {
+	if rec.IPAMType == "dhcp" {
 		// dhcp releases the lease through the link.
 		service = func() error { return errors.Join(lease(), links()) }
 	}
@@ -67,22 +66,12 @@ func atOnce(steps ...func() error) error {
 	return errors.Join(errs...)
 }
 
-// ipamOf is the IPAM plugin that gave a record's addresses. Records of earlier
-// versions do not tell.
-func (d remover) ipamOf(rec *journal.Record) string {
-	if rec.Input != nil {
-		return rec.IPAMType
-	}
-	return cmp.Or(rec.IPAMType, d.ipam)
-}
-
 // release gives the addresses back to the IPAM plugin that they came from.
 func (d remover) release(rec *journal.Record, netns string) error {
-	q, err := d.asksAgain(rec, netns)
-	if err != nil || q.Type == "" {
-		return err
+	if rec.IPAMType == "" {
+		return nil
 	}
-	return q.del()
+	return d.asksAgain(rec, netns).del()
 }
 
 // removeUnrecorded serves a DEL before any ADD, a second DEL, and one after
@@ -96,7 +85,7 @@ func (d remover) removeUnrecorded(key journal.Key, netns string) error {
 	err = errors.Join(removeByAlias(k, key), d.leaveAll(k, key))
 	// Without the IPAM plugin no ADD can have got an address.
 	if _, missing := delegate.Find(d.ipam, d.path); missing == nil {
-		err = errors.Join(err, d.releaseUnrecorded(&journal.Record{Key: key}, k.ServicePath()))
+		err = errors.Join(err, d.releaseUnrecorded(&journal.Record{Key: key, IPAMType: d.ipam}, k.ServicePath()))
 	}
 	if err != nil {
 		return err

@@ -70,20 +70,15 @@ func (a *attachment) asks() asked {
 }
 
 // asksAgain is the IPAM plugin of a record, by what it was asked with at ADD,
-// whatever the configuration and the environment are now. Records of earlier
-// versions have no more than its section of the configuration. netns is where the
-// record's namespace is now, if anywhere: what its path leads to can be another one,
-// and a plugin that is called with its own refuses.
-func (d remover) asksAgain(rec *journal.Record, netns string) (asked, error) {
+// whatever the configuration and the environment are now; by these where the record
+// is lost. netns is where the record's namespace is now, if anywhere: what its path
+// leads to can be another one, and a plugin that is called with its own refuses.
+func (d remover) asksAgain(rec *journal.Record, netns string) asked {
 	stdin, args := d.stdin, d.args
-	var err error
-	switch {
-	case rec.Input != nil:
+	if rec.Input != nil {
 		stdin, args = rec.Input, rec.Args
-	case rec.IPAMType != "":
-		stdin, err = config.WithIPAM(d.stdin, rec.IPAMConfig)
 	}
-	return ask(d.ipamOf(rec), stdin, rec.Key, netns, args, d.path), err
+	return ask(rec.IPAMType, stdin, rec.Key, netns, args, d.path)
 }
 
 // add asks host-local a second time where leases that name nobody were in the way.

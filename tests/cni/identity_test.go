@@ -82,13 +82,6 @@ func (p *pair) edit(t *testing.T, plugin string, change func(record map[string]a
 	}
 }
 
-func (p *pair) editBoth(t *testing.T, change func(record map[string]any)) {
-	t.Helper()
-	for _, plugin := range plugins {
-		p.edit(t, plugin, change)
-	}
-}
-
 func (p *pair) loseBoth(t *testing.T) {
 	t.Helper()
 	for _, plugin := range plugins {
@@ -98,29 +91,16 @@ func (p *pair) loseBoth(t *testing.T) {
 	}
 }
 
-// older makes a record one of the version before.
-func older(record map[string]any) {
-	if input, ok := record["input"].(map[string]any); ok && input["ipam"] != nil {
-		record["ipamConfig"] = input["ipam"]
-	}
-	for _, key := range []string{"netnsID", "input", "args"} {
-		delete(record, key)
-	}
-}
-
 // TestReusedPath: a path that led to a dead container's namespace leads to a
 // live one's. DEL and GC of the dead one take away what is the host's, and
 // touch nothing of the live one's.
 func TestReusedPath(t *testing.T) {
 	l := newLab(t, "192.0.2.1/24", "2001:db8::1/64")
 	before := l.state()
-	for _, verb := range []string{"DEL", "GC", "DEL by an older record", "GC by an older record"} {
+	for _, verb := range []string{"DEL", "GC"} {
 		t.Run(verb, func(t *testing.T) {
 			path := newReused(t)
 			dead := l.at(t, path, "dead", dualStackOf("20"))
-			if strings.HasSuffix(verb, "older record") {
-				dead.editBoth(t, older)
-			}
 			dead.service.Remove()
 			live := l.at(t, path, "live", dualStackOf("30"))
 			service := live.service.Snapshot()
@@ -158,9 +138,8 @@ func TestPathOfTheHostItself(t *testing.T) {
 	before := l.state()
 	keys := l.hostLocal("192.0.2.0/24")
 	for name, spoil := range map[string]func(p *pair){
-		"":                    func(*pair) {},
-		" by an older record": func(p *pair) { p.editBoth(t, older) },
-		" without a record":   func(p *pair) { p.loseBoth(t) },
+		"":                  func(*pair) {},
+		" without a record": func(p *pair) { p.loseBoth(t) },
 	} {
 		for verb, netns := range map[string]string{"DEL": "", "DEL with the path": "the path", "GC": ""} {
 			if verb == "GC" && name == " without a record" {
@@ -202,10 +181,9 @@ func TestNamespaceThatIsHeld(t *testing.T) {
 		spoil    func(t *testing.T, p *pair)
 		stays    bool
 	}{
-		"DEL":                    {verb: "DEL"},
-		"DEL with the path":      {verb: "DEL", withPath: true},
-		"DEL by an older record": {verb: "DEL", spoil: func(t *testing.T, p *pair) { p.editBoth(t, older) }},
-		"GC":                     {verb: "GC"},
+		"DEL":               {verb: "DEL"},
+		"DEL with the path": {verb: "DEL", withPath: true},
+		"GC":                {verb: "GC"},
 		"DEL by the record of another namespace": {verb: "DEL", stays: true, spoil: func(t *testing.T, p *pair) {
 			p.edit(t, "macvlan-vip", func(record map[string]any) { record["netnsID"] = "netns-1" })
 		}},

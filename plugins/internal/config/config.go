@@ -96,33 +96,6 @@ func ParseNet(stdin []byte) (*types.NetConf, error) {
 	return conf, err
 }
 
-// IPAMSection is the ipam section of a configuration, without spaces; nil where
-// there is none.
-func IPAMSection(stdin []byte) json.RawMessage {
-	var raw struct {
-		IPAM json.RawMessage `json:"ipam"`
-	}
-	var section bytes.Buffer
-	if json.Unmarshal(stdin, &raw) != nil || json.Compact(&section, raw.IPAM) != nil {
-		return nil
-	}
-	return section.Bytes()
-}
-
-// WithIPAM gives a configuration with the ipam section that IPAMSection has
-// given of another, or the same one, byte by byte, where it has that.
-func WithIPAM(stdin []byte, section json.RawMessage) ([]byte, error) {
-	if bytes.Equal(IPAMSection(stdin), section) {
-		return stdin, nil
-	}
-	var keys map[string]json.RawMessage
-	if err := decode(stdin, &keys); err != nil {
-		return nil, err
-	}
-	keys["ipam"] = section
-	return json.Marshal(keys)
-}
-
 // Bare is a configuration with no more than every plugin must have, and the
 // ipam section.
 func Bare(stdin []byte) ([]byte, error) {

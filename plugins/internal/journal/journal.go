@@ -57,14 +57,12 @@ func parseKey(s string) (Key, bool) {
 type Record struct {
 	Key
 	// Netns is CNI_NETNS at the time of ADD, a path that can come to lead to
-	// another namespace. NetnsID is the namespace itself; records of earlier
-	// versions do not tell.
+	// another namespace. NetnsID is the namespace itself.
 	Netns   string `json:"netns"`
 	NetnsID string `json:"netnsID,omitempty"`
 	// Config is a digest of the configuration that ADD was given, Input and
 	// Args that configuration and CNI_ARGS themselves: DEL asks the IPAM plugin
-	// by them, and a later ADD is compared with them. Records of earlier
-	// versions have IPAMConfig instead.
+	// by them, and a later ADD is compared with them.
 	Config string          `json:"config,omitempty"`
 	Input  json.RawMessage `json:"input,omitempty"`
 	Args   string          `json:"args,omitempty"`
@@ -76,10 +74,8 @@ type Record struct {
 	// Unasked are those of Claims for which the LAN could not be asked yet,
 	// since the master had no carrier. They are neither probed for nor announced.
 	Unasked []netip.Addr `json:"unasked,omitempty"`
-	// IPAMType is the IPAM plugin that ADD asks, and IPAMConfig its section of
-	// the configuration.
-	IPAMType   string          `json:"ipamType,omitempty"`
-	IPAMConfig json.RawMessage `json:"ipamConfig,omitempty"`
+	// IPAMType is the IPAM plugin that ADD asks.
+	IPAMType string `json:"ipamType,omitempty"`
 	// IPAM is the result of the IPAM plugin, for an ADD that is repeated.
 	IPAM    json.RawMessage `json:"ipam,omitempty"`
 	Desired plan.Desired    `json:"desired"`

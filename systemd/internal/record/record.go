@@ -45,9 +45,8 @@ type Attachment struct {
 // one replaces the earlier.
 func (a Attachment) Same(o Attachment) bool { return a.Network == o.Network && a.IfName == o.IfName }
 
-// ErrDamaged is the error of a record that is there and cannot be read: one
-// that a power cut has emptied, or that version 1 wrote, which noted no more
-// than that there is something to undo.
+// ErrDamaged is the error of a record that is there and cannot be read, such as one
+// that a power cut has emptied.
 var ErrDamaged = errors.New("the record of the attachment cannot be read")
 
 // Path is the record's file of a namespace.
