@@ -345,13 +345,13 @@ func (a *attachment) ask() {
 
 // firstAddresses allocates the addresses of a new attachment. After a power cut
 // host-local still has the previous lease, and refuses a second one: leases are on
-// disk, records are not.
+// disk, records are not. The rollback tells of a DEL that fails.
 func (a *attachment) firstAddresses() (*current.Result, error) {
 	result, err := a.asks().add()
 	if err == nil || a.conf.IPAM.Type != "host-local" {
 		return result, err
 	}
-	if err := a.asks().del(); err != nil {
+	if a.asks().del() != nil {
 		return nil, err
 	}
 	return a.asks().addOnce()

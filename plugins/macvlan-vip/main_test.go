@@ -364,6 +364,36 @@ func TestRepeatedAddRepairs(t *testing.T) {
 	del(t, a, conf)
 }
 
+// TestRefusedByHostLocal: the error says why host-local gave no addresses, once, although
+// its DEL fails for the same reason.
+func TestRefusedByHostLocal(t *testing.T) {
+	host, _ := testnet.NewHost(t, "192.0.2.1/24")
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ keys, reason string }{
+		"no ranges":                {fmt.Sprintf(`"dataDir": %q`, t.TempDir()), "no IP ranges specified"},
+		"a dataDir that is a file": {fmt.Sprintf(`"dataDir": %q, "subnet": "192.0.2.0/24"`, file), "not a directory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := host.Snapshot()
+			_, _, err := attach(t, host, "c1").Add(`{"cniVersion": "1.1.0", "name": "lan", "type": "macvlan-vip", "master": "eth0",
+				"ipam": {"type": "host-local", `+c.keys+`}}`, cmdAdd)
+			if code(err) != types.ErrInvalidNetworkConfig {
+				t.Fatalf("code %d: %v", code(err), err)
+			}
+			said, undoing, _ := strings.Cut(err.Error(), "while undoing it")
+			if !strings.Contains(said, `"host-local": give addresses`) || !strings.Contains(said, c.reason) || strings.Count(said+undoing, "take addresses back") > 1 {
+				t.Error(err)
+			}
+			if diff := cmp.Diff(before, host.Snapshot()); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
 // TestNetnsMadeAnew: an ADD after the netns was replaced without a DEL clears
 // away what was the old one's and gives the same lease again.
 // TestSource: what a service sends comes from its first VIP, whatever the family, also
