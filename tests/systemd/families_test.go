@@ -177,6 +177,43 @@ func TestBothFamiliesTheArticlesWay(t *testing.T) {
 	l.boot()
 	l.WantState(t, "haproxy", "active")
 	l.reached(t)
+	t.Run("repairs", l.repairsOfPrivate)
 	t.Run("filters of slices and units", l.filters)
 	l.reached(t)
+}
+
+// repairsOfPrivate: without the keeper, what the pages and `check` say to reload repairs,
+// and so does the timer's service.
+func (l *lab) repairsOfPrivate(t *testing.T) {
+	l.Run(t, "systemctl mask --now systemd-netns-watch")
+	pid := l.MainPID(t)
+	for _, c := range []struct {
+		name   string
+		repair func() string
+	}{
+		{"the pages", func() string { return "systemctl reload systemd-netns@haproxy" }},
+		{"check", func() string { return l.finding(t, "haproxy", "attachment").Remedy }},
+		{"the timer", func() string { return "systemctl start systemd-netns-repair@haproxy.service" }},
+	} {
+		l.M.IP("link del mv-int")
+		if out, err := l.Try(c.repair()); err != nil {
+			t.Errorf("%s: %q: %v: %s", c.name, c.repair(), err, out)
+			l.Run(t, "systemctl reload systemd-netns-access@haproxy")
+		}
+		l.reached(t)
+	}
+	// Said by a repair, which applies nothing.
+	l.Run(t, "sed -i s/"+vip2+"/172.16.26.3/ /"+netDir+"haproxy.conflist")
+	l.Run(t, "systemctl start systemd-netns-repair@haproxy.service")
+	l.says(t, "`systemctl reload systemd-netns@haproxy.service` applies it")
+	l.Run(t, "systemctl reload systemd-netns@haproxy.service")
+	testnet.Eventually(t, "the edited VIP answers", func() error { return l.Peer.Ping(netip.MustParseAddr("172.16.26.3")) })
+	l.Silent(t, vip2)
+	l.Run(t, "sed -i s/172.16.26.3/"+vip2+"/ /"+netDir+"haproxy.conflist")
+	l.Run(t, "systemctl reload systemd-netns@haproxy.service")
+	l.reached(t)
+	if now := l.MainPID(t); now != pid {
+		t.Error("haproxy was restarted")
+	}
+	l.Run(t, "systemctl unmask systemd-netns-watch")
 }
