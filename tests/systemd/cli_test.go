@@ -907,6 +907,7 @@ func TestCheck(t *testing.T) {
 		}
 		l.Run(t, "sed -i s/fd26::15/fd26::4/ /etc/systemd-netns/net.d/one.conflist")
 	})
+	t.Run("an administrator's network", l.checkAdministrators)
 	t.Run("a socket on the host", func(t *testing.T) {
 		l.Run(t, "systemctl start web.socket")
 		l.link("web.service.d/netns.conf", unitDir+"netns.conf")
@@ -918,4 +919,67 @@ func TestCheck(t *testing.T) {
 		_, _ = l.Try("systemctl reset-failed one")
 		wrong(t, "one", "service", "systemctl start one.service")
 	})
+}
+
+// checkAdministrators: no remedy is a command that refuses to change an administrator's
+// network.
+func (l *lab) checkAdministrators(t *testing.T) {
+	const file = "/" + netDir + "two.conflist"
+	l.Write(file[1:], `{"cniVersion": "1.1.0", "name": "two", "plugins": [{"type": "macvlan-vip", "master": "eth0", "ipam": {"type": "static",
+		"addresses": [{"address": "172.16.26.6/22"}], "routes": [{"dst": "0.0.0.0/0", "gw": "172.16.27.99"}]}}, {"type": "hairpin-route"}]}`)
+	l.Write("etc/resolv.conf", "nameserver "+peerAddr+"\n")
+	l.link("two.service.d/netns.conf", unitDir+"netns.conf")
+	l.daemonReload(t)
+	l.Run(t, "systemctl start two")
+	wrong := func(check, key string) (command string) {
+		t.Helper()
+		f := l.finding(t, "two", check)
+		_, command, found := strings.Cut(f.Remedy, "then: ")
+		if f.OK || !found || strings.Contains(f.Remedy, "systemd-netns set") || !strings.Contains(f.Remedy, "correct "+key+" in "+file) {
+			t.Errorf("%+v", f)
+		}
+		return command
+	}
+	mended := func(check string) {
+		t.Helper()
+		testnet.Eventually(t, check+" is ok", func() error {
+			if f := l.finding(t, "two", check); !f.OK {
+				return fmt.Errorf("%+v", f)
+			}
+			return nil
+		})
+	}
+
+	restart := wrong("gateway", "`routes` under `ipam`")
+	l.Run(t, "sed -i s/172.16.27.99/"+peerAddr+"/ "+file)
+	l.Run(t, restart)
+	mended("gateway")
+
+	l.Peer.AddAddress("port", "172.16.26.6/22")
+	restart = wrong("duplicate-address", "`addresses` under `ipam`")
+	l.Run(t, "sed -i s/172.16.26.6/172.16.26.7/ "+file)
+	l.Run(t, restart)
+	mended("duplicate-address")
+	l.Peer.IP("address del 172.16.26.6/22 dev port")
+
+	l.Peer.AddAddress("port", otherDNS+"/22")
+	l.dnsmasq(t, otherDNS)
+	f := l.finding(t, "two", "dns")
+	if out, err := l.M.Run("sh", "-c", strings.ReplaceAll(f.Remedy, "ADDR", otherDNS)); f.OK || err != nil {
+		t.Errorf("%+v: %v: %s", f, err, out)
+	}
+	mended("dns")
+	l.withoutDNS()
+
+	l.Run(t, "systemctl stop two")
+	l.Run(t, "sed -i s/eth0/eth9/ "+file)
+	l.Write("etc/systemd-netns/two.env", "RETRY_SEC=0\n")
+	l.refused(t, "systemctl start two")
+	start := wrong("master", "`master`")
+	l.Run(t, "sed -i s/eth9/eth0/ "+file)
+	l.Run(t, start)
+	mended("master")
+	l.Run(t, "systemctl stop two")
+	l.Run(t, "rm -r "+file+" /etc/netns/two /etc/systemd-netns/two.env /etc/systemd/system/two.service.d")
+	l.daemonReload(t)
 }

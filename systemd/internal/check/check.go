@@ -10,7 +10,9 @@ import (
 
 	"macvlan-vip/systemd/internal/cnitool"
 	"macvlan-vip/systemd/internal/facts"
+	"macvlan-vip/systemd/internal/files"
 	"macvlan-vip/systemd/internal/members"
+	"macvlan-vip/systemd/internal/networks"
 	"macvlan-vip/systemd/internal/record"
 	"macvlan-vip/systemd/internal/settings"
 	"macvlan-vip/systemd/internal/units"
@@ -57,6 +59,35 @@ func (s *subject) fail(remedy, format string, args ...any) Finding {
 
 func (s *subject) reload() string  { return "systemctl reload " + s.namespace.Shim() }
 func (s *subject) restart() string { return "systemctl restart " + s.namespace.Shim() }
+
+// byOwn is a command that changes the network which `systemd-netns enable` has written for
+// the namespace. It refuses to change an administrator's, so there it is the key to correct,
+// and its file.
+func (s *subject) byOwn(command, key string) string {
+	if s.hasOwn() {
+		return command
+	}
+	_, file, err := networks.Find(s.namespace.ConfDir, s.namespace.Network)
+	if err != nil || file == "" {
+		file = "the file of network " + s.namespace.Network
+	}
+	apply := s.restart()
+	if !s.unit.Runs() {
+		apply = "systemctl start " + s.unit.Name
+	}
+	return fmt.Sprintf("correct %s in %s, then: %s", key, file, apply)
+}
+
+// hasOwn tells whether the namespace's network is one that `systemd-netns enable` has
+// written for it.
+func (s *subject) hasOwn() bool {
+	own, err := files.Read(networks.OwnFile(s.namespace.Name))
+	if err != nil || !own.Found {
+		return false
+	}
+	_, err = networks.ParseOwn(s.namespace.Name, own.Content)
+	return err == nil
+}
 
 // checks are those of a service, in the order of their causes. Each has something
 // to say where it applies.

@@ -37,7 +37,7 @@ func checkMaster(_ context.Context, s *subject) *Finding {
 	var f Finding
 	switch {
 	case err != nil:
-		f = s.fail("systemd-netns enable "+s.stem()+" --master LINK", "%s: no such link", name)
+		f = s.fail(s.otherMaster("LINK"), "%s: no such link", name)
 	case link.Attrs().Flags&net.FlagUp == 0:
 		f = s.fail("ip link set "+name+" up", "%s is down", name)
 	case link.Attrs().RawFlags&unix.IFF_LOWER_UP == 0:
@@ -46,6 +46,10 @@ func checkMaster(_ context.Context, s *subject) *Finding {
 		f = s.onLAN(name)
 	}
 	return &f
+}
+
+func (s *subject) otherMaster(name string) string {
+	return s.byOwn("systemd-netns enable "+s.stem()+" --in "+s.namespace.Name+" --master "+name, "`master`")
 }
 
 // onLAN finds a master that is not on the VIPs' LAN: another link of the host has
@@ -66,8 +70,7 @@ func (s *subject) onLAN(master string) Finding {
 				continue
 			}
 			if mac, err := ask(ifi, p.Addr(), true); err == nil && mac == nil {
-				return s.fail("systemd-netns enable "+s.stem()+" --in "+s.namespace.Name+" --master "+l.Name,
-					"%s is not on the LAN of the VIPs, as %s is, which has %s", master, l.Name, p)
+				return s.fail(s.otherMaster(l.Name), "%s is not on the LAN of the VIPs, as %s is, which has %s", master, l.Name, p)
 			}
 		}
 	}
@@ -143,10 +146,17 @@ func checkDuplicates(_ context.Context, s *subject) *Finding {
 		f = s.ok("no other station answers; %s", strings.Join(unasked, "; "))
 	}
 	if len(taken) > 0 {
-		f = s.fail("find that station by its MAC in the switch's table, or use another VIP: systemd-netns set "+s.stem()+" --add-vip ADDR/LEN --remove-vip ADDR/LEN",
-			"%s", strings.Join(taken, "; "))
+		f = s.fail("find that station by its MAC in the switch's table, or use another VIP: "+s.otherVIP(), "%s", strings.Join(taken, "; "))
 	}
 	return &f
+}
+
+func (s *subject) otherVIP() string {
+	command := "systemd-netns set " + s.stem() + " --add-vip ADDR/LEN --remove-vip ADDR/LEN"
+	if strings.Contains(s.namespace.CapArgs, `"ips"`) {
+		return command
+	}
+	return s.byOwn(command, "`addresses` under `ipam`")
 }
 
 // sameVIP tells whether a line of the keeper's, "VIP ADDR is used by MAC, too", is
@@ -186,7 +196,8 @@ func checkGateway(_ context.Context, s *subject) *Finding {
 	if err != nil {
 		f = s.fail(s.reload(), "%v", err)
 	} else if len(silent) > 0 {
-		f = s.fail("allow the MAC "+s.facts.MAC+" on the switch port or hypervisor (port security), or correct the gateway: systemd-netns set "+s.stem()+" --gateway ADDR",
+		f = s.fail("allow the MAC "+s.facts.MAC+" on the switch port or hypervisor (port security), or "+
+			s.byOwn("correct the gateway: systemd-netns set "+s.stem()+" --gateway ADDR", "`routes` under `ipam`"),
 			"%s does not answer on %s", strings.Join(silent, " "), s.facts.Link)
 	}
 	return &f

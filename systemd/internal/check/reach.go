@@ -245,7 +245,7 @@ func checkDNS(_ context.Context, s *subject) *Finding {
 		return &f
 	}
 	remedy := fmt.Sprintf("systemd-netns enable %s --in %s --dns ADDR", s.stem(), s.namespace.Name)
-	if s.namespace.ConfDir != "" && s.known.Network != s.namespace.Name {
+	if !s.hasOwn() {
 		remedy = fmt.Sprintf("mkdir -p /etc/netns/%[1]s && echo nameserver ADDR >/etc/netns/%[1]s/resolv.conf && %[2]s && systemctl restart %[3]s", s.namespace.Name, s.reload(), s.unit.Name)
 	}
 	var answered netip.Addr
