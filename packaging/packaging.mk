@@ -52,6 +52,7 @@ package-root:
 	umask 022 && $(MAKE) -C $(DIST)/src install VERSION='$(PKGVERSION)' PREFIX=/usr DESTDIR=$(STAGE)
 	install -d $(STAGE)/usr/lib/macvlan-vip
 	mv $(addprefix $(STAGE)$(CNI_BIN)/,$(IPAM)) $(STAGE)/usr/lib/macvlan-vip
+	rm $(STAGE)/usr/share/macvlan-vip/$(notdir $(SUMS))
 	mv $(STAGE)/usr/share/doc/macvlan-vip/LICENSE $(STAGE)
 	install -m 644 packaging/copyright $(STAGE)/usr/share/doc/macvlan-vip
 	install -m 644 packaging/lintian-overrides $(STAGE)

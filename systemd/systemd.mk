@@ -15,6 +15,14 @@ NETAVARK := $(PREFIX)/libexec/netavark
 NETWORKD := $(PREFIX)/lib/systemd/network
 NMCONF   := $(PREFIX)/lib/NetworkManager/conf.d
 
+# Others install upstream's programs under the same names, on a Kubernetes node for one. A
+# file that is not as `make install` put it there is theirs, and stays. SUMS has all that
+# it put there, as sha256sum(1) writes it.
+UPSTREAMS := $(addprefix $(CNI_BIN)/,$(IPAM)) $(PREFIX)/bin/cnitool
+SUMS      := $(SHARE)/upstream.sha256
+sum        = $$(sha256sum <"$(DESTDIR)$$file" | cut -d' ' -f1)  $$file
+is_ours    = grep -qsxF "$(sum)" "$(DESTDIR)$(SUMS)"
+
 # Files of this folder work as they are, under the default prefix.
 fill = sed 's,/usr/local,$(PREFIX),g' $(1) > $(2)
 
@@ -27,8 +35,12 @@ bin/completion/%: $(GOSOURCES)
 install: build ## Install the plugins, cnitool, the shim with its units, and the examples
 	install -d $(DESTDIR)$(CNI_BIN) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBEXEC) $(DESTDIR)$(UNITDIR) \
 		$(DESTDIR)$(SHARE)/conf $(DESTDIR)$(SHARE)/haproxy.service.d $(DESTDIR)$(DOC) $(DESTDIR)$(NETWORKD) $(DESTDIR)$(NMCONF) $(DESTDIR)$(NETAVARK)
-	install -m 755 $(addprefix bin/,$(OURS) $(IPAM)) $(DESTDIR)$(CNI_BIN)
-	install -m 755 bin/cnitool bin/systemd-netns $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(addprefix bin/,$(OURS)) $(DESTDIR)$(CNI_BIN)
+	install -m 755 bin/systemd-netns $(DESTDIR)$(PREFIX)/bin
+	set -e; for file in $(UPSTREAMS); do \
+		if [ -e "$(DESTDIR)$$file" ] && ! $(is_ours); then echo "$(DESTDIR)$$file is not from here, and stays"; continue; fi; \
+		install -m 755 "bin/$${file##*/}" "$(DESTDIR)$$file"; \
+		$(is_ours) || echo "$(sum)" >>"$(DESTDIR)$(SUMS)"; done
 	install -m 755 bin/systemd-netns-helper bin/systemd-netns-watch $(DESTDIR)$(LIBEXEC)
 	install -m 755 bin/$(DRIVER) $(DESTDIR)$(NETAVARK)
 	set -e; for unit in $(UNITS); do to="$(DESTDIR)$(UNITDIR)/$${unit##*/}"; $(call fill,"$$unit","$$to"); chmod 644 "$$to"; done
@@ -40,7 +52,8 @@ install: build ## Install the plugins, cnitool, the shim with its units, and the
 	install -m 644 $(DOCS) $(DESTDIR)$(DOC)
 
 uninstall: ## Remove what `make install` installed
-	rm -f $(addprefix $(DESTDIR)$(CNI_BIN)/,$(OURS) $(IPAM)) $(addprefix $(DESTDIR)$(PREFIX)/bin/,cnitool systemd-netns) \
+	for file in $(UPSTREAMS); do [ ! -e "$(DESTDIR)$$file" ] || ! $(is_ours) || rm -f "$(DESTDIR)$$file"; done
+	rm -f $(addprefix $(DESTDIR)$(CNI_BIN)/,$(OURS)) $(DESTDIR)$(PREFIX)/bin/systemd-netns \
 		$(addprefix $(DESTDIR)$(UNITDIR)/,$(notdir $(UNITS))) \
 		$(addprefix $(DESTDIR)$(SHELLS)/,$(COMPLETION)) \
 		$(DESTDIR)$(NETWORKD)/50-mv-int.network $(DESTDIR)$(NMCONF)/50-mv-int.conf $(DESTDIR)$(NETAVARK)/$(notdir $(DRIVER))
