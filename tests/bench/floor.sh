@@ -7,6 +7,7 @@ verb=$1 netns=$2 dir=$3
 case $verb in
 add)
 	ip -batch "$dir/links"
+	# shellcheck disable=SC1091 # written by the bench
 	[ ! -e "$dir/sysctls.host" ] || . "$dir/sysctls.host"
 	# shellcheck disable=SC2016 # for the other shell
 	nsenter --net="/run/netns/$netns" sh -c '. "$0/sysctls.service"; ip -batch "$0/service"' "$dir"
