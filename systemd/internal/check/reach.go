@@ -25,12 +25,12 @@ import (
 // connectTime is how long a connection within the host is waited for.
 const connectTime = time.Second
 
-// unreached are the VIPs to which this host gets no connection, not even a
-// refusal.
+// unreached are the VIPs to which this host, or what of it is in the master's VRF, gets no
+// connection, not even a refusal.
 func (s *subject) unreached() []netip.Addr {
 	port := s.listening()
 	var lost []netip.Addr
-	dialer := net.Dialer{Timeout: connectTime}
+	dialer := net.Dialer{Timeout: connectTime, Control: s.inVRF}
 	for _, vip := range s.facts.VIPs {
 		conn, err := dialer.Dial("tcp", netip.AddrPortFrom(s.zoned(vip.Addr()), port).String())
 		if err == nil {
@@ -40,6 +40,16 @@ func (s *subject) unreached() []netip.Addr {
 		}
 	}
 	return lost
+}
+
+// inVRF puts a socket into the master's VRF.
+func (s *subject) inVRF(_, _ string, socket syscall.RawConn) error {
+	if s.facts.VRF == "" {
+		return nil
+	}
+	var bound error
+	err := socket.Control(func(fd uintptr) { bound = unix.BindToDevice(int(fd), s.facts.VRF) })
+	return errors.Join(err, bound)
 }
 
 // zoned is a VIP as this host has to name it: a link-local one with the link.
@@ -142,7 +152,7 @@ func (s *subject) oif(addr netip.Addr) string {
 		return ""
 	}
 	defer h.Close()
-	routes, err := h.RouteGet(addr.AsSlice())
+	routes, err := h.RouteGetWithOptions(addr.AsSlice(), &netlink.RouteGetOptions{VrfName: s.facts.VRF})
 	if err != nil || len(routes) == 0 {
 		return ""
 	}

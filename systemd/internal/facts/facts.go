@@ -20,8 +20,9 @@ const routeProtocol = 118
 
 // Facts is the kernel state of an attachment.
 type Facts struct {
-	// Link is the service's; MAC is empty where there is no such link.
-	Link, MAC, Master string
+	// Link is the service's; MAC is empty where there is no such link. VRF is the one that
+	// Master is in, if any.
+	Link, MAC, Master, VRF string
 	// Carrier is the master's, or the link's if the master is not on the host.
 	Carrier bool
 	VIPs    []netip.Prefix
@@ -80,7 +81,7 @@ func lookInside(hosts netlinksafe.Handle, path string, vips []netip.Prefix, f *F
 	f.MAC = link.Attrs().HardwareAddr.String()
 	f.Carrier = link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0
 	if below, err := hosts.LinkByIndex(link.Attrs().ParentIndex); err == nil {
-		f.Master = below.Attrs().Name
+		f.Master, f.VRF = below.Attrs().Name, vrfOf(hosts, below)
 		f.Carrier = below.Attrs().RawFlags&unix.IFF_LOWER_UP != 0
 	}
 	addrs, err := inside.AddrList(link, netlink.FAMILY_ALL)
@@ -93,6 +94,13 @@ func lookInside(hosts netlinksafe.Handle, path string, vips []netip.Prefix, f *F
 		}
 	}
 	return nil
+}
+
+func vrfOf(hosts netlinksafe.Handle, link netlink.Link) string {
+	if upper, err := hosts.LinkByIndex(link.Attrs().MasterIndex); err == nil && upper.Type() == "vrf" {
+		return upper.Attrs().Name
+	}
+	return ""
 }
 
 // hostLink is the host's side of an attachment, which its result names.

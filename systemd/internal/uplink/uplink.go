@@ -61,7 +61,7 @@ func All() ([]Link, error) {
 		if link.Prefixes, err = prefixes(h, l); err != nil {
 			return nil, err
 		}
-		link.Gateways = gateways(routes, l)
+		link.Gateways = gateways(routes, l, tableOf(l, found))
 		all = append(all, link)
 	}
 	return all, nil
@@ -81,11 +81,11 @@ func prefixes(h netlinksafe.Handle, l netlink.Link) (all []netip.Prefix, err err
 	return all, nil
 }
 
-// defaults are the default routes, in the order of their metrics.
+// defaults are the default routes of all tables, in the order of their metrics.
 func defaults(h netlinksafe.Handle) ([]netlink.Route, error) {
 	var all []netlink.Route
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
 		if err != nil {
 			return nil, fmt.Errorf("default routes: %w", err)
 		}
@@ -95,9 +95,22 @@ func defaults(h netlinksafe.Handle) ([]netlink.Route, error) {
 	return all, nil
 }
 
-// gateways are those of routes on a link.
-func gateways(routes []netlink.Route, l netlink.Link) (all []netip.Addr) {
+// tableOf is the table of the routes on a link: that of the VRF that it is in, or else main.
+func tableOf(l netlink.Link, links []netlink.Link) int {
+	for _, upper := range links {
+		if vrf, ok := upper.(*netlink.Vrf); ok && vrf.Index == l.Attrs().MasterIndex {
+			return int(vrf.Table)
+		}
+	}
+	return unix.RT_TABLE_MAIN
+}
+
+// gateways are those of a table's routes on a link.
+func gateways(routes []netlink.Route, l netlink.Link, table int) (all []netip.Addr) {
 	for _, r := range routes {
+		if r.Table != table {
+			continue
+		}
 		hops := r.MultiPath
 		if len(hops) == 0 {
 			hops = []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw}}

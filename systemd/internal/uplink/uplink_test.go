@@ -2,8 +2,12 @@ package uplink
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 func TestMaster(t *testing.T) {
@@ -39,6 +43,30 @@ func TestMaster(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), word) {
 				t.Errorf("%s: no %q in %v", name, word, err)
 			}
+		}
+	}
+}
+
+// TestGatewaysInVRF: a link in a VRF has the gateways of its VRF's table, others those of
+// main.
+func TestGatewaysInVRF(t *testing.T) {
+	member := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 2, MasterIndex: 9}}
+	port := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 3, MasterIndex: 8}}
+	links := []netlink.Link{
+		member, port,
+		&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Index: 8}},
+		&netlink.Vrf{LinkAttrs: netlink.LinkAttrs{Index: 9}, Table: 1000},
+	}
+	var routes []netlink.Route
+	for i, table := range []int{unix.RT_TABLE_MAIN, 1000} {
+		for _, l := range []netlink.Link{member, port} {
+			gw := netip.AddrFrom4([4]byte{192, 0, byte(l.Attrs().Index), byte(i)})
+			routes = append(routes, netlink.Route{LinkIndex: l.Attrs().Index, Table: table, Gw: gw.AsSlice()})
+		}
+	}
+	for l, want := range map[netlink.Link]string{member: "192.0.2.1", port: "192.0.3.0"} {
+		if got := gateways(routes, l, tableOf(l, links)); !slices.Equal(got, []netip.Addr{netip.MustParseAddr(want)}) {
+			t.Errorf("%d: %v, want %s", l.Attrs().Index, got, want)
 		}
 	}
 }
