@@ -49,12 +49,12 @@ func (s *subject) attached() bool { return s.known != nil && s.facts.MAC != "" }
 
 func (s *subject) stem() string { return strings.TrimSuffix(s.unit.Name, ".service") }
 
-func (s *subject) ok(format string, args ...any) Finding {
-	return Finding{OK: true, Detail: fmt.Sprintf(format, args...)}
+func ok(format string, args ...any) *Finding {
+	return &Finding{OK: true, Detail: fmt.Sprintf(format, args...)}
 }
 
-func (s *subject) fail(remedy, format string, args ...any) Finding {
-	return Finding{Detail: fmt.Sprintf(format, args...), Remedy: remedy}
+func fail(remedy, format string, args ...any) *Finding {
+	return &Finding{Detail: fmt.Sprintf(format, args...), Remedy: remedy}
 }
 
 func (s *subject) reload() string  { return "systemctl reload " + s.namespace.Shim() }

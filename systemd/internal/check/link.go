@@ -29,23 +29,22 @@ func checkMaster(_ context.Context, s *subject) *Finding {
 	}
 	h, err := netlinksafe.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
-		f := s.fail("", "%v", err)
-		return &f
+		return fail("", "%v", err)
 	}
 	defer h.Close()
 	link, err := h.LinkByName(name)
-	var f Finding
+	var f *Finding
 	switch {
 	case err != nil:
-		f = s.fail(s.otherMaster("LINK"), "%s: no such link", name)
+		f = fail(s.otherMaster("LINK"), "%s: no such link", name)
 	case link.Attrs().Flags&net.FlagUp == 0:
-		f = s.fail("ip link set "+name+" up", "%s is down", name)
+		f = fail("ip link set "+name+" up", "%s is down", name)
 	case link.Attrs().RawFlags&unix.IFF_LOWER_UP == 0:
-		f = s.fail("check the cable or the switch port of "+name, "%s has no carrier", name)
+		f = fail("check the cable or the switch port of "+name, "%s has no carrier", name)
 	default:
 		f = s.onLAN(name)
 	}
-	return &f
+	return f
 }
 
 func (s *subject) otherMaster(name string) string {
@@ -55,14 +54,14 @@ func (s *subject) otherMaster(name string) string {
 // onLAN finds a master that is not on the VIPs' LAN: another link of the host has
 // an address in their subnet, and nobody on the master answers for that address. A
 // second card on the same LAN hears an answer.
-func (s *subject) onLAN(master string) Finding {
+func (s *subject) onLAN(master string) *Finding {
 	all, err := uplink.All()
 	if err != nil {
-		return s.fail("", "%v", err)
+		return fail("", "%v", err)
 	}
 	ifi, err := net.InterfaceByName(master)
 	if err != nil {
-		return s.fail("", "%s: %v", master, err)
+		return fail("", "%s: %v", master, err)
 	}
 	for _, l := range all {
 		for _, p := range l.Prefixes {
@@ -70,11 +69,11 @@ func (s *subject) onLAN(master string) Finding {
 				continue
 			}
 			if mac, err := ask(ifi, p.Addr(), true); err == nil && mac == nil {
-				return s.fail(s.otherMaster(l.Name), "%s is not on the LAN of the VIPs, as %s is, which has %s", master, l.Name, p)
+				return fail(s.otherMaster(l.Name), "%s is not on the LAN of the VIPs, as %s is, which has %s", master, l.Name, p)
 			}
 		}
 	}
-	return s.ok("%s is up", master)
+	return ok("%s is up", master)
 }
 
 // inSubnet tells whether a prefix of the host's holds a VIP.
@@ -141,14 +140,14 @@ func checkDuplicates(_ context.Context, s *subject) *Finding {
 			taken = append(taken, line)
 		}
 	}
-	f := s.ok("no other station answers for the VIPs")
+	f := ok("no other station answers for the VIPs")
 	if len(unasked) > 0 {
-		f = s.ok("no other station answers; %s", strings.Join(unasked, "; "))
+		f = ok("no other station answers; %s", strings.Join(unasked, "; "))
 	}
 	if len(taken) > 0 {
-		f = s.fail("find that station by its MAC in the switch's table, or use another VIP: "+s.otherVIP(), "%s", strings.Join(taken, "; "))
+		f = fail("find that station by its MAC in the switch's table, or use another VIP: "+s.otherVIP(), "%s", strings.Join(taken, "; "))
 	}
-	return &f
+	return f
 }
 
 func (s *subject) otherVIP() string {
@@ -170,12 +169,10 @@ func sameVIP(taken, line string) bool {
 func checkGateway(_ context.Context, s *subject) *Finding {
 	gateways, err := s.gateways()
 	if err != nil {
-		f := s.fail(s.reload(), "%v", err)
-		return &f
+		return fail(s.reload(), "%v", err)
 	}
 	if len(gateways) == 0 {
-		f := s.ok("no default route: clients of other subnets get no answer")
-		return &f
+		return ok("no default route: clients of other subnets get no answer")
 	}
 	var silent, found []string
 	err = enter.Do(s.namespace.Path, func() error {
@@ -192,15 +189,15 @@ func checkGateway(_ context.Context, s *subject) *Finding {
 		}
 		return nil
 	})
-	f := s.ok("%s answers", strings.Join(found, " "))
+	f := ok("%s answers", strings.Join(found, " "))
 	if err != nil {
-		f = s.fail(s.reload(), "%v", err)
+		f = fail(s.reload(), "%v", err)
 	} else if len(silent) > 0 {
-		f = s.fail("allow the MAC "+s.facts.MAC+" on the switch port or hypervisor (port security), or "+
+		f = fail("allow the MAC "+s.facts.MAC+" on the switch port or hypervisor (port security), or "+
 			s.byOwn("correct the gateway: systemd-netns set "+s.stem()+" --gateway ADDR", "`routes` under `ipam`"),
 			"%s does not answer on %s", strings.Join(silent, " "), s.facts.Link)
 	}
-	return &f
+	return f
 }
 
 // gateways are those of the default routes in the namespace.

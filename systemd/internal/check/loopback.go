@@ -31,15 +31,12 @@ func checkLoopback(ctx context.Context, s *subject) *Finding {
 		return err
 	})
 	if err != nil {
-		f := s.fail("", "listen on lo in the namespace: %v", err)
-		return &f
+		return fail("", "listen on lo in the namespace: %v", err)
 	}
 	if len(refused) == 0 {
-		f := s.ok("no connection to a loopback address was refused within %s", listenTime)
-		return &f
+		return ok("no connection to a loopback address was refused within %s", listenTime)
 	}
-	f := s.fail(s.forward(refused), "the service tries to connect to %s, where nothing listens: the namespace's loopback is not the host's", join(refused))
-	return &f
+	return fail(s.forward(refused), "the service tries to connect to %s, where nothing listens: the namespace's loopback is not the host's", join(refused))
 }
 
 // forward is the remedy for ports that refuse: what leads TCP on localhost to the host's

@@ -105,10 +105,9 @@ func firstListener(table string) uint16 {
 func checkHost(_ context.Context, s *subject) *Finding {
 	lost := s.unreached()
 	if len(lost) == 0 {
-		f := s.ok("this host reaches its VIPs")
-		return &f
+		return ok("this host reaches its VIPs")
 	}
-	f := s.fail(s.reload(), "this host gets no answer from %s", join(lost))
+	f := fail(s.reload(), "this host gets no answer from %s", join(lost))
 	routed := s.routed()
 	for _, vip := range lost {
 		switch {
@@ -123,7 +122,7 @@ func checkHost(_ context.Context, s *subject) *Finding {
 			f.Remedy = "see the finding on the firewall, or: " + s.reload()
 		}
 	}
-	return &f
+	return f
 }
 
 func join[T fmt.Stringer](all []T) string {
@@ -167,8 +166,7 @@ func (s *subject) oif(addr netip.Addr) string {
 func checkWayBack(_ context.Context, s *subject) *Finding {
 	routes, err := s.routes()
 	if err != nil {
-		f := s.fail(s.reload(), "%v", err)
-		return &f
+		return fail(s.reload(), "%v", err)
 	}
 	var missing []string
 	for _, w := range s.facts.Ways {
@@ -182,11 +180,11 @@ func checkWayBack(_ context.Context, s *subject) *Finding {
 	if len(s.facts.Ways) == 0 {
 		return nil
 	}
-	f := s.ok("answers to this host leave by %s", s.facts.Link)
+	f := ok("answers to this host leave by %s", s.facts.Link)
 	if len(missing) > 0 {
-		f = s.fail(s.reload(), "no route in the namespace to this host's %s", strings.Join(missing, " "))
+		f = fail(s.reload(), "no route in the namespace to this host's %s", strings.Join(missing, " "))
 	}
-	return &f
+	return f
 }
 
 func hostPrefix(addr string) string {
@@ -208,8 +206,7 @@ func checkFirewall(_ context.Context, s *subject) *Finding {
 		return !slices.Contains(routed, vip) || s.oif(vip) != s.facts.Host
 	})
 	if len(lost) == 0 {
-		f := s.ok("no packet from %s is dropped", s.facts.Host)
-		return &f
+		return ok("no packet from %s is dropped", s.facts.Host)
 	}
 	out, _ := exec.Command("nft", "list", "ruleset").Output()
 	remedy := fmt.Sprintf("iptables -I INPUT -i %s -j ACCEPT", s.facts.Host)
@@ -218,8 +215,7 @@ func checkFirewall(_ context.Context, s *subject) *Finding {
 		remedy = fmt.Sprintf("nft insert rule %s iifname %s accept", chain, s.facts.Host)
 		detail = "; chain " + chain + " drops packets"
 	}
-	f := s.fail(remedy, "answers from %s through %s are lost%s", join(lost), s.facts.Host, detail)
-	return &f
+	return fail(remedy, "answers from %s through %s are lost%s", join(lost), s.facts.Host, detail)
 }
 
 // droppingChain is the first chain on packets to this host that drops some, as
@@ -251,8 +247,7 @@ func checkDNS(_ context.Context, s *subject) *Finding {
 	}
 	all := servers(string(text))
 	if len(all) == 0 {
-		f := s.ok("no server is configured")
-		return &f
+		return ok("no server is configured")
 	}
 	remedy := fmt.Sprintf("systemd-netns enable %s --in %s --dns ADDR", s.stem(), s.namespace.Name)
 	if !s.hasOwn() {
@@ -268,11 +263,11 @@ func checkDNS(_ context.Context, s *subject) *Finding {
 		}
 		return nil
 	})
-	f := s.ok("%s answers", answered)
+	f := ok("%s answers", answered)
 	if err != nil || !answered.IsValid() {
-		f = s.fail(remedy, "none of the service's DNS servers answers: %s", join(all))
+		f = fail(remedy, "none of the service's DNS servers answers: %s", join(all))
 	}
-	return &f
+	return f
 }
 
 // servers are the name servers of a resolv.conf(5).

@@ -15,41 +15,41 @@ import (
 
 // checkDropIn: systemd has read the files, and the service runs where they say.
 func checkDropIn(_ context.Context, s *subject) *Finding {
-	var f Finding
+	var f *Finding
 	its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", s.unit.MainPID))
 	own, ownErr := os.Readlink("/proc/1/ns/net")
 	switch {
 	case s.unit.Stale:
-		f = s.fail("systemctl daemon-reload", "files of %s were changed since systemd read them", s.unit.Name)
+		f = fail("systemctl daemon-reload", "files of %s were changed since systemd read them", s.unit.Name)
 	case s.unit.MainPID != 0 && err == nil && ownErr == nil && its == own:
-		f = s.fail("systemctl restart "+s.unit.Name, "it runs on the host's network, since it was started before its drop-in was read")
+		f = fail("systemctl restart "+s.unit.Name, "it runs on the host's network, since it was started before its drop-in was read")
 	default:
-		f = s.ok("namespace %s", s.namespace.Name)
+		f = ok("namespace %s", s.namespace.Name)
 	}
-	return &f
+	return f
 }
 
 // checkService: it runs, or a socket of its starts it, or else why not.
 func checkService(ctx context.Context, s *subject) *Finding {
-	f := s.ok("%s", s.unit.Active)
+	f := ok("%s", s.unit.Active)
 	if s.unit.Runs() {
-		return &f
+		return f
 	}
 	shim, err := s.sd.Unit(ctx, s.namespace.Shim())
 	start := "systemctl start " + s.unit.Name
 	switch {
 	case err == nil && shim.Active == "failed":
-		f = s.fail("journalctl -n 20 -u "+shim.Name+", remove the cause, and then: "+start, "%s, since %s failed", s.unit.Active, shim.Name)
+		f = fail("journalctl -n 20 -u "+shim.Name+", remove the cause, and then: "+start, "%s, since %s failed", s.unit.Active, shim.Name)
 	case s.unit.Active == "failed":
-		f = s.fail("journalctl -n 20 -u "+s.unit.Name, "failed")
+		f = fail("journalctl -n 20 -u "+s.unit.Name, "failed")
 	case s.unit.Skipped:
-		f = s.fail("systemctl status "+s.unit.Name+" names the condition; then: "+start, "%s: its start was skipped because of a condition; its VIPs are silent", s.unit.Active)
+		f = fail("systemctl status "+s.unit.Name+" names the condition; then: "+start, "%s: its start was skipped because of a condition; its VIPs are silent", s.unit.Active)
 	case len(s.waiting) > 0:
-		f = s.ok("%s; %s starts it", s.unit.Active, strings.Join(s.waiting, " or "))
+		f = ok("%s; %s starts it", s.unit.Active, strings.Join(s.waiting, " or "))
 	default:
-		f = s.fail(start, "%s; its VIPs are silent", s.unit.Active)
+		f = fail(start, "%s; its VIPs are silent", s.unit.Active)
 	}
-	return &f
+	return f
 }
 
 // Waiting are the sockets that listen in the namespace of a service that does not run, and
@@ -79,28 +79,28 @@ func checkSockets(ctx context.Context, s *subject) *Finding {
 	if len(s.unit.Sockets()) == 0 {
 		return nil
 	}
-	f := s.ok("%s in the namespace", strings.Join(s.unit.Sockets(), " "))
+	f := ok("%s in the namespace", strings.Join(s.unit.Sockets(), " "))
 	if len(left) > 0 {
-		f = s.fail("systemd-netns enable "+s.stem()+" --in "+s.namespace.Name, "on the host's network: %s", strings.Join(left, " "))
+		f = fail("systemd-netns enable "+s.stem()+" --in "+s.namespace.Name, "on the host's network: %s", strings.Join(left, " "))
 	}
-	return &f
+	return f
 }
 
 // checkAttachment: the kernel state is complete.
 func checkAttachment(_ context.Context, s *subject) *Finding {
-	var f Finding
+	var f *Finding
 	switch {
 	case s.known == nil && (s.unit.Runs() || len(s.waiting) > 0):
-		f = s.fail(s.restart(), "not added to a network")
+		f = fail(s.restart(), "not added to a network")
 	case s.known == nil:
 		return nil
 	default:
-		f = s.ok("%s", strings.Join(s.facts.Made(s.known.Network), "; "))
+		f = ok("%s", strings.Join(s.facts.Made(s.known.Network), "; "))
 		if err := cnitool.Check(s.namespace, *s.known); err != nil {
-			f = s.fail(s.reload(), "%v", err)
+			f = fail(s.reload(), "%v", err)
 		}
 	}
-	return &f
+	return f
 }
 
 // checkEdited: what is configured is in effect.
@@ -111,20 +111,20 @@ func checkEdited(_ context.Context, s *subject) *Finding {
 			err = networks.Missing(s.namespace)
 		}
 		if err != nil {
-			f := s.fail("correct "+file, "%v", err)
+			f := fail("correct "+file, "%v", err)
 			if errors.Is(err, networks.ErrNone) {
 				f.Remedy = "systemd-netns enable " + s.stem() + " --vip ADDR/LEN"
 			}
-			return &f
+			return f
 		}
 		return nil
 	}
-	f := s.ok("network %s as configured", s.known.Network)
+	f := ok("network %s as configured", s.known.Network)
 	switch e := networks.Edited(*s.known, s.namespace); {
 	case e.Live:
-		f = s.fail(s.reload(), "%s has changed since and is not in effect", e.What)
+		f = fail(s.reload(), "%s has changed since and is not in effect", e.What)
 	case e.What != "":
-		f = s.fail(s.restart(), "%s has changed since and is not in effect", e.What)
+		f = fail(s.restart(), "%s has changed since and is not in effect", e.What)
 	}
-	return &f
+	return f
 }
