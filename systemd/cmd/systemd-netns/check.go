@@ -30,7 +30,7 @@ The exit status is 0 if all is ok, 1 if there is a finding, 4 if there is no suc
 		Args:              atMostOneService,
 		ValidArgsFunction: completeMembers,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := check.Seeing(); err != nil {
+			if err := needRoot(); err != nil {
 				return err
 			}
 			return withSystemd(cmd.Context(), func(sd *units.Systemd) error {

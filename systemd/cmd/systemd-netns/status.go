@@ -40,7 +40,7 @@ edited, true or false.`,
 				if f.json() {
 					err = report.JSON(os.Stdout, status)
 				} else {
-					err = status.Text(os.Stdout)
+					status.Text(os.Stdout)
 				}
 				return tellProblems(problems, err)
 			})

@@ -38,7 +38,7 @@ func dash(text string) string {
 }
 
 // Text prints a status.
-func (s *Status) Text(out io.Writer) error {
+func (s *Status) Text(out io.Writer) {
 	fmt.Fprintf(out, "%s is %s, namespace %s\n", s.Service.Service, s.State, s.Namespace)
 	if len(s.lines) == 0 {
 		fmt.Fprintln(out, "  not added to a network")
@@ -52,5 +52,4 @@ func (s *Status) Text(out io.Writer) error {
 		}
 		fmt.Fprintln(out, "  "+line)
 	}
-	return nil
 }

@@ -4,6 +4,7 @@ package report
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -48,8 +49,8 @@ type Status struct {
 	lines []string
 }
 
-// ErrUnseen says what only root can see.
-var ErrUnseen = fmt.Errorf("VIPs, links, drift and edits are visible to root only: run this with sudo")
+// errUnseen says what only root can see.
+var errUnseen = errors.New("VIPs, links, drift and edits are visible to root only: run this with sudo")
 
 // List gives the services in namespaces, and what kept it from seeing some of
 // it; one service's trouble does not hide the others.
@@ -71,7 +72,7 @@ func List(ctx context.Context, sd *units.Systemd) ([]Service, []error, error) {
 
 func unseen() []error {
 	if os.Geteuid() != 0 {
-		return []error{ErrUnseen}
+		return []error{errUnseen}
 	}
 	return nil
 }
