@@ -99,6 +99,7 @@ func TestDNS(t *testing.T) {
 	l.Write(dropIns+"app.service", "[Service]\nType=exec\nExecStart=sleep infinity\n")
 	l.link("app.service.d/netns.conf", unitDir+"netns.conf")
 	l.network("app", vip1+"/22")
+	l.Write(dropIns+"other@.service", "[Service]\nType=exec\nExecStart=sleep infinity\n")
 	l.boot()
 	l.WantState(t, "systemd-resolved", "active")
 	if out := l.Run(t, "cat /etc/resolv.conf"); !strings.Contains(out, "nameserver 127.0.0.53") {
@@ -135,6 +136,20 @@ func TestDNS(t *testing.T) {
 		l.Run(t, "systemctl reload systemd-netns@app")
 		l.Run(t, "systemctl restart app")
 		l.resolves(t, "app", vip1, peerSays)
+	})
+	t.Run("names that are special in a drop-in", func(t *testing.T) {
+		for unit, options := range map[string]string{`other@1`: ` --in a:b`, `other@a:b`: "", `other@2`: ` --in a:b\x2dc`, `other@a:b\x2dc`: ""} {
+			// 255 to 257 take backslashes from the shim's RuntimeDirectory=.
+			if strings.Contains(unit+options, `\`) && l.M.Systemd(t) >= 255 {
+				continue
+			}
+			l.Run(t, program+"enable "+unit+" --vip "+vip2+"/22"+options)
+			l.Run(t, "systemctl start "+unit)
+			l.resolves(t, unit, vip2, peerSays)
+			l.Run(t, program+"disable --yes "+unit)
+			l.Run(t, "systemctl stop "+unit)
+		}
+		l.gone(t, before)
 	})
 	t.Run("loopback servers alone", func(t *testing.T) {
 		l.network("app", vip1+"/22")

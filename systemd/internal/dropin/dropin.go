@@ -63,7 +63,20 @@ func (d dropIn) want() (files.File, error) {
 	if err != nil {
 		return files.File{}, fmt.Errorf("%w; repeat `make install`, which installs it", err)
 	}
-	return files.Text(d.file, written+strings.ReplaceAll(string(text), "%N", d.in)), nil
+	return files.Text(d.file, written+literal(string(text), d.in)), nil
+}
+
+// literal is the text of a drop-in with a name in place of %N. In a list of paths, and there
+// alone, systemd takes a colon for the end of a path and a backslash for an escape.
+func literal(text, name string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "BindReadOnlyPaths=") {
+			line = strings.ReplaceAll(line, "%N", strings.NewReplacer(`\`, `\\`, ":", `\:`).Replace(name))
+		}
+		b.WriteString(strings.ReplaceAll(line, "%N", name))
+	}
+	return b.String()
 }
 
 // ours tells whether a file is one that may be replaced or removed: a link to
