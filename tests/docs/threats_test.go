@@ -19,6 +19,15 @@ var attacks = map[string]string{
 	"have systemd run something":        "test -n \"$(systemd-run --quiet --wait --pipe ip -o link show mv-int)\"",
 	sysAttack:                           "echo 1400 >/sys/class/net/eth0/mtu; echo 1500 >/sys/class/net/eth0/mtu",
 	"write a record":                    "touch /run/cni/macvlan-vip/forged; rm /run/cni/macvlan-vip/forged",
+	"write a record of the shim":        "touch /var/lib/systemd-netns/forged; rm /var/lib/systemd-netns/forged",
+	"give others a resolv.conf":         "mkdir /run/systemd-netns/forged; rmdir /run/systemd-netns/forged",
+	"leave the host a unit":             "touch /run/systemd/system/forged.service; rm /run/systemd/system/forged.service",
+	"leave the host a udev rule":        "touch /run/udev/rules.d/forged.rules; rm /run/udev/rules.d/forged.rules",
+	"leave the host a cron job":         "touch /var/spool/cron/crontabs/forged; rm /var/spool/cron/crontabs/forged",
+	"leave root a key":                  "touch /root/.ssh/authorized_keys",
+	"ask root's own systemd":            "socat -u OPEN:/dev/null UNIX-CONNECT:/run/user/0/private",
+	"ask a container runtime":           "socat -u OPEN:/dev/null UNIX-CONNECT:/run/docker.sock",
+	"restart the host":                  "test $((0x$(sed -n 's/CapBnd:.//p' /proc/self/status) >> 22 & 1)) = 1 # CAP_SYS_BOOT",
 	"open a packet socket":              "timeout 1 tcpdump -i mv0 -w /dev/null || test $? = 124",
 	"add an address":                    "ip address add 172.16.26.99/22 dev mv0; ip address del 172.16.26.99/22 dev mv0",
 	"take another MAC":                  "ip link set mv0 address 02:00:5e:00:53:99; ip link set mv0 address $(cat /root/mac)",
@@ -38,6 +47,10 @@ func TestThreats(t *testing.T) {
 	l.must(t, "mkdir /run/sys; mount -t sysfs sysfs /run/sys; mount -o remount,rw /run/sys; mount --rbind /sys/fs/cgroup /run/sys/fs/cgroup; mount --rbind /run/sys /sys")
 	l.must(t, "ip netns exec haproxy ip -o link show mv0 | sed 's,.*link/ether \\([^ ]*\\).*,\\1,' >/root/mac")
 	l.lock(t)
+	l.must(t, "mkdir -p /run/systemd/system /run/udev/rules.d /var/spool/cron/crontabs /root/.ssh /run/user/0")
+	for _, socket := range []string{"/run/user/0/private", "/run/docker.sock"} {
+		l.must(t, "systemd-run --quiet socat UNIX-LISTEN:"+socket+",fork OPEN:/dev/null; for i in $(seq 50); do test -S "+socket+" && break; sleep 0.1; done")
+	}
 	dropIn := l.must(t, "sed s/%N/haproxy/g /usr/local/lib/systemd/system/netns.conf")
 	l.Write("etc/systemd/system/attack@.service", "[Service]\nType=oneshot\nExecStart=/bin/sh -eux /root/attack-%i\n")
 	l.Write("etc/systemd/system/attack@.service.d/netns.conf", dropIn)
@@ -75,6 +88,7 @@ func TestThreats(t *testing.T) {
 	l.Serves(t, vip)
 	l.must(t, "systemctl reload haproxy")
 	l.Serves(t, vip)
+	l.works(t)
 	after := l.must(t, "systemd-analyze security haproxy --no-pager | tail -1")
 	t.Logf("haproxy without netns-hardened.conf: %s; with it: %s", strings.TrimSpace(before), strings.TrimSpace(after))
 	if before == after {
@@ -100,9 +114,27 @@ func (l *lab) lock(t *testing.T) {
 	l.must(t, "systemd-run --quiet --unit=locker --uid=65534 flock /run/netns sleep infinity; for i in $(seq 50); do "+locked+" && break; sleep 0.1; done")
 	defer l.must(t, "systemctl stop locker")
 	for _, before := range []string{"true", "umount --lazy /run/netns"} {
-		l.must(t, "systemctl stop haproxy; "+before+"; "+locked)
+		l.must(t, "systemctl stop haproxy systemd-netns@haproxy; "+before+"; "+locked)
 		l.must(t, "timeout 20 systemctl start haproxy")
 		l.Serves(t, vip)
 		l.must(t, "test \"$(findmnt -no PROPAGATION /run/netns)\" = shared")
 	}
+}
+
+// works asserts that what a service needs of systemd is there with netns-hardened.conf: the
+// sockets of journal and notifications, a folder in /run, a credential.
+func (l *lab) works(t *testing.T) {
+	t.Helper()
+	credential := "LoadCredential=name:/etc/hostname\nExecStartPre=/bin/sh -eux -c 'test -s \"$CREDENTIALS_DIRECTORY/name\"'\n"
+	if l.M.Systemd(t) < 250 {
+		credential = "" // In nspawn no service with mounts of its own gets one.
+	}
+	l.Write("etc/systemd/system/haproxy.service.d/zz-needs.conf", "[Service]\n"+credential+`RuntimeDirectory=needs
+ExecStartPre=/bin/sh -eux -c 'touch /run/needs/it; logger -t needs "it is heard"'
+`)
+	l.must(t, `systemctl daemon-reload; systemctl restart haproxy; journalctl --sync
+		test "$(systemctl show -p Type --value haproxy)" = notify
+		journalctl -t needs --no-pager -o cat | grep -qx "it is heard"
+		rm /etc/systemd/system/haproxy.service.d/zz-needs.conf; systemctl daemon-reload; systemctl restart haproxy`)
+	l.Serves(t, vip)
 }
