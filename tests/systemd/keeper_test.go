@@ -92,6 +92,7 @@ func TestKeeper(t *testing.T) {
 	t.Run("addresses that come late, and move", func(t *testing.T) { l.lateAddresses(t) })
 	t.Run("another holder", func(t *testing.T) { l.otherHolder(t) })
 	t.Run("the cable is out", func(t *testing.T) { l.cableOut(t) })
+	t.Run("nothing is heard of the LAN", func(t *testing.T) { l.unheard(t) })
 	t.Run("again and again", func(t *testing.T) { l.againAndAgain(t) })
 	t.Run("the journal is gone", func(t *testing.T) { l.withoutJournal(t) })
 	if now := l.MainPID(t); now != pid {
@@ -140,6 +141,26 @@ func (l *lab) withoutJournal(t *testing.T) {
 	l.Serves(t, dualStack...)
 	if now := l.Run(t, keeper); now != pid {
 		t.Errorf("the keeper %s has ended; now: %s", pid, now)
+	}
+}
+
+// unheard: of a port that nothing has come in by, check does not say that the LAN has no
+// other holder.
+func (l *lab) unheard(t *testing.T) {
+	l.Peer.IP("link set port arp off")
+	defer l.Peer.IP("link set port arp on")
+	l.Peer.NFT("table inet silent { chain output { type filter hook output priority 0; policy drop; }; }")
+	defer l.Peer.NFT("delete table inet silent")
+	l.Run(t, "systemctl restart systemd-netns-watch")
+	const doubt = "eth0 has received no frame of the LAN yet: its port may not forward"
+	testnet.Eventually(t, "the keeper has a doubt", func() error {
+		if out := l.Run(t, "systemctl show -p StatusText --value systemd-netns@haproxy"); !strings.Contains(out, doubt) {
+			return fmt.Errorf("status: %q", out)
+		}
+		return nil
+	})
+	if f := l.finding(t, "haproxy", "duplicate-address"); !strings.Contains(f.Detail, doubt) {
+		t.Errorf("%+v", f)
 	}
 }
 

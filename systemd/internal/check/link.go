@@ -124,6 +124,8 @@ func checkDuplicates(_ context.Context, s *subject) *Finding {
 	if err != nil {
 		return nil
 	}
+	// Whether the port that the questions leave by forwards.
+	doubt := record.Doubt(s.namespace.Name)
 	var taken, unasked []string
 	for _, vip := range s.facts.VIPs {
 		mac, err := ask(ifi, vip.Addr(), true)
@@ -143,6 +145,9 @@ func checkDuplicates(_ context.Context, s *subject) *Finding {
 	f := ok("no other station answers for the VIPs")
 	if len(unasked) > 0 {
 		f = ok("no other station answers; %s", strings.Join(unasked, "; "))
+	}
+	if doubt != "" {
+		f.Detail += "; " + doubt
 	}
 	if len(taken) > 0 {
 		f = fail("find that station by its MAC in the switch's table, or use another VIP: "+s.otherVIP(), "%s", strings.Join(taken, "; "))
