@@ -1,9 +1,11 @@
 package watch
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -61,7 +63,7 @@ func (k *Keeper) beginDoubt(master int, now time.Time) {
 	k.endDoubt(master, "")
 	d := &doubt{index: master, master: k.state.links[master].name, since: now, next: now.Add(settle)}
 	k.doubts[master] = d
-	fd, err := packetSocket(master, unix.ETH_P_ALL, fromStations)
+	fd, err := packetSocket(master, unix.ETH_P_ALL, slices.Concat(notFrom(k.state.ownMACs()), fromStations))
 	if err != nil {
 		k.Say(sdlog.LevelWarning, "systemd-netns-watch", fmt.Sprintf("listen on %s: %v", d.master, err))
 		return
@@ -72,6 +74,23 @@ func (k *Keeper) beginDoubt(master int, now time.Time) {
 			k.signs <- sign{doubt: d}
 		}
 	}()
+}
+
+// maxOwn bounds notFrom's program, of which the kernel takes 4096 instructions at most.
+const maxOwn = 800
+
+// notFrom stops what macvlans of this host send to each other: the kernel shows it to the
+// master's sockets as received (macvlan_queue_xmit in drivers/net/macvlan.c).
+func notFrom(own []net.HardwareAddr) (program []bpf.Instruction) {
+	for _, mac := range own[:min(len(own), maxOwn)] {
+		program = append(program,
+			bpf.LoadAbsolute{Off: 6, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: binary.BigEndian.Uint32(mac), SkipFalse: 3},
+			bpf.LoadAbsolute{Off: 10, Size: 2},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(binary.BigEndian.Uint16(mac[4:])), SkipFalse: 1},
+			bpf.RetConstant{Val: 0})
+	}
+	return program
 }
 
 // fromStations passes what a port that does not forward cannot have let through:

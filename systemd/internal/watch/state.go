@@ -2,6 +2,8 @@ package watch
 
 import (
 	"fmt"
+	"maps"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -140,6 +142,20 @@ func (s *state) drop(namespace string) {
 			delete(s.holders, vip)
 		}
 	}
+}
+
+// ownMACs are those of the macvlans that services and their host have.
+func (s *state) ownMACs() (own []net.HardwareAddr) {
+	texts := slices.Collect(maps.Values(s.macs))
+	for _, a := range s.attachments {
+		texts = append(texts, a.inside.mac)
+	}
+	for _, text := range texts {
+		if mac, err := net.ParseMAC(text); err == nil && len(mac) == 6 {
+			own = append(own, mac)
+		}
+	}
+	return own
 }
 
 // apply processes an event, and returns what it may have broken.
