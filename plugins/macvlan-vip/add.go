@@ -144,8 +144,11 @@ func (a *attachment) record() error {
 	if err := a.planHost(); err != nil {
 		return err
 	}
+	if err := a.planForwarding(); err != nil {
+		return err
+	}
 	if a.repairing && a.before == nil {
-		return a.moveClaims()
+		return a.updateRecord()
 	}
 	rec := a.NewRecord()
 	rec.Config, rec.Args, rec.IPAMType, rec.Before = a.digest(), a.Args.Args, a.conf.IPAM.Type, a.before
@@ -157,15 +160,47 @@ func (a *attachment) record() error {
 	return a.Save(rec, a.before)
 }
 
-// moveClaims gives up the claims on a master that was deleted, as far as they are
-// not on the one in its place: see claimScope.
-func (a *attachment) moveClaims() error {
+// planForwarding leaves an entry out that was in the bridge before this attachment, such
+// as a person's or a port's, so that it is not removed either. A derived MAC is nobody
+// else's.
+func (a *attachment) planForwarding() error {
+	for _, f := range a.plan.Forwarding(a.service.Links) {
+		there, err := a.K.HasForwarding(f)
+		if err != nil {
+			return err
+		}
+		if !there || a.conf.MAC == nil || a.hasMade(f) {
+			a.forwarding = append(a.forwarding, f)
+		}
+	}
+	return nil
+}
+
+// hasMade tells whether an earlier ADD has made an entry, in a bridge that may have had
+// another name.
+func (a *attachment) hasMade(f plan.Forwarding) bool {
+	for _, before := range []*journal.Record{a.rec, a.before} {
+		for rec := range before.All() {
+			if slices.ContainsFunc(rec.Desired.Forwarding, func(made plan.Forwarding) bool { return made.MAC == f.MAC }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// updateRecord records what a repair makes that was not recorded. It gives up the claims
+// on a master that was deleted, as far as they are not on the one in its place: see
+// claimScope.
+func (a *attachment) updateRecord() error {
 	scope := a.claimScope()
-	if a.rec.ClaimScope == scope {
+	if a.rec.ClaimScope == scope && slices.Equal(a.rec.Desired.Forwarding, a.forwarding) {
 		return nil
 	}
-	if err := a.Store.UnclaimAll(a.rec); err != nil {
-		return err
+	if a.rec.ClaimScope != scope {
+		if err := a.Store.UnclaimAll(a.rec); err != nil {
+			return err
+		}
 	}
 	a.rec.ClaimScope, a.rec.Desired = scope, a.toRecord()
 	return a.Store.Save(a.rec)
@@ -176,6 +211,7 @@ func (a *attachment) moveClaims() error {
 func (a *attachment) toRecord() (d plan.Desired) {
 	d.Add(a.plan.HostSide(nil))
 	d.Add(a.service)
+	d.Forwarding = a.forwarding
 	if a.rec != nil {
 		d.Addresses, d.Routes = a.rec.Desired.Addresses, a.rec.Desired.Routes
 	}
@@ -274,9 +310,12 @@ func giveUp(store *journal.Store, k *kernel.Kernel, rec *journal.Record) (unused
 	return true, err
 }
 
-// makeLink creates the service's macvlan.
+// makeLink creates the service's macvlan, and has a bridge under it know its MAC.
 func (a *attachment) makeLink() error {
-	return reconcile.Apply(a.K, a.service, &a.Undo)
+	var d plan.Desired
+	d.Add(a.service)
+	d.Forwarding = a.forwarding
+	return reconcile.Apply(a.K, d, &a.Undo)
 }
 
 // addresses gets the VIPs from IPAM, claims them, and puts them on the link.

@@ -99,6 +99,10 @@ func (a *attachment) expected() (want plan.Desired, err error) {
 	keepMACs(a.service.Links, prev)
 	want.Add(a.host)
 	want.Add(a.service)
+	if err := a.planForwarding(); err != nil {
+		return plan.Desired{}, err
+	}
+	want.Forwarding = a.forwarding
 	if a.conf.IPAM.Type != "" {
 		if own.Routes, err = routesMade(a.rec, prev.Routes); err != nil {
 			return plan.Desired{}, err

@@ -51,7 +51,8 @@ func (d remover) undo(rec *journal.Record, netns string) error {
 		service = func() error { return errors.Join(lease(), links()) }
 	}
 	host := func() error { return leaveHost(d.store, k, rec) }
-	return atOnce(service, host)
+	forgotten := reconcile.Remove(k, plan.Desired{Forwarding: rec.Desired.Forwarding})
+	return errors.Join(forgotten, atOnce(service, host))
 }
 
 // atOnce runs in parallel what mostly waits: for the kernel, which takes a few RCU
@@ -82,7 +83,7 @@ func (d remover) removeUnrecorded(key journal.Key, netns string) error {
 		return err
 	}
 	defer k.Close()
-	err = errors.Join(removeByAlias(k, key), d.leaveAll(k, key))
+	err = errors.Join(removeByAlias(k, key), d.forget(k, key), d.leaveAll(k, key))
 	// Without the IPAM plugin no ADD can have got an address.
 	if _, missing := delegate.Find(d.ipam, d.path); missing == nil {
 		err = errors.Join(err, d.releaseUnrecorded(&journal.Record{Key: key, IPAMType: d.ipam}, k.ServicePath()))
@@ -126,8 +127,28 @@ func (d remover) leaveAll(k *kernel.Kernel, key journal.Key) error {
 	return errors.Join(errs...)
 }
 
+// forget removes what a bridge has for the MAC that ADD derives, in case the link that
+// had it is gone.
+func (d remover) forget(k *kernel.Kernel, key journal.Key) error {
+	conf, err := config.ParseMacvlan(d.stdin, d.args, key.IfName)
+	if err != nil || conf.MAC != nil || conf.LinkInContainer {
+		return nil
+	}
+	// One that could carry no macvlan now did so before.
+	master, _ := k.Host.Master(conf.Master)
+	a := plan.Attachment{Conf: conf, Master: master, ContainerID: key.ContainerID, IfName: key.IfName}
+	service, err := a.ServiceSide()
+	if err != nil {
+		return nil
+	}
+	return reconcile.Remove(k, plan.Desired{Forwarding: a.Forwarding(service.Links)})
+}
+
+// removeByAlias removes the link that its alias says is the attachment's.
 func removeByAlias(k *kernel.Kernel, key journal.Key) error {
-	return k.RemoveLink(plan.Link{Side: plan.Service, Kind: plan.KindMacvlan, Name: key.IfName, Alias: plan.ServiceAlias(key.Network, key.ContainerID)})
+	link := plan.Link{Side: plan.Service, Kind: plan.KindMacvlan, Name: key.IfName, Alias: plan.ServiceAlias(key.Network, key.ContainerID)}
+	entries, err := k.ForwardingOf(link)
+	return errors.Join(err, reconcile.Remove(k, plan.Desired{Links: []plan.Link{link}, Forwarding: entries}))
 }
 
 func cmdGC(args *skel.CmdArgs) error {

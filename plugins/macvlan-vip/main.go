@@ -56,6 +56,8 @@ type attachment struct {
 	// host and service are the plan's two sides; vips is the part of the
 	// service's side that waits for the claim.
 	host, service, vips plan.Desired
+	// forwarding is what this attachment has, or makes, in the bridge under its master.
+	forwarding []plan.Forwarding
 }
 
 // open is the first step of ADD and CHECK: it reads the configuration and

@@ -70,6 +70,7 @@ func (w *world) events() map[string]func(*rapid.T) {
 		"several at once": w.severalAtOnce,
 		"netns deleted":   func(*rapid.T) { w.deleteNetns(w.any()) },
 		"ip command":      w.command,
+		"fdb deleted":     w.deleteEntries,
 		"host address":    w.hostAddress,
 		"carrier":         w.carrierEvent,
 		"record spoiled":  w.spoilRecord,
@@ -305,6 +306,18 @@ func (w *world) command(r *rapid.T) {
 func (w *world) flushRules(p *space, family string) {
 	script := `ip $2 -n $1 rule show | while IFS=: read pref rest; do case $pref in 0|11000|32766|32767) ;; *) ip $2 -n $1 rule del pref $pref;; esac; done`
 	_ = exec.Command("sh", "-c", script, "sh", p.name, strings.TrimSpace(family+" ")).Run()
+}
+
+// deleteEntries takes away what the bridge has for the services' links.
+func (w *world) deleteEntries(*rapid.T) {
+	w.note("the bridge's entries deleted")
+	w.forgetMACs()
+}
+
+func (w *world) forgetMACs() {
+	if out, err := w.host.Shell(`bridge fdb show br eth1 | grep "dev eth1 .*master" | while read mac rest; do bridge fdb del $mac dev eth1 self || true; done`); err != nil {
+		w.t.Fatalf("delete the bridge's entries: %v: %s", err, out)
+	}
 }
 
 // hostAddress comes or goes.

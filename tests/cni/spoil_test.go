@@ -108,6 +108,7 @@ func (w *world) reboot() {
 	for _, family := range []string{"-4", "-6"} {
 		_, _ = w.host.TryIP(family + " route flush table all proto 118")
 	}
+	w.forgetMACs()
 	for _, dir := range w.journals() {
 		if err := os.RemoveAll(dir); err != nil {
 			w.r.Fatal(err)

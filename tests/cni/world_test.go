@@ -21,8 +21,8 @@ import (
 )
 
 // world is the model of a host that a history happens to: what each service
-// was asked for, and what of that must hold now. The host has two uplinks, and
-// four networks on them, of which one has its addresses from host-local, and one
+// was asked for, and what of that must hold now. The host has two uplinks, of which
+// one is a bridge, and four networks on them, of which one has its addresses from host-local, and one
 // from a DHCP server on the LAN.
 type world struct {
 	*lab
@@ -98,7 +98,10 @@ func newWorld(t *testing.T, r *rapid.T) *world {
 	w := &world{lab: &lab{t: t, path: os.Getenv("PATH"), leases: t.TempDir()}, r: r, carrier: []bool{true, true}, hostHas: map[string]bool{}}
 	w.host, w.lan = testnet.NewHost(t, "10.99.0.1/16", "2001:db8::1/64")
 	w.lans = []*testnet.Namespace{w.lan, testnet.New(t)}
-	testnet.Cable(t, w.host, "eth1", w.lans[1], "port")
+	testnet.Cable(t, w.host, "nic1", w.lans[1], "port")
+	w.host.IP("link add eth1 type bridge mcast_snooping 0")
+	w.host.IP("link set eth1 up")
+	w.host.IP("link set nic1 master eth1")
 	w.host.AddAddress("eth1", "10.98.0.1/16")
 	w.host.AddAddress("eth1", "2001:db8:1::1/64")
 	for i, lan := range w.lans {

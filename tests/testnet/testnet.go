@@ -182,8 +182,8 @@ func (n *Namespace) Shell(script string) (string, error) {
 	return string(out), err
 }
 
-// Snapshot is the namespace's whole state of links, addresses, routes, rules and
-// permanent neighbours, without what changes by itself.
+// Snapshot is the namespace's whole state of links, addresses, routes, rules, permanent
+// neighbours and bridges' permanent entries, without what changes by itself.
 func (n *Namespace) Snapshot() string {
 	n.t.Helper()
 	var out []byte
@@ -204,7 +204,9 @@ for query in "-o link show" "-o address show scope global" "-4 route show table 
 done
 # Their order is that of a hash table.
 echo "# ip neigh show nud permanent"
-ip neigh show nud permanent | sort`
+ip neigh show nud permanent | sort
+echo "# bridge fdb show, the bridges' own"
+bridge fdb show | grep " master .* permanent" | sort`
 
 // operState is what the kernel's link watch changes up to a second after a
 // link is up; whether it is up and has a carrier is in its flags UP and LOWER_UP.

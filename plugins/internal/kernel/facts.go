@@ -73,7 +73,24 @@ func (n *Namespace) Master(name string) (plan.LinkFacts, error) {
 		return plan.LinkFacts{}, n.noMaster(name)
 	}
 	n.findVRF(&f)
+	f.Bridge = n.bridgeUnder(n.links[name])
 	return f, n.checkMaster(f)
+}
+
+// bridgeUnder is the bridge that a link is or lies on, if any; one in another namespace
+// is out of reach.
+func (n *Namespace) bridgeUnder(l netlink.Link) string {
+	for l.Type() != plan.KindBridge {
+		if !plan.IsStacked(l.Type()) || l.Attrs().NetNsID >= 0 {
+			return ""
+		}
+		lower, err := n.handle.LinkByIndex(l.Attrs().ParentIndex)
+		if err != nil {
+			return ""
+		}
+		l = lower
+	}
+	return l.Attrs().Name
 }
 
 // HostSide tells of a host-side link by name, with the VRF that it is in.

@@ -53,6 +53,53 @@ func (r request) finished(number uint32) request {
 	return r
 }
 
+// What x/sys has not (linux/if_bridge.h).
+const (
+	// Of BRIDGE_VLANDB_ENTRY.
+	vlanEntry      = 1
+	vlanEntryInfo  = 1
+	vlanEntryRange = 2
+	// Of struct br_vlan_msg.
+	sizeofVLANMsg = 8
+)
+
+// bridgeVLANs is a struct br_vlan_msg that asks for the VLANs of all bridges and ports.
+// If it names one, kernels before 5.17 never come to an end (br_vlan_rtm_dump in
+// net/bridge/br_vlan.c).
+type bridgeVLANs struct{}
+
+func (bridgeVLANs) Len() int { return sizeofVLANMsg }
+
+func (bridgeVLANs) Serialize() []byte {
+	return append([]byte{unix.AF_BRIDGE}, make([]byte, sizeofVLANMsg-1)...)
+}
+
+// parseVLANs reads an answer, if it is about a bridge: a struct br_vlan_msg, and entries
+// with a struct bridge_vlan_info each, and, for a range, its last VLAN.
+func parseVLANs(data []byte, bridge int) (all []int) {
+	if len(data) < sizeofVLANMsg || int(binary.NativeEndian.Uint32(data[4:])) != bridge {
+		return nil
+	}
+	for kind, entry := range attributes(data[sizeofVLANMsg:]) {
+		if kind != vlanEntry {
+			continue
+		}
+		first, last := 0, 0
+		for kind, value := range attributes(entry) {
+			switch {
+			case kind == vlanEntryInfo && len(value) >= 4:
+				first = int(binary.NativeEndian.Uint16(value[2:]))
+			case kind == vlanEntryRange && len(value) >= 2:
+				last = int(binary.NativeEndian.Uint16(value))
+			}
+		}
+		for vlan := first; vlan <= max(first, last) && first != 0; vlan++ {
+			all = append(all, vlan)
+		}
+	}
+	return all
+}
+
 const create = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 
 // finishRequest sets a link's alias, flags and VRF, which is 0 for none.
@@ -100,6 +147,39 @@ func neighbourRequest(kind, flags int, link int, e plan.Neighbour) (request, err
 	req.add(netlink.NDA_DST, e.Addr.AsSlice())
 	req.add(netlink.NDA_LLADDR, mac)
 	return req, nil
+}
+
+// forwardingRequest names an entry of a bridge's own. Without a VLAN the kernel takes
+// it for one outside of VLANs, and for one in each VLAN that the bridge itself is in
+// (br_fdb_add in net/bridge/br_fdb.c).
+func forwardingRequest(kind, flags int, state uint16, bridge int, f plan.Forwarding) (request, error) {
+	mac, err := net.ParseMAC(f.MAC)
+	if err != nil {
+		return nil, err
+	}
+	req := newRequest(kind, flags, &netlink.Ndmsg{
+		Family: unix.AF_BRIDGE, Index: uint32(bridge), State: state, Flags: unix.NTF_SELF,
+	})
+	req.add(netlink.NDA_LLADDR, mac)
+	return req, nil
+}
+
+// askForwardingRequest asks for a bridge's entry in a VLAN, or outside of VLANs for 0.
+func askForwardingRequest(bridge int, f plan.Forwarding, vlan int) (request, error) {
+	req, err := forwardingRequest(unix.RTM_GETNEIGH, 0, 0, bridge, f)
+	if err == nil && vlan != 0 {
+		req.add(netlink.NDA_VLAN, binary.NativeEndian.AppendUint16(nil, uint16(vlan)))
+	}
+	return req, err
+}
+
+// parseForwarding reads, in the answer, whether the entry stays: it is local or static,
+// and not learned.
+func parseForwarding(data []byte) (stays bool, err error) {
+	if len(data) < unix.SizeofNdMsg {
+		return false, unix.EBADMSG
+	}
+	return binary.NativeEndian.Uint16(data[8:])&(unix.NUD_PERMANENT|unix.NUD_NOARP) != 0, nil
 }
 
 // addRouteRequest asks for a route as it is planned. One that is not exclusive

@@ -95,6 +95,67 @@ func TestNeighbourMessage(t *testing.T) {
 	})
 }
 
+func TestForwardingMessage(t *testing.T) {
+	req, err := forwardingRequest(unix.RTM_NEWNEIGH, create, unix.NUD_PERMANENT, 0x01020304, plan.Forwarding{MAC: "02:00:5e:10:00:01"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	message := req.finished(1)
+	// struct ndmsg: family, padding, index, state, flags, type.
+	want := append([]byte{unix.AF_BRIDGE, 0, 0, 0}, u32(0x01020304)...)
+	want = append(binary.NativeEndian.AppendUint16(want, unix.NUD_PERMANENT), unix.NTF_SELF, 0)
+	if got := message[unix.SizeofNlMsghdr:][:unix.SizeofNdMsg]; !bytes.Equal(got, want) {
+		t.Errorf("struct ndmsg is % x, want % x", got, want)
+	}
+	wantAttributes(t, attributesOf(t, message, unix.SizeofNdMsg), map[uint16][]byte{unix.NDA_LLADDR: {2, 0, 0x5e, 0x10, 0, 1}})
+
+	for state, want := range map[uint16]bool{unix.NUD_PERMANENT: true, unix.NUD_NOARP: true, unix.NUD_REACHABLE: false, unix.NUD_STALE: false} {
+		answer := binary.NativeEndian.AppendUint16(append([]byte{unix.AF_BRIDGE, 0, 0, 0}, u32(7)...), state)
+		if got, err := parseForwarding(append(answer, 0, 0)); got != want || err != nil {
+			t.Errorf("state %#x: stays %t, %v, want %t", state, got, err, want)
+		}
+	}
+	if _, err := parseForwarding([]byte{unix.AF_BRIDGE}); !errors.Is(err, unix.EBADMSG) {
+		t.Errorf("an answer that was cut off: %v", err)
+	}
+}
+
+func TestVLANMessages(t *testing.T) {
+	u16 := func(n uint16) []byte { return binary.NativeEndian.AppendUint16(nil, n) }
+	req, err := askForwardingRequest(7, plan.Forwarding{MAC: "02:00:5e:10:00:01"}, 0x0102)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantAttributes(t, attributesOf(t, req.finished(1), unix.SizeofNdMsg), map[uint16][]byte{
+		unix.NDA_LLADDR: {2, 0, 0x5e, 0x10, 0, 1}, unix.NDA_VLAN: u16(0x0102),
+	})
+
+	question := newRequest(unix.RTM_GETVLAN, 0, bridgeVLANs{}).finished(1)
+	if got, want := question[unix.SizeofNlMsghdr:], []byte{unix.AF_BRIDGE, 0, 0, 0, 0, 0, 0, 0}; !bytes.Equal(got, want) {
+		t.Errorf("struct br_vlan_msg is % x, want % x", got, want)
+	}
+	entry := func(vlan, last uint16) (e request) {
+		e.add(vlanEntryInfo, append(u16(6), u16(vlan)...))
+		if last != 0 {
+			e.add(vlanEntryRange, u16(last))
+		}
+		return e
+	}
+	answer := request(append([]byte{unix.AF_BRIDGE, 0, 0, 0}, u32(0x01020304)...))
+	answer.add(vlanEntry|unix.NLA_F_NESTED, entry(1, 0))
+	answer.add(2, entry(99, 0))
+	answer.add(vlanEntry|unix.NLA_F_NESTED, entry(26, 28))
+	if got, want := parseVLANs(answer, 0x01020304), []int{1, 26, 27, 28}; !slices.Equal(got, want) {
+		t.Errorf("VLANs %v, want %v", got, want)
+	}
+	if got := parseVLANs(answer, 7); got != nil {
+		t.Errorf("another link's answer: %v", got)
+	}
+	if got := parseVLANs(answer[:6], 0x01020304); got != nil {
+		t.Errorf("an answer that was cut off: %v", got)
+	}
+}
+
 func TestRouteMessage(t *testing.T) {
 	message := addRouteRequest(3, plan.Route{
 		Dst: netip.MustParsePrefix("2001:db8::10/128"), Gateway: netip.MustParseAddr("fe80::1"), Source: netip.MustParseAddr("2001:db8::1"),

@@ -64,6 +64,34 @@ func (n *Namespace) recovered(routes []netlink.Route) (plans []plan.Route) {
 	return plans
 }
 
+// ForwardingOf finds the entry that the bridge under a service's link has for it, unless
+// the link is gone or not ours. It is for the time when no record tells of it.
+func (k *Kernel) ForwardingOf(l plan.Link) ([]plan.Forwarding, error) {
+	if k.Service == nil {
+		return nil, nil
+	}
+	f, found, err := k.Service.Link(l.Name)
+	if err != nil || !found || !isOurs(f, l) {
+		return nil, err
+	}
+	at := k.Host
+	if k.Service.links[l.Name].Attrs().NetNsID < 0 {
+		at = k.Service
+	}
+	lower, err := at.handle.LinkByIndex(f.Lower)
+	if isNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("link under %s: %w", l, err)
+	}
+	bridge := at.bridgeUnder(lower)
+	if bridge == "" || lower.Attrs().HardwareAddr.String() == f.MAC {
+		return nil, nil
+	}
+	return []plan.Forwarding{{Side: at.side, Bridge: bridge, MAC: f.MAC}}, nil
+}
+
 // RulesOf finds the rules that keep the answers of an attachment's link on it,
 // which the link's alias tells from another's, and those of links that are gone or
 // that other plugins made. It is for the time when no record tells of them.

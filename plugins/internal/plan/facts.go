@@ -25,6 +25,9 @@ type LinkFacts struct {
 	// VRF is the VRF that the link is in, if any, and VRFTable its routing table.
 	VRF      string
 	VRFTable int
+	// Bridge is the bridge that the link is or lies on, if any. Only facts about a master
+	// tell.
+	Bridge string
 	// Addressed links have global addresses that somebody gave them. Only facts
 	// about a host-side link that was there already tell.
 	Addressed bool
@@ -39,6 +42,12 @@ func (f LinkFacts) Base() int {
 		return f.Lower
 	}
 	return f.Index
+}
+
+// IsStacked tells whether what a link listens to, its lower link listens to as well,
+// which it lies on in the same way as a macvlan does.
+func IsStacked(kind string) bool {
+	return kind == KindMacvlan || kind == kindMacvtap || kind == kindVLAN
 }
 
 // AddrFacts is an address of the host.

@@ -64,6 +64,21 @@ func (a Attachment) ServiceSide() (Desired, error) {
 	}, nil
 }
 
+// Forwarding plans the entries that a bridge needs for the MACs of the macvlans on it.
+// A bridge learns what its ports send, not what it sends itself; a macvlan makes it
+// listen to everything, but without an entry it also copies each frame for the macvlan
+// to all of its ports, virtual machines among them. The host-side macvlan needs none:
+// it answers nobody, so nobody but the services on the same master sends to it. Nor does
+// a link that has the bridge's own MAC.
+func (a Attachment) Forwarding(links []Link) (all []Forwarding) {
+	for _, l := range links {
+		if a.Master.Bridge != "" && l.Kind == KindMacvlan && !l.Shared && !l.HasMastersMAC() {
+			all = append(all, Forwarding{Side: l.MasterSide, Bridge: a.Master.Bridge, MAC: l.MAC})
+		}
+	}
+	return all
+}
+
 // mac is the MAC of the service's link. In passthru mode the kernel gives it
 // the master's, whatever it is told.
 func (a Attachment) mac() string {

@@ -31,7 +31,9 @@ const Protocol = 118
 const (
 	KindMacvlan  = "macvlan"
 	KindLoopback = "loopback"
+	KindBridge   = "bridge"
 	kindMacvtap  = "macvtap"
+	kindVLAN     = "vlan"
 )
 
 // Link is a link that must exist and be up.
@@ -75,6 +77,14 @@ type Sysctl struct {
 	Kept bool `json:"kept,omitempty"`
 	// AtLeast says that larger numbers will do.
 	AtLeast bool `json:"atLeast,omitempty"`
+}
+
+// Forwarding is an entry in a bridge's forwarding database that keeps the frames for a
+// MAC in the host (bridge(8), `self local`): see Attachment.Forwarding.
+type Forwarding struct {
+	Side   Side   `json:"side"`
+	Bridge string `json:"bridge"`
+	MAC    string `json:"mac"`
 }
 
 // Address is an address with its prefix length on a link.
@@ -126,18 +136,20 @@ type Neighbour struct {
 // that of the fields, with links brought up after the sysctls; that of removal
 // the reverse.
 type Desired struct {
-	Links      []Link      `json:"links,omitempty"`
-	Sysctls    []Sysctl    `json:"sysctls,omitempty"`
-	Addresses  []Address   `json:"addresses,omitempty"`
-	Neighbours []Neighbour `json:"neighbours,omitempty"`
-	Routes     []Route     `json:"routes,omitempty"`
-	Rules      []Rule      `json:"rules,omitempty"`
+	Links      []Link       `json:"links,omitempty"`
+	Sysctls    []Sysctl     `json:"sysctls,omitempty"`
+	Forwarding []Forwarding `json:"forwarding,omitempty"`
+	Addresses  []Address    `json:"addresses,omitempty"`
+	Neighbours []Neighbour  `json:"neighbours,omitempty"`
+	Routes     []Route      `json:"routes,omitempty"`
+	Rules      []Rule       `json:"rules,omitempty"`
 }
 
 // Add appends another description to this one.
 func (d *Desired) Add(o Desired) {
 	d.Links = append(d.Links, o.Links...)
 	d.Sysctls = append(d.Sysctls, o.Sysctls...)
+	d.Forwarding = append(d.Forwarding, o.Forwarding...)
 	d.Addresses = append(d.Addresses, o.Addresses...)
 	d.Routes = append(d.Routes, o.Routes...)
 	d.Rules = append(d.Rules, o.Rules...)
@@ -145,8 +157,8 @@ func (d *Desired) Add(o Desired) {
 }
 
 // Minus returns the addresses, routes, rules and neighbours of d that are not in o:
-// what has to go when o replaces d. Links and sysctls are not compared, since
-// a configuration's change of these needs a new attachment.
+// what has to go when o replaces d. The rest is not compared, since a
+// configuration's change of that needs a new attachment.
 func (d Desired) Minus(o Desired) Desired {
 	return Desired{
 		Addresses:  minus(d.Addresses, o.Addresses, func(a Address) string { return a.String() }),
@@ -161,6 +173,7 @@ func (d Desired) On(side Side) Desired {
 	return Desired{
 		Links:      OnSide(side, d.Links),
 		Sysctls:    OnSide(side, d.Sysctls),
+		Forwarding: OnSide(side, d.Forwarding),
 		Addresses:  OnSide(side, d.Addresses),
 		Routes:     OnSide(side, d.Routes),
 		Rules:      OnSide(side, d.Rules),
@@ -236,18 +249,20 @@ type OnLink interface {
 
 // Where and Dev of all items: see Item and OnLink.
 
-func (l Link) Where() Side      { return l.Side }
-func (s Sysctl) Where() Side    { return s.Side }
-func (a Address) Where() Side   { return a.Side }
-func (a Address) Dev() string   { return a.Link }
-func (r Route) Where() Side     { return r.Side }
-func (r Route) Dev() string     { return r.Link }
-func (r Rule) Where() Side      { return r.Side }
-func (n Neighbour) Where() Side { return n.Side }
-func (n Neighbour) Dev() string { return n.Link }
+func (l Link) Where() Side       { return l.Side }
+func (s Sysctl) Where() Side     { return s.Side }
+func (f Forwarding) Where() Side { return f.Side }
+func (f Forwarding) Dev() string { return f.Bridge }
+func (a Address) Where() Side    { return a.Side }
+func (a Address) Dev() string    { return a.Link }
+func (r Route) Where() Side      { return r.Side }
+func (r Route) Dev() string      { return r.Link }
+func (r Rule) Where() Side       { return r.Side }
+func (n Neighbour) Where() Side  { return n.Side }
+func (n Neighbour) Dev() string  { return n.Link }
 
 // The texts below are those of iproute2, so that they can be pasted after
-// `ip link`, `ip address` and so on.
+// `ip link`, `ip address`, `bridge fdb` and so on.
 
 func (l Link) String() string {
 	s := fmt.Sprintf("%s: link %s", l.Side, l.Name)
@@ -263,6 +278,10 @@ func (s Sysctl) String() string {
 		sign = ">="
 	}
 	return fmt.Sprintf("%s: sysctl %s %s %s", s.Side, s.Key, sign, s.Value)
+}
+
+func (f Forwarding) String() string {
+	return fmt.Sprintf("%s: fdb %s dev %s self local", f.Side, f.MAC, f.Bridge)
 }
 
 func (a Address) String() string {

@@ -166,6 +166,32 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
+// TestForwarding: only a service's macvlan on a bridge needs an entry there, and only if
+// its MAC is its own.
+func TestForwarding(t *testing.T) {
+	for _, tt := range []struct {
+		name, bridge, keys string
+		want               []Forwarding
+	}{
+		{"no bridge", "", `"mac": "02:00:5e:10:00:01"`, nil},
+		{"bridge", "br0", `"mac": "02:00:5e:10:00:01"`, []Forwarding{{Host, "br0", "02:00:5e:10:00:01"}}},
+		{"private", "br0", `"mac": "02:00:5e:10:00:01", "mode": "private"`, []Forwarding{{Host, "br0", "02:00:5e:10:00:01"}}},
+		{"passthru", "br0", `"mode": "passthru"`, nil},
+		{"in the container", "br0", `"mac": "02:00:5e:10:00:01", "linkInContainer": true`, []Forwarding{{Service, "br0", "02:00:5e:10:00:01"}}},
+	} {
+		a := attachment(t, tt.keys)
+		a.Master.Bridge = tt.bridge
+		service, err := a.ServiceSide()
+		if err != nil {
+			t.Fatal(err)
+		}
+		links := slices.Concat(a.HostSide(nil).Links, service.Links)
+		if diff := cmp.Diff(tt.want, a.Forwarding(links)); diff != "" {
+			t.Errorf("%s: %s", tt.name, diff)
+		}
+	}
+}
+
 func TestAddressesThatNoLANHas(t *testing.T) {
 	for name, body := range map[string]string{
 		"none":              `"ips": []`,

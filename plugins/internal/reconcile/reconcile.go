@@ -35,6 +35,7 @@ func Apply(k *kernel.Kernel, d plan.Desired, undo *Undo) error {
 		func() error { return setSysctls(k, plan.Host, d.Sysctls, undo) },
 		func() error { return setSysctls(k, plan.Service, d.Sysctls, undo) },
 		func() error { return raiseLinks(k, d.Links, undo) },
+		func() error { return addForwarding(k, d.Forwarding, undo) },
 		func() error { return addAddresses(k, d.Addresses, undo) },
 		func() error { return setNeighbours(k, d.Neighbours, undo) },
 		func() error { return addRoutes(k, d.Routes, undo) },
@@ -92,6 +93,16 @@ func raiseLinks(k *kernel.Kernel, links []plan.Link, undo *Undo) error {
 		}
 	}
 	return nil
+}
+
+func addForwarding(k *kernel.Kernel, all []plan.Forwarding, undo *Undo) error {
+	return onBothSides(all, func(side plan.Side, mine []plan.Forwarding) error {
+		made, err := k.AddForwarding(side, mine)
+		if len(made) > 0 {
+			undo.Push(func() error { return k.RemoveForwarding(side, made) })
+		}
+		return err
+	})
 }
 
 func addAddresses(k *kernel.Kernel, all []plan.Address, undo *Undo) error {
@@ -158,6 +169,9 @@ func verifySide(k *kernel.Kernel, side plan.Side, d plan.Desired) (drift []strin
 	for _, check := range []func() ([]string, error){
 		func() ([]string, error) {
 			return k.CheckSysctls(side, plan.OnSide(side, d.Sysctls))
+		},
+		func() ([]string, error) {
+			return k.CheckForwarding(plan.OnSide(side, d.Forwarding))
 		},
 		func() ([]string, error) {
 			return k.CheckAddresses(side, plan.OnSide(side, d.Addresses))
@@ -235,7 +249,8 @@ func Remove(k *kernel.Kernel, d plan.Desired) error {
 			k.RemoveRules(side, plan.OnSide(side, d.Rules)),
 			k.RemoveRoutes(side, plan.OnSide(side, d.Routes)),
 			k.RemoveNeighbours(side, plan.OnSide(side, d.Neighbours)),
-			k.RemoveAddresses(side, addresses))
+			k.RemoveAddresses(side, addresses),
+			k.RemoveForwarding(side, plan.OnSide(side, d.Forwarding)))
 	}
 	for _, l := range slices.Backward(d.Links) {
 		if !l.Shared {

@@ -21,6 +21,7 @@ type lab struct {
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	host, _ := testnet.NewHost(t, "192.0.2.1/24", "2001:db8::1/64")
+	host.IP("link add br0 type bridge")
 	l := &lab{host: host, service: testnet.New(t)}
 	l.host.Do(func() (err error) {
 		h, err := kernel.OpenHost()
@@ -60,6 +61,7 @@ func whole() plan.Desired {
 			{Side: plan.Service, Key: "net/ipv6/conf/mv0/accept_ra", Value: "0", Optional: true},
 			{Side: plan.Service, Key: "net/ipv4/conf/mv0/not_in_this_kernel", Value: "0", Optional: true},
 		},
+		Forwarding: []plan.Forwarding{{Side: plan.Host, Bridge: "br0", MAC: serviceMAC}},
 		Addresses: []plan.Address{
 			{Side: plan.Service, Link: "mv0", Prefix: prefix("192.0.2.10/24")},
 			{Side: plan.Service, Link: "mv0", Prefix: prefix("2001:db8::10/64")},
@@ -127,6 +129,9 @@ func TestApplyVerifyRemove(t *testing.T) {
 			t.Errorf("%s: ip %s: no %q in:\n%s", want.netns, want.query, want.line, out)
 		}
 	}
+	if want := serviceMAC + " dev br0 master br0 permanent"; !strings.Contains(l.host.Snapshot(), want) {
+		t.Errorf("no %q in:\n%s", want, l.host.Snapshot())
+	}
 	for range 2 {
 		if err := Remove(l.k, whole()); err != nil {
 			t.Fatal(err)
@@ -158,6 +163,12 @@ func TestEveryStepFails(t *testing.T) {
 		}},
 		{"busy MAC", func(d *plan.Desired, i int) bool {
 			return insert(&d.Links, i, plan.Link{Side: plan.Service, Kind: plan.KindMacvlan, Name: "bad", Mode: "bridge", Master: "eth0", MasterSide: plan.Host, MAC: hostMAC})
+		}},
+		{"forwarding", func(d *plan.Desired, i int) bool {
+			return insert(&d.Forwarding, i, plan.Forwarding{Side: plan.Host, Bridge: "br0", MAC: "00:00:00:00:00:00"})
+		}},
+		{"forwarding without a bridge", func(d *plan.Desired, i int) bool {
+			return insert(&d.Forwarding, i, plan.Forwarding{Side: plan.Host, Bridge: "none", MAC: hostMAC})
 		}},
 		{"address", func(d *plan.Desired, i int) bool {
 			return insert(&d.Addresses, i, plan.Address{Side: plan.Service, Link: "none", Prefix: bad})
