@@ -456,6 +456,35 @@ func TestTransactions(t *testing.T) {
 
 // TestSet: VIPs come and go while the service runs, and not a packet to the
 // others is lost.
+// TestSetTheArticlesWay: the VIPs are changed live there, too, and a change that fails is taken
+// back.
+func TestSetTheArticlesWay(t *testing.T) {
+	t.Parallel()
+	l := newCommandLab(t).up()
+	l.Run(t, program+"enable one --vip 172.16.26.4/22")
+	l.Run(t, "rm /"+dropIns+"one.service.d/netns.conf")
+	l.M.MustRun(t, "sh", "-ec", "mkdir -p $1/systemd-netns@one.service.d; ln -s $2/private-network.conf $1/one.service.d/netns.conf; ln -s $2/systemd-netns-private.conf $1/systemd-netns@one.service.d/private.conf",
+		"sh", "/"+dropIns, unitDir)
+	l.Run(t, "systemctl stop one")
+	l.WantState(t, "systemd-netns@one", "inactive")
+	l.daemonReload(t)
+	l.Run(t, "systemctl start one")
+	pid := l.Run(t, "systemctl show one -p MainPID --value")
+	l.Run(t, program+"set one --add-vip 172.16.26.5/22 --add-vip fd26::15/64")
+	for _, vip := range []string{"172.16.26.4", "172.16.26.5", "fd26::15"} {
+		if err := l.Peer.Ping(netip.MustParseAddr(vip)); err != nil {
+			t.Error(err)
+		}
+	}
+	in := l.etc(t)
+	l.refused(t, program+"set one --add-vip "+hostAddr+"/22", "everything was rolled back")
+	l.untouched(t, in)
+	l.Serves(t, "172.16.26.4", "172.16.26.5")
+	if got := l.Run(t, "systemctl show one -p MainPID --value"); got != pid {
+		t.Errorf("the service was restarted: PID %s, then %s", pid, got)
+	}
+}
+
 func TestSet(t *testing.T) {
 	t.Parallel()
 	l := newCommandLab(t).up()

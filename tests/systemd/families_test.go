@@ -85,12 +85,14 @@ func TestBothFamilies(t *testing.T) {
 	l.boot()
 	before := l.M.Snapshot()
 	l.Run(t, "systemctl unmask haproxy.service")
-	// A router's, and for nobody but the subnet. New namespaces have them from the host.
-	l.Run(t, "sysctl -w net.ipv4.ip_forward=1 net.ipv4.conf.all.arp_ignore=2")
+	// A router's, a Kubernetes node's, and for nobody but the subnet. New namespaces have
+	// them from the host.
+	l.Run(t, "sysctl -w net.ipv4.ip_forward=1 net.ipv4.conf.all.arp_ignore=2 net.ipv4.conf.all.route_localnet=1")
 	l.Run(t, "systemctl start haproxy")
 	l.reached(t)
-	if got := strings.Fields(l.Run(t, "ip netns exec haproxy sysctl -n net.ipv4.ip_forward net.ipv4.conf.all.arp_ignore")); !slices.Equal(got, []string{"0", "0"}) {
-		t.Errorf("the service's namespace forwards, and answers ARP, as the host does: %v", got)
+	got := l.Run(t, "ip netns exec haproxy sysctl -n net.ipv4.ip_forward net.ipv4.conf.all.arp_ignore net.ipv4.conf.all.route_localnet")
+	if !slices.Equal(strings.Fields(got), []string{"0", "0", "0"}) {
+		t.Errorf("the service's namespace forwards, and answers ARP, as the host does: %q", got)
 	}
 	t.Run("restart", func(t *testing.T) {
 		l.restart(t)

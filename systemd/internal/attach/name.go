@@ -88,9 +88,10 @@ func (n *Netns) addName() error {
 // IPv4 settings (net.core.devconf_inherit_init_net in Documentation/admin-guide/sysctl/net.rst).
 // A service on two LANs that forwards is a way around the host's firewall, and the
 // larger of arp_ignore for all links and of a link's own counts: with 2 nobody but
-// its subnet resolves a VIP, of a /32 nobody at all.
+// its subnet resolves a VIP, of a /32 nobody at all. With route_localnet the LAN reaches
+// the service's localhost, and by a forwarded port the host's.
 func (n *Netns) forgetHosts() {
-	for _, key := range []string{"ip_forward", "conf/all/arp_ignore"} {
+	for _, key := range []string{"ip_forward", "conf/all/arp_ignore", "conf/all/route_localnet"} {
 		path := "/proc/sys/net/ipv4/" + key
 		value, err := os.ReadFile(path)
 		if err == nil && strings.TrimSpace(string(value)) != "0" {

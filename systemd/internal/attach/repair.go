@@ -216,7 +216,7 @@ func (n *Netns) settle() error {
 	return units.Do(func(ctx context.Context, sd *units.Systemd) error {
 		unit := n.Shim()
 		if shim, err := sd.Unit(ctx, unit); err == nil && shim.MainPID != 0 {
-			unit = "systemd-netns-access@" + n.Name + ".service"
+			unit = n.Access()
 		}
 		return sd.Reload(ctx, unit)
 	})

@@ -15,9 +15,11 @@ import (
 	vnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"macvlan-vip/systemd/internal/dropin"
 	"macvlan-vip/systemd/internal/enter"
 	"macvlan-vip/systemd/internal/networks"
 	"macvlan-vip/systemd/internal/record"
+	"macvlan-vip/systemd/internal/settings"
 	"macvlan-vip/systemd/internal/uplink"
 )
 
@@ -157,10 +159,13 @@ func checkDuplicates(_ context.Context, s *subject) *Finding {
 
 func (s *subject) otherVIP() string {
 	command := "systemd-netns set " + s.stem() + " --add-vip ADDR/LEN --remove-vip ADDR/LEN"
-	if strings.Contains(s.namespace.CapArgs, `"ips"`) {
-		return command
+	if !strings.Contains(s.namespace.CapArgs, `"ips"`) {
+		return s.byOwn(command, "`addresses` under `ipam`")
 	}
-	return s.byOwn(command, "`addresses` under `ipam`")
+	if !dropin.HasEnv(s.namespace.Name) {
+		return fmt.Sprintf("correct CAP_ARGS in %s, then: %s", settings.EnvFile(s.namespace.Name), s.reload())
+	}
+	return command
 }
 
 // sameVIP tells whether a line of the keeper's, "VIP ADDR is used by MAC, too", is

@@ -34,7 +34,7 @@ type Change struct {
 	start []string
 	// end are units to stop; they are started again if the change is rolled back.
 	end []string
-	// reload is a shim whose reload applies the change, pending what of the change is
+	// reload is the unit whose reload applies the change, pending what of the change is
 	// not in effect.
 	reload  string
 	pending func() string
@@ -204,7 +204,7 @@ func (c *Change) takeEffect(ctx context.Context, sd *units.Systemd) error {
 	return stay(ctx, sd, c.start)
 }
 
-// reloadShim reloads the shim, and once more if that was not for the change: a reload that
+// reloadShim has the change applied, and once more if that was not for the change: a reload that
 // the keeper or the timer has asked for meanwhile takes this one's place, and only repairs.
 func (c *Change) reloadShim(ctx context.Context, sd *units.Systemd) error {
 	what := ""

@@ -91,6 +91,12 @@ func ours(f files.File) bool {
 		strings.HasPrefix(name, "systemd-netns-forward@")
 }
 
+// HasEnv tells whether a namespace's environment file is one that was written here.
+func HasEnv(namespace string) bool {
+	env, err := files.Read(settings.EnvFile(namespace))
+	return err == nil && env.Found && ours(env)
+}
+
 // foreign is the error for a file of somebody else's.
 func foreign(path, remedy string) error {
 	return fmt.Errorf("%s: not written by this program, and left alone; %s", path, remedy)

@@ -78,6 +78,10 @@ func (c *Change) update(ctx context.Context, sd *units.Systemd, u *units.Unit, n
 			edit.What, edit.Renewal(n))
 	case len(c.want) > 0 || edit.Live:
 		c.reload, c.pending = shim.Name, func() string { return pending(n.Name) }
+		if shim.MainPID != 0 {
+			// The article's way: the shim's own reload does not wait for what applies it.
+			c.reload = n.Access()
+		}
 	}
 	return nil
 }

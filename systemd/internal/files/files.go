@@ -108,21 +108,36 @@ func (f File) create(path string) error {
 	return errors.Join(f.own(path), file.Chmod(f.Mode), file.Sync())
 }
 
-// syncFolders has the disk know a file's name, and those of the folders above it, any of which
-// may be new. One that was removed has no name to sync; some file systems sync none.
+// syncFolders has the disk know a file's name, and those of the folders above it on its file
+// system, any of which may be new. One that was removed has no name to sync; some file
+// systems sync none.
 func syncFolders(path string) error {
+	var disk uint64
 	for path != "/" && path != "." {
 		path = filepath.Dir(path)
-		folder, err := os.Open(path)
+		var stat syscall.Stat_t
+		err := syscall.Stat(path, &stat)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err != nil {
+		if err != nil || disk != 0 && disk != uint64(stat.Dev) {
 			return err
 		}
-		if err := errors.Join(folder.Sync(), folder.Close()); err != nil && !errors.Is(err, syscall.EINVAL) {
+		disk = uint64(stat.Dev)
+		if err := syncFolder(path); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+func syncFolder(path string) error {
+	folder, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(folder.Sync(), folder.Close()); !errors.Is(err, syscall.EINVAL) {
+		return err
 	}
 	return nil
 }

@@ -126,6 +126,9 @@ func isAlnum(r rune) bool {
 // Shim is the unit that makes the namespace.
 func (n Namespace) Shim() string { return "systemd-netns@" + n.Name + ".service" }
 
+// Access is the unit that attaches the namespace where systemd makes it, the article's way.
+func (n Namespace) Access() string { return "systemd-netns-access@" + n.Name + ".service" }
+
 // RunFile is a file of a namespace's that goes with its shim (RuntimeDirectory=).
 func RunFile(name, file string) string { return filepath.Join("/run/systemd-netns", name, file) }
 

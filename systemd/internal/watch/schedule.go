@@ -97,8 +97,8 @@ func newSchedule() *schedule {
 	return &schedule{turns: map[string]*turn{}, waiting: map[string]*turn{}}
 }
 
-// add takes a finding in, and has who did it named. pause is how long the repair waits, if that is longer
-// than usual, and was not so already, times how often it was done in a row.
+// add takes a finding in, and looks up who did it. pause is how long the repair waits, if
+// that is longer than usual, and was not so already, times how often it was done in a row.
 func (s *schedule) add(f finding, now time.Time) (pause time.Duration, times int) {
 	t := s.turns[f.namespace]
 	if t == nil {
