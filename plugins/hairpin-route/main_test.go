@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -31,7 +32,13 @@ func TestMain(m *testing.M) {
 // all made by hand.
 func byHand(t *testing.T) (host *testnet.Namespace, a *testnet.Attachment) {
 	t.Helper()
-	host, _ = testnet.NewHost(t, "192.0.2.1/24", "2001:db8::1/64")
+	host, _, a = byHandOnLAN(t)
+	return host, a
+}
+
+func byHandOnLAN(t *testing.T) (host, lan *testnet.Namespace, a *testnet.Attachment) {
+	t.Helper()
+	host, lan = testnet.NewHost(t, "192.0.2.1/24", "2001:db8::1/64")
 	host.IP("link add mv-int link eth0 type macvlan mode bridge")
 	host.IP("link set mv-int up")
 	a = &testnet.Attachment{Host: host, Service: testnet.New(t), ID: "c1", IfName: "mv0"}
@@ -40,7 +47,7 @@ func byHand(t *testing.T) (host *testnet.Namespace, a *testnet.Attachment) {
 	a.Service.IP("link set mv0 up")
 	a.Service.AddAddress("mv0", "192.0.2.10/24")
 	a.Service.AddAddress("mv0", "2001:db8::10/64")
-	return host, a
+	return host, lan, a
 }
 
 func conf(cniVersion, keys, prev string) string {
@@ -312,6 +319,30 @@ func TestRouteBeforeOurs(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestDeadLink: a host that ignores routes over links without a carrier is no host on which
+// somebody else's go before ours.
+func TestDeadLink(t *testing.T) {
+	host, lan, a := byHandOnLAN(t)
+	for _, family := range []string{"ipv4", "ipv6"} {
+		for _, link := range []string{"all", "mv-int"} {
+			host.Sysctl("net/"+family+"/conf/"+link+"/ignore_routes_with_linkdown", "1")
+		}
+	}
+	lan.IP("link set port down")
+	testnet.Eventually(t, "mv-int has no carrier", func() error {
+		if out := host.IP("link show mv-int"); !strings.Contains(out, "NO-CARRIER") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	c := conf("1.1.0", "", prevResult("1.1.0"))
+	for range 2 {
+		if _, _, err := a.Add(c, cmdAdd); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -394,8 +394,6 @@ func TestRefusedByHostLocal(t *testing.T) {
 	}
 }
 
-// TestNetnsMadeAnew: an ADD after the netns was replaced without a DEL clears
-// away what was the old one's and gives the same lease again.
 // TestSource: what a service sends comes from its first VIP, whatever the family, also
 // after a repair of all of them.
 func TestSource(t *testing.T) {
@@ -414,6 +412,33 @@ func TestSource(t *testing.T) {
 	}
 }
 
+// TestRepairOfRoutes: what others have made on the link stays, and the routes that were made
+// again go with their addresses.
+func TestRepairOfRoutes(t *testing.T) {
+	host, _ := testnet.NewHost(t, "192.0.2.1/24")
+	a := attach(t, host, "c1")
+	c := network("1.1.0", "", "192.0.2.11/24", "192.0.2.10/24")
+	add(t, a, c)
+	a.Service.IP("route add 198.51.100.0/24 via 192.0.2.254")
+	a.Service.IP("neigh replace 192.0.2.254 lladdr 02:00:5e:00:53:fe nud permanent dev mv0")
+	want := a.Service.Snapshot()
+	for _, damage := range []string{"route del 192.0.2.0/24 dev mv0", "route flush table local dev mv0"} {
+		a.Service.IP(damage)
+		add(t, a, c)
+		if diff := cmp.Diff(want, a.Service.Snapshot()); diff != "" {
+			t.Errorf("%s: %s", damage, diff)
+		}
+	}
+	for _, addr := range []string{"192.0.2.10/24", "192.0.2.11/24"} {
+		a.Service.IP("address del " + addr + " dev mv0")
+	}
+	if left := a.Service.IP("route show table all dev mv0"); strings.Contains(left, "192.0.2.") {
+		t.Errorf("without an address: %s", left)
+	}
+}
+
+// TestNetnsMadeAnew: an ADD after the netns was replaced without a DEL clears
+// away what was the old one's and gives the same lease again.
 func TestNetnsMadeAnew(t *testing.T) {
 	host, _ := testnet.NewHost(t, "192.0.2.1/24")
 	conf := fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "lan", "type": "macvlan-vip", "master": "eth0", "probe": {"count": 1, "waitMs": 20},

@@ -270,7 +270,7 @@ func (l *lab) otherHolder(t *testing.T) {
 			return nil
 		})
 	}
-	if f := l.finding(t, "haproxy", "duplicate-address"); f.OK || !strings.Contains(f.Detail, vip1+" is in use by "+mac) {
+	if f := l.finding(t, "haproxy", "duplicate-address"); f.OK || !strings.Contains(f.Detail, vip1+" is ") || !strings.Contains(f.Detail, mac) {
 		t.Errorf("%+v", f)
 	}
 	// It answers no more, but the keeper has heard it.

@@ -3,12 +3,14 @@ package kernel
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"macvlan-vip/plugins/internal/cnierr"
@@ -24,7 +26,7 @@ func (k *Kernel) AddAddresses(side plan.Side, all []plan.Address) (made []plan.A
 	if err != nil || len(there) == 0 {
 		return made, err
 	}
-	return made, k.renewAddresses(side, there)
+	return made, k.giveRoutes(side, there)
 }
 
 // addAddresses gives those that were there, too. What a service sends comes from the first
@@ -51,10 +53,11 @@ func (k *Kernel) addAddresses(side plan.Side, all []plan.Address) (made, there [
 	return made, slices.DeleteFunc(slices.Clone(all), func(a plan.Address) bool { return !exists[a] }), err
 }
 
-// renewAddresses gives addresses again, if one of their family lacks a route that the
-// kernel makes only when an address comes. All of the family, so that the first of a
-// subnet stays its first.
-func (k *Kernel) renewAddresses(side plan.Side, there []plan.Address) error {
+// giveRoutes gives addresses the routes that they lack, and that the kernel makes only when
+// an address comes. Of IPv4 they can be made like the kernel's; those of IPv6 would
+// outlive their address, so all of these come again. With its last IPv4 address a link
+// would lose what others have made on it.
+func (k *Kernel) giveRoutes(side plan.Side, there []plan.Address) error {
 	n, err := k.On(side)
 	if err != nil {
 		return err
@@ -63,25 +66,59 @@ func (k *Kernel) renewAddresses(side plan.Side, there []plan.Address) error {
 	if err != nil {
 		return err
 	}
-	lacking := map[int]bool{}
+	var v6 []plan.Address
+	var requests []request
+	renew := false
 	for i, a := range there {
-		if problems[i] != "" {
-			lacking[familyOf(a.Prefix.Addr())] = true
+		switch is6 := a.Prefix.Addr().Is6(); {
+		case is6:
+			v6, renew = append(v6, a), renew || problems[i] != ""
+		case problems[i] != "":
+			first := there[slices.IndexFunc(there, func(o plan.Address) bool { return o.Link == a.Link && o.Prefix.Masked() == a.Prefix.Masked() })]
+			requests = append(requests, n.kernelRoutes(a, first.Prefix.Addr())...)
 		}
 	}
-	again := slices.DeleteFunc(slices.Clone(there), func(a plan.Address) bool { return !lacking[familyOf(a.Prefix.Addr())] })
-	if len(again) == 0 {
+	for _, a := range n.ask(requests) {
+		if a.err != nil && !errors.Is(a.err, unix.EEXIST) {
+			return fmt.Errorf("%s: make the routes of its addresses again: %w", side, a.err)
+		}
+	}
+	if !renew {
 		return nil
 	}
-	backwards := slices.Clone(again)
-	slices.Reverse(backwards)
-	if err := k.RemoveAddresses(side, backwards); err != nil {
+	if err := k.RemoveAddresses(side, v6); err != nil {
 		return err
 	}
-	if _, _, err := k.addAddresses(side, again); err != nil {
+	if _, _, err := k.addAddresses(side, v6); err != nil {
 		return err
 	}
-	return k.AwaitAddresses(side, again)
+	return k.AwaitAddresses(side, v6)
+}
+
+// kernelRoutes are those that the kernel makes with an IPv4 address, with the subnet's first
+// address as their source (fib_add_ifaddr in net/ipv4/fib_frontend.c), and takes for
+// its own when the address goes.
+func (n *Namespace) kernelRoutes(a plan.Address, first netip.Addr) []request {
+	link, err := n.link(a.Link)
+	if err != nil {
+		return nil
+	}
+	route := func(table, kind, scope int, dst netip.Prefix) request {
+		msg := nl.NewRtMsg()
+		msg.Family, msg.Dst_len = unix.AF_INET, uint8(dst.Bits())
+		msg.Protocol, msg.Type, msg.Scope = unix.RTPROT_KERNEL, uint8(kind), uint8(scope)
+		req := routeRequest(unix.RTM_NEWROUTE, create, msg, link.Attrs().Index, plan.Route{Dst: dst, Table: table})
+		req.add(unix.RTA_PREFSRC, first.AsSlice())
+		return req
+	}
+	all := []request{route(unix.RT_TABLE_LOCAL, unix.RTN_LOCAL, unix.RT_SCOPE_HOST, netip.PrefixFrom(a.Prefix.Addr(), 32))}
+	if !a.Prefix.IsSingleIP() {
+		all = append(all, route(unix.RT_TABLE_MAIN, unix.RTN_UNICAST, unix.RT_SCOPE_LINK, a.Prefix.Masked()))
+	}
+	if a.Prefix.Bits() < 31 {
+		all = append(all, route(unix.RT_TABLE_LOCAL, unix.RTN_BROADCAST, unix.RT_SCOPE_LINK, netip.PrefixFrom(plan.Broadcast(a.Prefix), 32)))
+	}
+	return all
 }
 
 // The kernel has a few milliseconds' work to do for an IPv6 address, more on a

@@ -34,8 +34,7 @@ type Namespace struct {
 	netns  *os.File
 	path   string
 	links  map[string]netlink.Link
-	// batch is opened when there is something to change.
-	batch *batch
+	batch  *batch
 }
 
 // Kernel is the host's namespace and the service's.
@@ -140,9 +139,7 @@ func (n *Namespace) Close() {
 	if n == nil {
 		return
 	}
-	if n.handle.Handle != nil {
-		n.handle.Close()
-	}
+	n.handle.Close()
 	if n.batch != nil {
 		n.batch.socket.Close()
 	}

@@ -83,6 +83,9 @@ func (n *Namespace) stray(all []plan.Route) map[int]string {
 // strayTo reads where the answer to lookUpRequest leads.
 func (n *Namespace) strayTo(r plan.Route, a answer) string {
 	link, err := n.link(r.Link)
+	if err == nil && link.Attrs().RawFlags&unix.IFF_LOWER_UP == 0 {
+		return "" // The host may ignore routes without a carrier (ignore_routes_with_linkdown).
+	}
 	if err != nil || a.err != nil {
 		return fmt.Sprintf("no way to it: %v", errors.Join(err, a.err))
 	}
@@ -327,8 +330,8 @@ func planned(r netlink.Route) (p plan.Route, ok bool) {
 	return p, ok
 }
 
-// CheckRoutes says which routes of one side are missing or differ, from one
-// dump a table, family and link.
+// CheckRoutes says which routes of one side are missing, differ, or are not taken, from one
+// dump a table, family and link and a look-up of each exclusive one.
 func (k *Kernel) CheckRoutes(side plan.Side, all []plan.Route) (drift []string, err error) {
 	n, err := k.On(side)
 	if err != nil {

@@ -56,7 +56,8 @@ type AddrFacts struct {
 	Link   int
 	// Stable addresses are global, and neither temporary nor on their way out.
 	Stable bool
-	// Lasting addresses are global and not temporary, but may be deprecated.
+	// Lasting addresses are global, and neither temporary, tentative nor duplicate; they
+	// may be deprecated.
 	Lasting bool
 	// Usable addresses are global, and neither deprecated nor tentative; a
 	// temporary one is usable for as long as it lasts.
