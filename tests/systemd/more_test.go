@@ -72,6 +72,34 @@ func TestBootOrder(t *testing.T) {
 	}
 }
 
+// TestLocalIsMountedLate: where /usr/local is mounted after systemd has read the units, a
+// service that is in a namespace does not start at boot, rather than on the host's addresses.
+func TestLocalIsMountedLate(t *testing.T) {
+	t.Parallel()
+	l := newCommandLab(t)
+	l.run0(t, "mv %s/usr/local %s/srv/local")
+	l.run0(t, "mkdir %s/usr/local")
+	l.Write("etc/fstab", "/srv/local /usr/local none bind 0 0\n")
+	l.Write("usr/lib/systemd/system/app.service", "[Service]\n"+sleep+"[Install]\nWantedBy=multi-user.target\n")
+	l.up()
+	files := l.etc(t)
+	l.Run(t, program+"enable app --vip 172.16.26.4/22 --hardened")
+	l.Run(t, "systemctl enable --now app")
+	l.on(t, "app", "/run/netns/app")
+	if err := l.M.PowerOff(); err != nil {
+		t.Fatal(err)
+	}
+	l.boot()
+	l.WantState(t, "usr-local.mount", "active")
+	l.WantState(t, "app", "inactive")
+	l.daemonReload(t)
+	l.Run(t, "systemctl start app")
+	l.on(t, "app", "/run/netns/app")
+	l.Run(t, "systemctl disable --now app")
+	l.Run(t, program+"disable --yes app")
+	l.untouched(t, files)
+}
+
 // TestServicesOfAllKinds on one machine: two instances of a template, a
 // socket-activated service, and one whose VIPs come from its environment file.
 func TestServicesOfAllKinds(t *testing.T) {

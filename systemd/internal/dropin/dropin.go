@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"macvlan-vip/systemd/internal/files"
 	"macvlan-vip/systemd/internal/settings"
 )
@@ -31,39 +33,63 @@ type dropIn struct {
 	file string
 	// base is the shipped file that it is, or is made from.
 	base string
-	// in is the namespace, if that is not named after the unit.
-	in string
+	// in is the namespace, named says that it is named after the unit, as base has it.
+	in    string
+	named bool
 }
 
 // newDropIn is the drop-in that puts a unit, such as "web.service" or
 // "web.socket", into a namespace.
 func newDropIn(unit, in string) dropIn {
-	d := dropIn{file: filepath.Join(unitDir, unit+".d", "netns.conf"), base: "netns.conf"}
-	stem := strings.TrimSuffix(unit, filepath.Ext(unit))
+	d := dropIn{file: filepath.Join(unitDir, unit+".d", "netns.conf"), base: "netns.conf", in: in}
 	if filepath.Ext(unit) == ".socket" {
 		d.base = "netns-socket.conf"
 	}
-	if in != stem {
-		d.in = in
-	}
+	d.named = in == strings.TrimSuffix(unit, filepath.Ext(unit))
 	return d
 }
 
 // hardening is the drop-in of `--hardened`.
 func hardening(unit string) dropIn {
-	return dropIn{file: filepath.Join(unitDir, unit+".d", "netns-hardened.conf"), base: "netns-hardened.conf"}
+	return dropIn{file: filepath.Join(unitDir, unit+".d", "netns-hardened.conf"), base: "netns-hardened.conf", named: true}
 }
 
-// want is the desired file.
+// want is the desired file: a link to what is shipped or, where that will not do, its text. A
+// link that leads nowhere yet when systemd reads the units at boot would be left out, and the
+// service start on the host's network.
 func (d dropIn) want() (files.File, error) {
-	if d.in == "" {
-		return files.Link(d.file, shipped(d.base)), nil
+	base := shipped(d.base)
+	if d.named && isThereAtBoot(base) {
+		return files.Link(d.file, base), nil
 	}
-	text, err := os.ReadFile(shipped(d.base))
+	text, err := os.ReadFile(base)
 	if err != nil {
 		return files.File{}, fmt.Errorf("%w; repeat `make install`, which installs it", err)
 	}
 	return files.Text(d.file, written+literal(string(text), d.in)), nil
+}
+
+// isThereAtBoot tells whether a file is on the root file system or that of /usr, which are
+// mounted before systemd reads the units.
+func isThereAtBoot(path string) bool {
+	its, err := mountOf(path)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc([]string{"/", "/usr"}, func(early string) bool {
+		mount, err := mountOf(early)
+		return err == nil && mount == its
+	})
+}
+
+// mountOf tells the mount that a file is on from others. Before Linux 5.8 the kernel numbers
+// its file system alone.
+func mountOf(path string) (number [3]uint64, err error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MNT_ID, &st); err != nil {
+		return number, err
+	}
+	return [3]uint64{st.Mnt_id, uint64(st.Dev_major), uint64(st.Dev_minor)}, nil
 }
 
 // literal is the text of a drop-in with a name in place of %N. In a list of paths, and there
