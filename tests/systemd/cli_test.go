@@ -669,6 +669,21 @@ func TestForward(t *testing.T) {
 		t.Errorf("left: %s", out)
 	}
 
+	t.Run("what is somebody else's stays", func(t *testing.T) {
+		const admins, others = "etc/systemd/system/systemd-netns-forward@front:9100.service.d/netns.conf", "/etc/systemd/system/systemd-netns-forward@front:x:9000.socket.d/netns.conf"
+		l.Run(t, program+"enable two --in front:x --vip 172.16.26.5/22 --forward 9000")
+		l.Write(admins, "[Service]\nEnvironment=PORT=9101\n")
+		in := l.etc(t)
+		l.refused(t, program+"enable front --vip 172.16.26.4/22 --forward 9100", "/"+admins, "left alone")
+		l.untouched(t, in)
+		l.Run(t, program+"enable front --vip 172.16.26.4/22 --forward 9000")
+		l.Run(t, program+"disable front --yes")
+		l.untouched(t, in)
+		l.Run(t, program+"disable two --yes")
+		l.refused(t, "test -e "+others)
+		l.Run(t, "rm -r /etc/systemd/system/systemd-netns-forward@front:9100.service.d")
+		l.untouched(t, files)
+	})
 	t.Run("check finds that it is missing", func(t *testing.T) {
 		l.Run(t, "systemctl start backend front")
 		l.Run(t, program+"enable front --vip 172.16.26.4/22")

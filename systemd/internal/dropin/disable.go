@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"macvlan-vip/systemd/internal/files"
@@ -184,6 +185,13 @@ func (c *Change) forget(ctx context.Context, sd *units.Systemd, namespace, leavi
 		return err
 	}
 	for _, path := range forwards {
+		f, err := files.Read(path)
+		if err != nil {
+			return err
+		}
+		if !ours(f) {
+			continue
+		}
 		if err := c.add(files.None(path)); err != nil {
 			return err
 		}
@@ -222,11 +230,19 @@ func forwardFiles(namespace string) (all []string, err error) {
 		forwardUnit(namespace, "*", "socket") + ".d/netns.conf", forwardUnit(namespace, "*", "service") + ".d/netns.conf",
 		"systemd-netns@" + namespace + ".service.wants/" + forwardUnit(namespace, "*", "socket"),
 	} {
-		found, err := filepath.Glob(filepath.Join(unitDir, strings.ReplaceAll(pattern, `\`, `\\`)))
+		pattern = filepath.Join(unitDir, pattern)
+		found, err := filepath.Glob(strings.ReplaceAll(pattern, `\`, `\\`))
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, found...)
+		before, after, _ := strings.Cut(pattern, "*")
+		for _, path := range found {
+			port := strings.TrimSuffix(strings.TrimPrefix(path, before), after)
+			// What is no port belongs to a namespace with a longer name.
+			if _, err := strconv.ParseUint(port, 10, 16); err == nil {
+				all = append(all, path)
+			}
+		}
 	}
 	return all, nil
 }

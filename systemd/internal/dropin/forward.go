@@ -32,6 +32,13 @@ func (w Wish) forwards(ctx context.Context, sd *units.Systemd, c *Change, n sett
 			files.Text(filepath.Join(unitDir, service+".d", "netns.conf"), written+fmt.Sprintf("[Service]\nEnvironment=PORT=%d\n", port)),
 			files.Link(filepath.Join(unitDir, n.Shim()+".wants", socket), shipped("systemd-netns-forward@.socket")),
 		} {
+			is, err := files.Read(f.Path)
+			if err != nil {
+				return err
+			}
+			if is.Found && !ours(is) {
+				return foreign(f.Path, "move it away, or forward another port")
+			}
 			if err := c.add(f); err != nil {
 				return err
 			}
