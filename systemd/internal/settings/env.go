@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -29,7 +31,24 @@ func readEnv(name string) (map[string]string, error) {
 	if !utf8.Valid(data) || bytes.ContainsRune(data, 0) {
 		return nil, fmt.Errorf("%s: not a text file; write lines of KEY=VALUE", EnvFile(name))
 	}
-	return ParseEnv(string(data)), nil
+	env := ParseEnv(string(data))
+	if err := checkEnv(env); err != nil {
+		return nil, fmt.Errorf("%s: %w", EnvFile(name), err)
+	}
+	return env, nil
+}
+
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// checkEnv refuses variables that nobody would read, such as one after a shell's "export" or an
+// editor's byte order mark.
+func checkEnv(env map[string]string) error {
+	for _, key := range slices.Sorted(maps.Keys(env)) {
+		if !envName.MatchString(key) {
+			return fmt.Errorf("%q: not a variable's name; write lines of KEY=VALUE", key)
+		}
+	}
+	return nil
 }
 
 // ParseEnv reads the format of EnvironmentFile= (systemd.exec(5)): lines of
@@ -98,6 +117,8 @@ func unquote(value string) string {
 			continue
 		case begins && (c == '"' || c == '\''):
 			quote = c
+		case c == '\\' && i+1 == len(value) && quote == 0:
+			// It joins nothing, as before the end of a line of DOS.
 		case c == '\\' && i+1 < len(value) && (quote == 0 || quote == '"' && strings.IndexByte("\"\\`$", value[i+1]) >= 0):
 			i++
 			b.WriteByte(value[i])

@@ -31,14 +31,30 @@ func TestNetworkName(t *testing.T) {
 func TestParseEnv(t *testing.T) {
 	got := ParseEnv("# a comment\n; another\n\nNETWORK=lan\n  CNI_IFNAME = \"vip 0\" \n" +
 		`CAP_ARGS={"ips":["192.0.2.20/24"]}` + "\n" + `Q='{"ips":["192.0.2.20/24"]}'` + "\n" +
-		`D="a\"b\\c\d"` + "\nLONG=a\\\nb\nEMPTY=\nno assignment\n" + `MIX=a'b c'd\ e` + "\n")
+		`D="a\"b\\c\d"` + "\nLONG=a\\\nb\nEMPTY=\nno assignment\n" + `MIX=a'b c'd\ e` + "\nDOS=a\\\r\nb\r\n")
 	want := map[string]string{
 		"NETWORK": "lan", "CNI_IFNAME": "vip 0",
 		"CAP_ARGS": `{"ips":["192.0.2.20/24"]}`, "Q": `{"ips":["192.0.2.20/24"]}`,
-		"D": `a"b\c\d`, "LONG": "ab", "EMPTY": "", "MIX": "a'b c'd e",
+		"D": `a"b\c\d`, "LONG": "ab", "EMPTY": "", "MIX": "a'b c'd e", "DOS": "a",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestCheckEnv: what systemd would ignore, and tell of in the journal alone, is an error.
+func TestCheckEnv(t *testing.T) {
+	for text, want := range map[string]string{
+		"NETWORK=lan\n_x1=\n":              "",
+		"\ufeffNETWORK=lan\nRETRY_SEC=1\n": `"\ufeffNETWORK"`,
+		"export NETWORK=lan\n":             `"export NETWORK"`,
+		"1A=x\n":                           `"1A"`,
+		"=x\n":                             `""`,
+	} {
+		err := checkEnv(ParseEnv(text))
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
 	}
 }
 
