@@ -138,14 +138,14 @@ func TestPathOfTheHostItself(t *testing.T) {
 	before := l.state()
 	keys := l.hostLocal("192.0.2.0/24")
 	for name, spoil := range map[string]func(p *pair){
-		"":                  func(*pair) {},
-		" without a record": func(p *pair) { p.loseBoth(t) },
+		"with a record":    func(*pair) {},
+		"without a record": func(p *pair) { p.loseBoth(t) },
 	} {
 		for verb, netns := range map[string]string{"DEL": "", "DEL with the path": "the path", "GC": ""} {
-			if verb == "GC" && name == " without a record" {
+			if verb == "GC" && name == "without a record" {
 				continue // It finds attachments by their records.
 			}
-			t.Run(verb+name, func(t *testing.T) {
+			t.Run(verb+" "+name, func(t *testing.T) {
 				path := newReused(t)
 				p := l.at(t, path, "dead", `"master": "eth0", `+keys)
 				spoil(p)

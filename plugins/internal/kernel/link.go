@@ -288,9 +288,7 @@ func (n *Namespace) setMode(link netlink.Link, l plan.Link) error {
 	if !ok || l.Shared || modeName(mv.Mode) == l.Mode {
 		return nil
 	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Index, attrs.Name = mv.Index, mv.Name
-	if err := n.handle.LinkModify(&netlink.Macvlan{LinkAttrs: attrs, Mode: modes[l.Mode]}); err != nil {
+	if err := n.ask([]request{modeRequest(mv.Index, l.Mode)})[0].err; err != nil {
 		return fmt.Errorf("set the mode of %s to %s: %w", l, l.Mode, err)
 	}
 	mv.Mode = modes[l.Mode]

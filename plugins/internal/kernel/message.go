@@ -117,6 +117,22 @@ func finishRequest(link int, l plan.Link, vrf int) request {
 	return req
 }
 
+// modeRequest sets a macvlan's mode. The library's request names the link, too, which
+// kernels before 6.2 refuse of one that is up.
+func modeRequest(link int, mode string) request {
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(link)
+	var data, info request
+	data.addNumber(nl.IFLA_MACVLAN_MODE, map[string]int{
+		"bridge": nl.MACVLAN_MODE_BRIDGE, "private": nl.MACVLAN_MODE_PRIVATE, "vepa": nl.MACVLAN_MODE_VEPA, "passthru": nl.MACVLAN_MODE_PASSTHRU,
+	}[mode])
+	info.add(nl.IFLA_INFO_KIND, []byte(plan.KindMacvlan))
+	info.add(nl.IFLA_INFO_DATA|unix.NLA_F_NESTED, data)
+	req := newRequest(unix.RTM_NEWLINK, 0, msg)
+	req.add(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, info)
+	return req
+}
+
 func addressRequest(kind, flags int, link int, p netip.Prefix) request {
 	addr := p.Addr()
 	msg := nl.NewIfAddrmsg(familyOf(addr))

@@ -120,10 +120,10 @@ func syncFolders(path string) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err != nil || disk != 0 && disk != uint64(stat.Dev) {
+		if err != nil || disk != 0 && disk != stat.Dev {
 			return err
 		}
-		disk = uint64(stat.Dev)
+		disk = stat.Dev
 		if err := syncFolder(path); err != nil {
 			return err
 		}
