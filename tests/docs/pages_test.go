@@ -125,7 +125,7 @@ func TestNamedTests(t *testing.T) {
 		t.Fatal(err)
 	}
 	var source strings.Builder
-	for _, pattern := range []string{"tests/*/*_test.go", "plugins/*/*_test.go", "plugins/internal/*/*_test.go"} {
+	for _, pattern := range []string{"tests/*/*_test.go", "plugins/*/*_test.go", "plugins/internal/*/*_test.go", "systemd/internal/*/*_test.go"} {
 		files, _ := filepath.Glob(filepath.Join(top, pattern))
 		for _, file := range files {
 			data, err := os.ReadFile(file)
