@@ -183,9 +183,9 @@ func (w *twoLANs) answers(attachments ...int) {
 		}
 		// UDP from a socket that is bound to no address, and does not ask which
 		// one was asked (IP_PKTINFO), comes from the address that the kernel takes
-		// on that link, as with any host: the first of IPv4, the last of IPv6.
+		// on that link, as with any host: the first VIP of the family.
 		for _, n := range []*testnet.Namespace{w.host.Namespace, w.peers[i].Namespace} {
-			for _, vip := range []netip.Addr{w.service[i].vips[0], w.service[i].vips[3]} {
+			for _, vip := range []netip.Addr{w.service[i].vips[0], w.service[i].vips[1]} {
 				if _, err := n.Ask("udp", vip, anyPort); err != nil {
 					w.Errorf("UDP to %s, any address: %v", vip, err)
 				}
