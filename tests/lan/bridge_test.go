@@ -117,12 +117,8 @@ func TestBridgeFloods(t *testing.T) {
 			} else if err := sv.check(); err != nil {
 				t.Error(err)
 			}
-			if err := sv.chain.Del(sv.Attachment); err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(before, host.Snapshot()); diff != "" {
-				t.Errorf("left behind: %s", diff)
-			}
+			sv.mustDel(t)
+			host.wantNothingLeft(t, before)
 		})
 	}
 }
@@ -157,12 +153,8 @@ func TestBridgeEntry(t *testing.T) {
 	host.floodsNothing(t, peer, sv)
 
 	sv.Service.Remove()
-	if err := sv.chain.Del(sv.Attachment); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(before, host.Snapshot()); diff != "" {
-		t.Errorf("left behind: %s", diff)
-	}
+	sv.mustDel(t)
+	host.wantNothingLeft(t, before)
 }
 
 // TestBridgeEntryUnrecorded: DEL removes the entry without a record, too.
@@ -180,12 +172,8 @@ func TestBridgeEntryUnrecorded(t *testing.T) {
 	if err := os.Remove(records[0]); err != nil {
 		t.Fatal(err)
 	}
-	if err := sv.chain.Del(sv.Attachment); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(before, host.Snapshot()); diff != "" {
-		t.Errorf("left behind: %s", diff)
-	}
+	sv.mustDel(t)
+	host.wantNothingLeft(t, before)
 }
 
 // TestBridgeEntryRollback: an ADD that fails leaves no entry.
@@ -199,9 +187,7 @@ func TestBridgeEntryRollback(t *testing.T) {
 	if err := sv.add(); err == nil {
 		t.Fatal("ADD of a VIP that a station has")
 	}
-	if diff := cmp.Diff(before, host.Snapshot()); diff != "" {
-		t.Errorf("left behind: %s", diff)
-	}
+	host.wantNothingLeft(t, before)
 }
 
 // TestBridgeEntryOfOthers: an entry that stays, and was there before the service, is
@@ -238,9 +224,7 @@ func TestBridgeEntryOfOthers(t *testing.T) {
 				}
 			}
 			host.floodsNothing(t, peer, sv)
-			if err := sv.chain.Del(sv.Attachment); err != nil {
-				t.Fatal(err)
-			}
+			sv.mustDel(t)
 			if after := host.entries(tt.mac); tt.stays != (cmp.Diff(before, after) == "") || !tt.stays && len(after) != 0 {
 				t.Errorf("after DEL: %q", after)
 			}
@@ -292,9 +276,7 @@ func TestBridgeWithVLANs(t *testing.T) {
 	host.floodsNothing(t, peer, sv)
 	host.IP("link set br0 type bridge vlan_filtering 1")
 
-	if err := sv.chain.Del(sv.Attachment); err != nil {
-		t.Fatal(err)
-	}
+	sv.mustDel(t)
 	if got := host.entries(sv.mac); len(got) != 0 {
 		t.Errorf("after DEL: %q", got)
 	}
@@ -302,9 +284,7 @@ func TestBridgeWithVLANs(t *testing.T) {
 		host.vlan("del vid 8 dev " + port)
 		host.vlan("add vid 7 pvid untagged dev " + port)
 	}
-	if diff := cmp.Diff(before, host.Snapshot()); diff != "" {
-		t.Errorf("left behind: %s", diff)
-	}
+	host.wantNothingLeft(t, before)
 }
 
 // TestBridgeUnderVLAN: a VLAN on a bridge as the master, whether the bridge separates
@@ -332,12 +312,8 @@ func TestBridgeUnderVLAN(t *testing.T) {
 			sv.mustAdd(t)
 			host.floodsNothing(t, peer, sv)
 			sv.works(t, host.Namespace, peer)
-			if err := sv.chain.Del(sv.Attachment); err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(before, host.Snapshot()); diff != "" {
-				t.Errorf("left behind: %s", diff)
-			}
+			sv.mustDel(t)
+			host.wantNothingLeft(t, before)
 		})
 	}
 }

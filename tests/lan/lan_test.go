@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/google/go-cmp/cmp"
 
 	"macvlan-vip/tests/testnet"
 )
@@ -112,6 +113,21 @@ func (sv *service) mustAdd(t *testing.T) {
 	t.Helper()
 	if err := sv.add(); err != nil {
 		t.Fatalf("ADD: %v", err)
+	}
+}
+
+func (sv *service) mustDel(t *testing.T) {
+	t.Helper()
+	if err := sv.chain.Del(sv.Attachment); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantNothingLeft compares the network of a host with its snapshot of before.
+func (s *station) wantNothingLeft(t *testing.T, before string) {
+	t.Helper()
+	if diff := cmp.Diff(before, s.Snapshot()); diff != "" {
+		t.Errorf("left behind: %s", diff)
 	}
 }
 

@@ -33,9 +33,7 @@ func TestDelAfterTheNetnsIsGone(t *testing.T) {
 	if a.Ping(next.vips[0]) == nil {
 		t.Error("the stale route does no harm, so that this test shows nothing")
 	}
-	if err := sv.chain.Del(sv.Attachment); err != nil {
-		t.Fatal(err)
-	}
+	sv.mustDel(t)
 	if diff := cmp.Diff(before, a.Snapshot()); diff != "" {
 		t.Errorf("left on the host: %s", diff)
 	}
@@ -109,9 +107,7 @@ func TestLingeringNetns(t *testing.T) {
 	if err := next.add(); code(err) != 11 || !strings.Contains(err.Error(), sv.mac) {
 		t.Errorf("ADD: code %d, want 11, naming %s: %v", code(err), sv.mac, err)
 	}
-	if diff := cmp.Diff(before, host.Snapshot()); diff != "" {
-		t.Errorf("left behind: %s", diff)
-	}
+	host.wantNothingLeft(t, before)
 	holder.Close()
 	eventually(t, next.add)
 	host.pings(t, next.vips...)

@@ -95,9 +95,7 @@ func TestMasterEach(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if diff := cmp.Diff(before, host.Snapshot()); diff != "" {
-		t.Errorf("left behind: %s", diff)
-	}
+	host.wantNothingLeft(t, before)
 }
 
 // hostSide names the one macvlan that a host has on a master.
@@ -376,12 +374,8 @@ func TestMasterVRF(t *testing.T) {
 	}
 	sv.mustAdd(t)
 	reached()
-	if err := sv.chain.Del(sv.Attachment); err != nil {
-		t.Error(err)
-	}
-	if diff := cmp.Diff(before, host.Snapshot()); diff != "" {
-		t.Errorf("left behind: %s", diff)
-	}
+	sv.mustDel(t)
+	host.wantNothingLeft(t, before)
 }
 
 // TestQueueLength: where the kernel does not take the length of the queue for
@@ -406,9 +400,7 @@ func TestQueueLength(t *testing.T) {
 	if code(err) != types.ErrInvalidNetworkConfig || !strings.Contains(err.Error(), "bcqueuelen: 50") {
 		t.Errorf("ADD: %v", err)
 	}
-	if diff := cmp.Diff(before, host.Snapshot()); diff != "" {
-		t.Errorf("left behind: %s", diff)
-	}
+	host.wantNothingLeft(t, before)
 }
 
 // TestMasterBridge: the master is a bridge that has the uplink as a port.

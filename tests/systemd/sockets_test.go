@@ -40,16 +40,25 @@ func TestSockets(t *testing.T) {
 		}
 	}
 
-	t.Run("one that is not loaded", func(t *testing.T) {
-		l.Run(t, program+"enable web --vip 172.16.26.4/22")
-		l.Run(t, "systemctl start web.socket admin.socket")
-		offHost(t)
-		l.Serves(t, "172.16.26.4")
-		l.Run(t, "systemctl stop web.socket admin.socket web.service")
-		l.Run(t, program+"disable web --yes")
+	disabled := func(t *testing.T, service string) {
+		t.Helper()
+		l.Run(t, program+"disable "+service+" --yes")
 		l.gone(t, before)
 		l.untouched(t, files)
-	})
+	}
+	for _, c := range []struct{ name, service, sockets string }{
+		{"those that are not loaded", "web", "web.socket admin.socket"},
+		{"that of a template's instance", "near@1", "near@1.socket"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l.Run(t, program+"enable "+c.service+" --vip 172.16.26.4/22")
+			l.Run(t, "systemctl start "+c.sockets)
+			offHost(t)
+			l.Serves(t, "172.16.26.4")
+			l.Run(t, "systemctl stop "+c.sockets+" "+c.service+".service")
+			disabled(t, c.service)
+		})
+	}
 	t.Run("a service that waits for its socket", func(t *testing.T) {
 		l.Run(t, "systemctl start web.socket")
 		out := l.Run(t, program+"enable web --vip 172.16.26.4/22")
@@ -66,19 +75,7 @@ func TestSockets(t *testing.T) {
 		if f := l.finding(t, "web", "service"); f.OK || !strings.Contains(f.Detail, "silent") {
 			t.Errorf("without a socket that listens: %+v", f)
 		}
-		l.Run(t, program+"disable web --yes")
-		l.gone(t, before)
-		l.untouched(t, files)
-	})
-	t.Run("that of a template's instance", func(t *testing.T) {
-		l.Run(t, program+"enable near@1 --vip 172.16.26.4/22")
-		l.Run(t, "systemctl start near@1.socket")
-		offHost(t)
-		l.Serves(t, "172.16.26.4")
-		l.Run(t, "systemctl stop near@1.socket near@1.service")
-		l.Run(t, program+"disable near@1 --yes")
-		l.gone(t, before)
-		l.untouched(t, files)
+		disabled(t, "web")
 	})
 	t.Run("masked", func(t *testing.T) {
 		l.Run(t, program+"enable web --vip 172.16.26.4/22")

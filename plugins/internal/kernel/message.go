@@ -123,9 +123,8 @@ func modeRequest(link int, mode string) request {
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index = int32(link)
 	var data, info request
-	data.addNumber(nl.IFLA_MACVLAN_MODE, map[string]int{
-		"bridge": nl.MACVLAN_MODE_BRIDGE, "private": nl.MACVLAN_MODE_PRIVATE, "vepa": nl.MACVLAN_MODE_VEPA, "passthru": nl.MACVLAN_MODE_PASSTHRU,
-	}[mode])
+	// A bit for each, in the order in which the library counts them (linux/if_link.h).
+	data.addNumber(nl.IFLA_MACVLAN_MODE, 1<<(modes[mode]-netlink.MACVLAN_MODE_PRIVATE))
 	info.add(nl.IFLA_INFO_KIND, []byte(plan.KindMacvlan))
 	info.add(nl.IFLA_INFO_DATA|unix.NLA_F_NESTED, data)
 	req := newRequest(unix.RTM_NEWLINK, 0, msg)

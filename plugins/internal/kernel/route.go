@@ -51,16 +51,17 @@ func (k *Kernel) refuseStray(side plan.Side, all []plan.Route) error {
 	}
 	var errs []error
 	for i, problem := range n.stray(all) {
-		errs = append(errs, cnierr.New(cnierr.AddressConflict, fmt.Sprintf("find out what leads there (`ip rule`, `ip route show table all %s`), and remove it or use another VIP", all[i].Dst),
-			"add %s: somebody else's route goes before it: %s", all[i], problem))
+		if problem != "" {
+			errs = append(errs, cnierr.New(cnierr.AddressConflict, fmt.Sprintf("find out what leads there (`ip rule`, `ip route show table all %s`), and remove it or use another VIP", all[i].Dst),
+				"add %s: somebody else's route goes before it: %s", all[i], problem))
+		}
 	}
 	return errors.Join(errs...)
 }
 
-// stray says of exclusive routes, by their place, where packets to their destinations go
-// if not by them. Which packets a table is for that only a rule of the host's leads to is
-// not known.
-func (n *Namespace) stray(all []plan.Route) map[int]string {
+// stray says of each exclusive route where packets to its destination go if not by it. Which
+// packets a table is for that only a rule of the host's leads to is not known.
+func (n *Namespace) stray(all []plan.Route) (problems []string) {
 	var asked []int
 	var requests []request
 	for i, r := range all {
@@ -68,14 +69,9 @@ func (n *Namespace) stray(all []plan.Route) map[int]string {
 			asked, requests = append(asked, i), append(requests, lookUpRequest(0, r.Dst.Addr()))
 		}
 	}
-	var problems map[int]string
+	problems = make([]string, len(all))
 	for j, a := range n.ask(requests) {
-		if problem := n.strayTo(all[asked[j]], a); problem != "" {
-			if problems == nil {
-				problems = map[int]string{}
-			}
-			problems[asked[j]] = problem
-		}
+		problems[asked[j]] = n.strayTo(all[asked[j]], a)
 	}
 	return problems
 }

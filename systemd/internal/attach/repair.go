@@ -214,10 +214,10 @@ func (n *Netns) settle() error {
 		return nil
 	}
 	return units.Do(func(ctx context.Context, sd *units.Systemd) error {
-		unit := n.Shim()
-		if shim, err := sd.Unit(ctx, unit); err == nil && shim.MainPID != 0 {
-			unit = n.Access()
+		var pid uint32
+		if shim, err := sd.Unit(ctx, n.Shim()); err == nil {
+			pid = shim.MainPID
 		}
-		return sd.Reload(ctx, unit)
+		return sd.Reload(ctx, n.Applier(pid))
 	})
 }

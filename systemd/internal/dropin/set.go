@@ -77,11 +77,7 @@ func (c *Change) update(ctx context.Context, sd *units.Systemd, u *units.Unit, n
 		return fmt.Errorf("%s has changed since the VIPs were attached, and a reload does not apply that: %s; then repeat this, or take that edit back",
 			edit.What, edit.Renewal(n))
 	case len(c.want) > 0 || edit.Live:
-		c.reload, c.pending = shim.Name, func() string { return pending(n.Name) }
-		if shim.MainPID != 0 {
-			// The article's way: the shim's own reload does not wait for what applies it.
-			c.reload = n.Access()
-		}
+		c.reload, c.pending = n.Applier(shim.MainPID), func() string { return pending(n.Name) }
 	}
 	return nil
 }

@@ -126,8 +126,15 @@ func isAlnum(r rune) bool {
 // Shim is the unit that makes the namespace.
 func (n Namespace) Shim() string { return "systemd-netns@" + n.Name + ".service" }
 
-// Access is the unit that attaches the namespace where systemd makes it, the article's way.
-func (n Namespace) Access() string { return "systemd-netns-access@" + n.Name + ".service" }
+// Applier is the unit whose reload has repaired the namespace, or applied an edit, when it
+// ends. pid is the shim's main process, which it has if systemd makes the namespace, the
+// article's way; there the shim's own reload does not wait.
+func (n Namespace) Applier(pid uint32) string {
+	if pid != 0 {
+		return "systemd-netns-access@" + n.Name + ".service"
+	}
+	return n.Shim()
+}
 
 // RunFile is a file of a namespace's that goes with its shim (RuntimeDirectory=).
 func RunFile(name, file string) string { return filepath.Join("/run/systemd-netns", name, file) }
