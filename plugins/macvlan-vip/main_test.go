@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -421,11 +422,15 @@ func TestRepairOfRoutes(t *testing.T) {
 	add(t, a, c)
 	a.Service.IP("route add 198.51.100.0/24 via 192.0.2.254")
 	a.Service.IP("neigh replace 192.0.2.254 lladdr 02:00:5e:00:53:fe nud permanent dev mv0")
-	want := a.Service.Snapshot()
+	// Before Linux 5.14 the kernel makes one for the network's own address, too, which serves
+	// nobody; it is not made again.
+	lowest := regexp.MustCompile(`(?m)^broadcast 192\.0\.2\.0 .*\n`)
+	state := func() string { return lowest.ReplaceAllString(a.Service.Snapshot(), "") }
+	want := state()
 	for _, damage := range []string{"route del 192.0.2.0/24 dev mv0", "route flush table local dev mv0"} {
 		a.Service.IP(damage)
 		add(t, a, c)
-		if diff := cmp.Diff(want, a.Service.Snapshot()); diff != "" {
+		if diff := cmp.Diff(want, state()); diff != "" {
 			t.Errorf("%s: %s", damage, diff)
 		}
 	}
