@@ -106,7 +106,7 @@ func (a Attachment) HostInterfaces(before string) []string {
 
 // HostInterfaceOf derives a name for the host-side macvlan of a master from
 // the master's: mv-int-eth1, or, where that has more than the 15 characters
-// that a link's name may have (IFNAMSIZ), mv-int-3fa-0np1 for enp129s0f0np1,
+// that a link's name may have (IFNAMSIZ), mv-int-38a-0np1 for enp129s0f0np1,
 // with a part of the name's digest, and its end, in which such names differ.
 func HostInterfaceOf(master string) string {
 	const room = 15 - len(config.DefaultHostInterface+"-")
