@@ -23,7 +23,10 @@ options name. If the service does not come up, everything is rolled back.
 Without --network, --vip writes a network for this namespace alone, to
 /etc/systemd-netns/net.d; --master, --gateway and --dns are for that one. But if
 /etc/cni/net.d has a network of the namespace's name, that is used, and --vip
-chooses the VIPs in it, as with --network.`,
+chooses the VIPs in it, as with --network.
+
+If other running services are restarted, too, it asks first on a terminal; elsewhere it
+needs --yes, without which the exit status is 2.`,
 		Example: `  systemd-netns enable haproxy --vip 192.0.2.10/24 --vip 2001:db8::10/64
   systemd-netns enable web --network lan --vip 192.0.2.20/24
   systemd-netns enable two --in front

@@ -16,8 +16,10 @@ func newSet() *cobra.Command {
 		Use:   "set SERVICE",
 		Short: "Change the VIPs of a service while it runs",
 		Long: `Adds and removes VIPs. The service goes on running, and so do the connections to
-the VIPs that stay. Another gateway takes effect by a restart. While another edit
-waits for a restart, VIPs cannot be changed. If a change fails, it is rolled back.`,
+the VIPs that stay. A new gateway takes effect by a restart of every service in the
+namespace: if there are others, it asks first on a terminal, and needs --yes elsewhere.
+While another edit waits for a restart, VIPs cannot be changed. If a change fails, it is
+rolled back.`,
 		Example: `  systemd-netns set haproxy --add-vip 192.0.2.11/24
   systemd-netns set haproxy --remove-vip 192.0.2.10/24
   systemd-netns set haproxy --vip 192.0.2.10/24 --vip 192.0.2.12/24`,
