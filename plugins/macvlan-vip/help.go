@@ -5,14 +5,14 @@ other CNI_* variables set and a network configuration on standard input.
 
 It makes a macvlan on the master in the service's network namespace, gives it
 the addresses that the IPAM plugin names, and makes a second macvlan on the
-host, shared by all services, for hairpin-route to lead the host's own packets
-through.
+host, shared by all services on that master, through which hairpin-route routes
+the host's own packets.
 
 Keys beside "type" and "ipam", with defaults in brackets:
   master           lower link [the default route's]
   mode             bridge, private, vepa or passthru [bridge]
   mtu              bytes [the master's]
-  mac              of the service's link [stable, derived from who it is]
+  mac              of the service's link [derived, the same after every restart]
   bcqueuelen       broadcast queue length [the kernel's]
   linkInContainer  the master is in the service's netns [false]
   hostInterface    host-side macvlan [mv-int; of further masters mv-int-MASTER]

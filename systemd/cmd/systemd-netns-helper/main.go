@@ -16,9 +16,9 @@ import (
 
 const help = `Usage: systemd-netns-helper VERB NAME
 
-What the units of the network namespace of service NAME run:
+What the units of network namespace NAME run:
   make     create the namespace, in place of a stale one
-  start    undo what is left of an earlier one, and add it to its CNI network
+  start    undo what is left of an earlier one of that name, and add it
   add      add it to its CNI network; retry temporary errors for RETRY_SEC
            seconds [10]
   rename   restore its name if somebody has removed it or, if nothing runs in

@@ -23,8 +23,8 @@ import (
 
 const help = `Usage: systemd-netns-watch
 
-Watches the namespaces of systemd-netns@.service, and reloads their units when
-something of theirs is changed, which checks and repairs. It takes no options;
+Watches the namespaces of systemd-netns@.service. When something in one changes, it
+reloads the namespace's unit, which checks and repairs. It takes no options;
 systemd-netns-watch.service runs it.
 `
 
