@@ -63,7 +63,7 @@ package-root:
 		'Version $(PKGVERSION); git has its history.' > $(DIST)/changelog.yaml
 
 deb: package-root ## Make a package for Debian in dist/
-rpm: package-root ## Make a package for Fedora and openSUSE in dist/
+rpm: package-root ## Make a package for Fedora, RHEL and their relatives in dist/
 deb rpm:
 	nfpm=$$($(TOOL) -n nfpm) && cd $(DIST) && \
 		ARCH='$(patsubst armv7,arm7,$(ARCH))' PKGVERSION='$(PKGVERSION)' PACKAGER='$(PACKAGER)' \
