@@ -193,7 +193,7 @@ func (a *attachment) checkVIPs(addrs []plan.AddrFacts) error {
 	}
 	for _, vip := range a.facts.VIPs {
 		if own[vip] {
-			return cnierr.New(cnierr.AddressConflict, "use an address that nobody has, or take it off the host", "VIP %s: the host itself has it", vip)
+			return cnierr.New(cnierr.AddressConflict, "use an address that nobody has, or remove it from the host", "VIP %s: the host itself has it", vip)
 		}
 	}
 	return nil

@@ -102,7 +102,7 @@ func (a *attachment) notTheHosts(vips []netip.Addr, host []plan.AddrFacts) error
 	for _, vip := range vips {
 		if index, ok := taken[vip]; ok {
 			link, _ := a.K.Host.LinkByIndex(index)
-			return cnierr.New(cnierr.AddressConflict, "use an address that nobody has, or take it off the host",
+			return cnierr.New(cnierr.AddressConflict, "use an address that nobody has, or remove it from the host",
 				"VIP %s: the host itself has it, on %s", vip, link.Name)
 		}
 	}
@@ -161,7 +161,7 @@ func (a *attachment) claimEach(vips []netip.Addr) error {
 // more. One whose namespace is gone keeps it until somebody deletes it.
 func (a *attachment) conflict(owner journal.Key, vip netip.Addr) (*cnierr.Error, error) {
 	about := fmt.Sprintf("VIP %s: attachment %s of network %q on this host", vip, owner, owner.Network)
-	passing := cnierr.Transient("wait until that attachment has been added or deleted", "%s is about to use it, or to give it up", about)
+	passing := cnierr.Transient("wait until that attachment has been added or deleted", "%s is about to use or release it", about)
 	rec, err := a.Store.Load(owner)
 	if err != nil || rec == nil {
 		return passing, err

@@ -137,7 +137,7 @@ func bounded(limit time.Duration, kind, doing string, ask func(context.Context) 
 	defer cancel()
 	err := ask(ctx)
 	if ctx.Err() != nil {
-		return cnierr.Transient("look what it waits for", "ipam: %q: %s: no answer within %s", kind, doing, limit)
+		return cnierr.Transient("find out what it waits for", "ipam: %q: %s: no answer within %s", kind, doing, limit)
 	}
 	return ipamError(kind, doing, err)
 }

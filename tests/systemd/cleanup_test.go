@@ -227,7 +227,7 @@ exec /opt/cni/bin/static
 		if _, err := l.Try("systemctl start app"); err == nil {
 			t.Error("the start succeeded")
 		}
-		l.says(t, `ipam: "slow": give addresses: no answer within 45s; look what it waits for`)
+		l.says(t, `ipam: "slow": give addresses: no answer within 45s; find out what it waits for`)
 		l.Run(t, "rm /run/hang-ADD")
 		l.WantState(t, "systemd-netns@app", "failed")
 		l.gone(t, before)

@@ -105,7 +105,7 @@ func holderError(file *os.File, path string, timeout time.Duration, err error) e
 		return fmt.Errorf("lock %s: %w", path, err)
 	}
 	pid := holder(file)
-	return cnierr.Transient("look at what process "+pid+" waits for, and end it if it hangs",
+	return cnierr.Transient("find out what process "+pid+" waits for, and end it if it hangs",
 		"lock %s: held for more than %s by process %s", path, timeout, pid)
 }
 

@@ -144,7 +144,7 @@ func (k *Kernel) AwaitAddresses(side plan.Side, all []plan.Address) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return cnierr.Transient("look what keeps the machine busy", "%s: not usable %s after it was added", waiting[0], usableTimeout)
+			return cnierr.Transient("find out what keeps the machine busy", "%s: not usable %s after it was added", waiting[0], usableTimeout)
 		}
 		pause = min(2*pause, 100*time.Millisecond)
 	}

@@ -179,7 +179,7 @@ func createError(l plan.Link, err error) error {
 		e.Code = types.ErrInvalidNetworkConfig
 		e.Remedy = fmt.Sprintf("if %s carries a macvlan in passthru mode, in whichever netns, it takes no other: set master to another link", l.Master)
 	case isNotFound(err):
-		return cnierr.Transient("look what removed it", "create %s: %v", l, err)
+		return cnierr.Transient("find out what removed it", "create %s: %v", l, err)
 	}
 	return e
 }

@@ -80,7 +80,7 @@ func giveWay(name string) {
 	signal.Notify(stop, syscall.SIGTERM)
 	go func() {
 		<-stop
-		sdlog.New(name).Say(sdlog.LevelNotice, "told to end: the reload is not finished")
+		sdlog.New(name).Say(sdlog.LevelNotice, "stopped before the reload had finished")
 		os.Exit(0)
 	}()
 }

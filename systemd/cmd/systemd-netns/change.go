@@ -72,7 +72,7 @@ func (t *transaction) confirm(ctx context.Context, others []string, question str
 		return nil
 	}
 	if !isTerminal(os.Stdin) {
-		return exitError{errors.New(question + "; nobody can be asked, since standard input is no terminal: repeat it with --yes"), exitUsage}
+		return exitError{errors.New(question + "; standard input is not a terminal, so nobody can be asked: repeat it with --yes"), exitUsage}
 	}
 	fmt.Fprint(os.Stderr, question+". Continue? [y/N] ")
 	answered := make(chan string, 1)

@@ -125,7 +125,7 @@ func (r Request) delete(ctx context.Context, version string, plugin map[string]j
 // find looks for a plugin as a runtime does.
 func find(kind string, path []string) (string, error) {
 	if kind == "" || strings.ContainsRune(kind, '/') {
-		return "", fmt.Errorf("type: %q: no plugin's name", kind)
+		return "", fmt.Errorf("type: %q: not a valid plugin name", kind)
 	}
 	for _, dir := range path {
 		program := filepath.Join(dir, kind)

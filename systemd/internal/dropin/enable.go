@@ -196,7 +196,7 @@ func findService(ctx context.Context, sd *units.Systemd, name string) (*units.Un
 	stem := strings.TrimSuffix(u.Name, ".service")
 	switch {
 	case u.Load == "not-found":
-		return nil, fmt.Errorf("%s: %w; install what brings it, or see `systemctl list-unit-files --type=service`", u.Name, ErrNoUnit)
+		return nil, fmt.Errorf("%s: %w; install the package that provides it, or see `systemctl list-unit-files --type=service`", u.Name, ErrNoUnit)
 	case u.Load == "masked":
 		return nil, fmt.Errorf("%s: masked, so that it cannot run; `systemctl unmask %s` first", u.Name, u.Name)
 	case u.Load != "loaded":

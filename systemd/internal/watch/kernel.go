@@ -49,7 +49,7 @@ func number(path string) (int, error) {
 		}
 	}
 	if err == nil && nsid < 0 {
-		err = errors.New("the kernel gives it no number")
+		err = errors.New("the kernel assigned it no ID")
 	}
 	if err != nil {
 		return 0, fmt.Errorf("number %s: %w", path, err)
