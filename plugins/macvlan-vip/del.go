@@ -76,14 +76,16 @@ func (d remover) release(rec *journal.Record, netns string) error {
 }
 
 // removeUnrecorded serves a DEL before any ADD, a second DEL, and one after
-// the record was lost: a link in the netns is ours if its alias says so.
+// the record was lost: a link in the netns is ours if its alias says so, or, where
+// it has none yet, its MAC.
 func (d remover) removeUnrecorded(key journal.Key, netns string) error {
 	k, err := verb.FindUnrecorded(key, netns)
 	if err != nil {
 		return err
 	}
 	defer k.Close()
-	err = errors.Join(removeByAlias(k, key), d.forget(k, key), d.leaveAll(k, key))
+	guess, link := d.guess(k, key)
+	err = errors.Join(removeGuessed(k, guess, link), d.leaveAll(k, key, guess))
 	// Without the IPAM plugin no ADD can have got an address.
 	if _, missing := delegate.Find(d.ipam, d.path); missing == nil {
 		err = errors.Join(err, d.releaseUnrecorded(&journal.Record{Key: key, IPAMType: d.ipam}, k.ServicePath()))
@@ -110,13 +112,17 @@ func (d remover) releaseUnrecorded(rec *journal.Record, netns string) error {
 }
 
 // leaveAll gives up all that the journal has of an attachment beside its
-// record. The host's side is ours if its alias says so.
-func (d remover) leaveAll(k *kernel.Kernel, key journal.Key) error {
+// record. The host's side is ours if its alias or its MAC says so.
+func (d remover) leaveAll(k *kernel.Kernel, key journal.Key, guess *plan.Attachment) error {
 	links, err := d.store.Used(key)
 	errs := []error{err}
 	for _, link := range links {
 		rec := &journal.Record{Key: key, HostInterface: link}
 		rec.Desired.Links = []plan.Link{{Side: plan.Host, Kind: plan.KindMacvlan, Name: link, Shared: true}}
+		if guess != nil {
+			guess.HostInterface = link
+			rec.Desired.Links = guess.HostSide(nil).Links
+		}
 		errs = append(errs, leaveHost(d.store, k, rec))
 	}
 	claimed, err := d.store.Claimed(key)
@@ -127,27 +133,31 @@ func (d remover) leaveAll(k *kernel.Kernel, key journal.Key) error {
 	return errors.Join(errs...)
 }
 
-// forget removes what a bridge has for the MAC that ADD derives, in case the link that
-// had it is gone.
-func (d remover) forget(k *kernel.Kernel, key journal.Key) error {
+// guess is the attachment that ADD makes by the configuration, which may have been edited
+// since, and its link. Where that tells nothing, it is nil, and the link has no MAC.
+func (d remover) guess(k *kernel.Kernel, key journal.Key) (*plan.Attachment, plan.Link) {
+	link := plan.Link{Side: plan.Service, Kind: plan.KindMacvlan, Name: key.IfName, Alias: plan.ServiceAlias(key.Network, key.ContainerID)}
 	conf, err := config.ParseMacvlan(d.stdin, d.args, key.IfName)
-	if err != nil || conf.MAC != nil || conf.LinkInContainer {
-		return nil
+	if err != nil || conf.LinkInContainer {
+		return nil, link
 	}
 	// One that could carry no macvlan now did so before.
 	master, _ := k.Host.Master(conf.Master)
-	a := plan.Attachment{Conf: conf, Master: master, ContainerID: key.ContainerID, IfName: key.IfName}
+	a := &plan.Attachment{Conf: conf, Master: master, ContainerID: key.ContainerID, IfName: key.IfName}
 	service, err := a.ServiceSide()
 	if err != nil {
-		return nil
+		return nil, link
 	}
-	return reconcile.Remove(k, plan.Desired{Forwarding: a.Forwarding(service.Links)})
+	return a, service.Links[1]
 }
 
-// removeByAlias removes the link that its alias says is the attachment's.
-func removeByAlias(k *kernel.Kernel, key journal.Key) error {
-	link := plan.Link{Side: plan.Service, Kind: plan.KindMacvlan, Name: key.IfName, Alias: plan.ServiceAlias(key.Network, key.ContainerID)}
+// removeGuessed removes a link that is the attachment's, and what a bridge has for it, in
+// case a link with the MAC that ADD derives is gone, too.
+func removeGuessed(k *kernel.Kernel, a *plan.Attachment, link plan.Link) error {
 	entries, err := k.ForwardingOf(link)
+	if a != nil && a.Conf.MAC == nil {
+		entries = append(entries, a.Forwarding([]plan.Link{link})...)
+	}
 	return errors.Join(err, reconcile.Remove(k, plan.Desired{Links: []plan.Link{link}, Forwarding: entries}))
 }
 

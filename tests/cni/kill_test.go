@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -49,4 +50,36 @@ func TestKilled(t *testing.T) {
 		})
 		b.mostlyHit(points, missed)
 	})
+}
+
+// TestKilledAndSpoiled kills each verb before what the next one would be told by, and
+// empties the records. DEL and GC then go by what they find.
+func TestKilledAndSpoiled(t *testing.T) {
+	everyVerb(t, []string{"ADD"}, func(t *testing.T, b *breaker) {
+		b.each(func(i int, at change) {
+			if at.about != "RTM_SETLINK" {
+				b.down()
+				return
+			}
+			if o, hit := b.inject(at, tampering{kill: true}); !hit {
+				t.Fatalf("not killed before %s: %s", at, o)
+			}
+			b.spoil()
+			[]func(){b.down, b.collect}[i%2]()
+			b.nothing("killed before " + at.String() + " and spoiled")
+		})
+	})
+}
+
+// spoil empties what records there are.
+func (b *breaker) spoil() {
+	b.t.Helper()
+	for _, dir := range b.journals() {
+		records, _ := filepath.Glob(dir + "/attachments/*.json")
+		for _, file := range records {
+			if err := os.Truncate(file, 0); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+	}
 }
