@@ -293,21 +293,24 @@ func leaveHost(store *journal.Store, k *kernel.Kernel, rec *journal.Record) erro
 	return errors.Join(err, store.Forget(lock))
 }
 
-// giveUp notes that an attachment uses its host-side link no more, and removes the
-// link if it is ours and nobody else uses it. The lock must be held.
+// giveUp removes an attachment's host-side link, if it is ours and nobody else uses it,
+// and then notes that the attachment uses it no more. The lock must be held.
 func giveUp(store *journal.Store, k *kernel.Kernel, rec *journal.Record) (unused bool, err error) {
-	unused, err = store.Leave(rec.HostInterface, rec.Key)
-	if err != nil || !unused {
+	unused, err = store.Unused(rec.HostInterface, rec.Key)
+	if err != nil {
 		return false, err
 	}
 	for _, l := range rec.Desired.Links {
-		if l.Shared {
+		if l.Shared && unused {
 			// An update may have planned another one.
 			l.Name = rec.HostInterface
 			err = errors.Join(err, k.RemoveLink(l))
 		}
 	}
-	return true, err
+	if err != nil {
+		return false, err
+	}
+	return unused, store.Leave(rec.HostInterface, rec.Key)
 }
 
 // makeLink creates the service's macvlan, and has a bridge under it know its MAC.

@@ -55,9 +55,9 @@ func TestKilled(t *testing.T) {
 // TestKilledAndSpoiled kills each verb before what the next one would be told by, and
 // empties the records. DEL and GC then go by what they find.
 func TestKilledAndSpoiled(t *testing.T) {
-	everyVerb(t, []string{"ADD"}, func(t *testing.T, b *breaker) {
+	everyVerb(t, []string{"ADD", "DEL"}, func(t *testing.T, b *breaker) {
 		b.each(func(i int, at change) {
-			if at.about != "RTM_SETLINK" {
+			if at.about != "RTM_SETLINK" && at.about != "RTM_DELLINK" {
 				b.down()
 				return
 			}

@@ -141,31 +141,40 @@ func (s *Store) Join(hostInterface string, key Key) error {
 	return nil
 }
 
-// Leave notes that an attachment uses a host-side link no more, and tells
-// whether nobody does now. The lock of that link must be held.
-func (s *Store) Leave(hostInterface string, key Key) (unused bool, err error) {
-	dir, err := s.folder(users(hostInterface))
-	if err != nil {
-		return errors.Is(err, fs.ErrNotExist), ignoreMissing(err)
-	}
-	if err := os.RemoveAll(filepath.Join(dir, key.String())); err != nil {
-		return false, fmt.Errorf("leave %s: %w", hostInterface, err)
-	}
-	left, err := s.names(users(hostInterface))
+// Unused tells whether nobody but an attachment uses a host-side link. The lock of
+// that link must be held.
+func (s *Store) Unused(hostInterface string, but Key) (bool, error) {
+	names, err := s.names(users(hostInterface))
 	if err != nil {
 		return false, err
 	}
-	for _, name := range left {
+	for _, name := range names {
+		if name == but.String() {
+			continue
+		}
 		if s.stands(name) {
 			return false, nil
 		}
 		// Left by a process that was killed, or by nobody that is known here.
-		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+		if err := os.RemoveAll(filepath.Join(s.dir, users(hostInterface), name)); err != nil {
 			return false, fmt.Errorf("users of %s: %w", hostInterface, err)
 		}
 	}
-	s.prune(users(hostInterface))
 	return true, nil
+}
+
+// Leave notes that an attachment uses a host-side link no more. The lock of that link
+// must be held.
+func (s *Store) Leave(hostInterface string, key Key) error {
+	dir, err := s.folder(users(hostInterface))
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, key.String())); err != nil {
+		return fmt.Errorf("leave %s: %w", hostInterface, err)
+	}
+	s.prune(users(hostInterface))
+	return nil
 }
 
 // stands tells whether a name is that of an attachment with a record, readable

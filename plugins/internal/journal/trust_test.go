@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -53,7 +54,10 @@ func errorOf(s *Store, what string) error {
 		{"claim", func() error { _, err := s.Claim("link-1", vip, rec.Key); return err }},
 		{"owner", func() error { _, err := s.Owner("link-1", vip); return err }},
 		{"unclaim", func() error { return s.UnclaimAll(rec) }},
-		{"leave", func() error { _, err := s.Leave("mv-int", rec.Key); return err }},
+		{"leave", func() error {
+			_, err := s.Unused("mv-int", rec.Key)
+			return errors.Join(err, s.Leave("mv-int", rec.Key))
+		}},
 		{"remove", func() error { return s.Remove(rec.Key) }},
 	}
 	for i, step := range all {
