@@ -1,8 +1,11 @@
 package cni
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"macvlan-vip/tests/testnet"
@@ -69,6 +72,43 @@ func TestKilledAndSpoiled(t *testing.T) {
 			b.nothing("killed before " + at.String() + " and spoiled")
 		})
 	})
+}
+
+// TestKilledBesideSpoiledClaims kills a DEL while it removes what is in the place of a
+// claim.
+func TestKilledBesideSpoiledClaims(t *testing.T) {
+	everyVerb(t, []string{"DEL"}, func(t *testing.T, b *breaker) {
+		b.down()
+		for n, hit := 1, true; hit; n++ {
+			b.prepare()
+			b.spoilClaims()
+			left := n
+			hit = false
+			b.traced(b.plugin, b.verb, b.input(), func(at change) (what tampering) {
+				if strings.Contains(at.about, "/claims") {
+					left--
+				}
+				what.kill = left == 0
+				hit = hit || what.kill
+				return what
+			})
+			b.down()
+			b.nothing(fmt.Sprintf("killed before change %d of the claims", n))
+		}
+	})
+}
+
+// spoilClaims puts files in the place of the claims.
+func (b *breaker) spoilClaims() {
+	b.t.Helper()
+	for _, dir := range b.journals() {
+		claims, _ := filepath.Glob(dir + "/claims/*/*")
+		for _, claim := range claims {
+			if err := errors.Join(os.Remove(claim), os.WriteFile(claim, nil, 0o600)); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+	}
 }
 
 // spoil empties what records there are.

@@ -67,12 +67,11 @@ func (s *Store) tryClaim(scope string, addr netip.Addr, key Key) (owner Key, err
 // takeOver replaces a stale claim, under a lock: of two that see the same
 // stale claim only one may win.
 func (s *Store) takeOver(scope string, addr netip.Addr, stale, key Key) (owner Key, err error) {
-	lock, err := s.Lock("claims")
+	lock, err := s.lockFolder(claims(scope))
 	if err != nil {
 		return Key{}, err
 	}
 	defer lock.Unlock()
-	defer func() { _ = s.Forget(lock) }()
 	owner, err = s.Owner(scope, addr)
 	if err != nil || owner != stale {
 		return Key{}, err
@@ -150,12 +149,11 @@ func (s *Store) removeClaim(scope string, addr netip.Addr) error {
 // sweep removes what is in the place of a claim, under the lock of those who
 // replace it by one.
 func (s *Store) sweep(scope string, addr netip.Addr) error {
-	lock, err := s.Lock("claims")
+	lock, err := s.lockFolder(claims(scope))
 	if err != nil {
 		return err
 	}
 	defer lock.Unlock()
-	defer func() { _ = s.Forget(lock) }()
 	if _, broken, err := s.look(scope, addr); err != nil || !broken {
 		return err
 	}

@@ -109,6 +109,29 @@ func holderError(file *os.File, path string, timeout time.Duration, err error) e
 		"lock %s: held for more than %s by process %s", path, timeout, pid)
 }
 
+// lockFolder takes a folder of the journal for a lock, which leaves nothing behind when its
+// holder is killed. It is for a few system calls.
+func (s *Store) lockFolder(sub string) (*Lock, error) {
+	for {
+		var dir *os.File
+		err := s.inFolder(sub, func(path string) (err error) {
+			dir, err = os.Open(path)
+			return err
+		})
+		if err == nil {
+			err = flock(dir, lockTimeout)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("lock the folder %s: %w", sub, err)
+		}
+		// It can have been pruned and made again.
+		if sameFile(dir, dir.Name()) {
+			return &Lock{dir}, nil
+		}
+		dir.Close()
+	}
+}
+
 func sameFile(file *os.File, path string) bool {
 	held, err1 := file.Stat()
 	named, err2 := os.Lstat(path)
