@@ -167,7 +167,7 @@ func TestPathOfTheHostItself(t *testing.T) {
 	}
 }
 
-// TestNamespaceThatIsHeld: its path is gone, and a process is still in it, so the VIP
+// TestNamespaceThatIsHeld: its path is gone, and a process or a thread is still in it, so the VIP
 // answers until the link goes. DEL and GC find it where it is. One that is not the
 // record's, with a link of the same name and alias, keeps it.
 func TestNamespaceThatIsHeld(t *testing.T) {
@@ -178,12 +178,14 @@ func TestNamespaceThatIsHeld(t *testing.T) {
 	for name, tt := range map[string]struct {
 		verb     string
 		withPath bool
+		byThread bool
 		spoil    func(t *testing.T, p *pair)
 		stays    bool
 	}{
-		"DEL":               {verb: "DEL"},
-		"DEL with the path": {verb: "DEL", withPath: true},
-		"GC":                {verb: "GC"},
+		"DEL":                   {verb: "DEL"},
+		"DEL with the path":     {verb: "DEL", withPath: true},
+		"DEL, held by a thread": {verb: "DEL", byThread: true},
+		"GC":                    {verb: "GC"},
 		"DEL by the record of another namespace": {verb: "DEL", stays: true, spoil: func(t *testing.T, p *pair) {
 			p.edit(t, "macvlan-vip", func(record map[string]any) { record["netnsID"] = "netns-1" })
 		}},
@@ -192,6 +194,10 @@ func TestNamespaceThatIsHeld(t *testing.T) {
 			p := l.at(t, newReused(t), "dead", dualStack)
 			if tt.spoil != nil {
 				tt.spoil(t, p)
+			}
+			hold := holdByProcess
+			if tt.byThread {
+				hold = holdByThread
 			}
 			links := hold(t, p.service)
 			p.service.Remove()
@@ -220,8 +226,9 @@ func TestNamespaceThatIsHeld(t *testing.T) {
 	}
 }
 
-// hold has a process in a namespace until the test's end; links shows what is there.
-func hold(t *testing.T, n *testnet.Namespace) (links func() string) {
+// holdByProcess has a process in a namespace until the test's end; links shows what is
+// there.
+func holdByProcess(t *testing.T, n *testnet.Namespace) (links func() string) {
 	t.Helper()
 	process := exec.Command("sleep", "600")
 	n.Do(process.Start)
@@ -236,6 +243,56 @@ func hold(t *testing.T, n *testnet.Namespace) (links func() string) {
 		}
 		return string(out)
 	}
+}
+
+// holdByThread has a thread of this process in it instead, as the dhcp plugin's daemon
+// has.
+func holdByThread(t *testing.T, n *testnet.Namespace) (links func() string) {
+	asked, answers, began := make(chan bool), make(chan string), make(chan bool)
+	go n.Do(func() error {
+		close(began)
+		for range asked {
+			out, err := exec.Command("ip", "link", "show").CombinedOutput()
+			if err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+			answers <- string(out)
+		}
+		return nil
+	})
+	<-began
+	t.Cleanup(func() { close(asked) })
+	return func() string {
+		asked <- true
+		return <-answers
+	}
+}
+
+// TestNamespaceThatDHCPHolds: the path of a namespace is gone, and the dhcp plugin's
+// daemon keeps a lease there for another network. An ADD of the one at the same path
+// finds its MAC free, and a DEL leaves nothing.
+func TestNamespaceThatDHCPHolds(t *testing.T) {
+	l := newLab(t, "10.98.0.1/16")
+	l.lan.AddAddress("port", "10.98.0.2/16")
+	before := l.state()
+	d := newDHCP(t, l.host, l.lan)
+	defer d.end()
+	path := newReused(t)
+	p := l.at(t, path, "c1", `"master": "eth0", "ipam": {"type": "static", "addresses": [{"address": "10.98.1.10/16"}]}`)
+	leaser := *p.attachment
+	leaser.ifName = "mv1"
+	lease := conf("1.1.0", "macvlan-vip", "leased", fmt.Sprintf(`"master": "eth0", "ipam": {"type": "dhcp", "daemonSocketPath": %q}`, d.socket))
+	leaser.must("macvlan-vip", "ADD", lease)
+	p.service.Remove()
+	p.service = testnet.New(t)
+	path.leadTo(p.service)
+	p.again(netip.MustParseAddr("10.98.1.10"))
+	p.down()
+	if silent := l.lan.Silent(time.Second, netip.MustParseAddr("10.98.1.10")); len(silent) == 0 {
+		t.Error("after DEL the VIP answers")
+	}
+	leaser.must("macvlan-vip", "DEL", lease)
+	l.mustBe(before, "after DEL of both")
 }
 
 // TestVIPOfADeadContainer: its namespace is gone and nobody has deleted it, so nothing

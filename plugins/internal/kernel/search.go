@@ -1,13 +1,15 @@
 package kernel
 
 import (
-	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
-// places are where network namespaces can be found: those with a name, and
-// those of processes.
-var places = []string{"/run/netns/*", "/proc/[0-9]*/ns/net"}
+// places are where network namespaces can be found, and below what: those with a name,
+// and those of threads. The dhcp plugin's daemon has one in each namespace that it keeps
+// a lease for, while the process itself is elsewhere.
+var places = [][2]string{{"/run/netns/*", ""}, {"/proc/[0-9]*/task/[0-9]*", "/ns/net"}}
 
 // FindService looks for the service's namespace where no path leads to it (any
 // more): the one that has a link of a name and an alias, on a link of this host's,
@@ -16,9 +18,9 @@ var places = []string{"/run/netns/*", "/proc/[0-9]*/ns/net"}
 func (k *Kernel) FindService(name, alias, identity string) {
 	seen := map[uint64]bool{inode(int(k.Host.netns.Fd())): true}
 	for _, place := range places {
-		paths, _ := filepath.Glob(place)
+		paths, _ := filepath.Glob(place[0])
 		for _, path := range paths {
-			n := openUnseen(path, seen)
+			n := openUnseen(path+place[1], seen)
 			if n != nil && k.isOnHost(n, name, alias) && n.is(identity) {
 				k.Service = n
 				return
@@ -51,16 +53,11 @@ func (n *Namespace) is(identity string) bool {
 // openUnseen opens the namespace at a path; nil where it was seen before, or
 // cannot be opened.
 func openUnseen(path string, seen map[uint64]bool) *Namespace {
-	file, err := os.Open(path)
-	if err != nil {
+	var stat unix.Stat_t
+	if unix.Stat(path, &stat) != nil || seen[stat.Ino] {
 		return nil
 	}
-	number := inode(int(file.Fd()))
-	file.Close()
-	if number == 0 || seen[number] {
-		return nil
-	}
-	seen[number] = true
+	seen[stat.Ino] = true
 	n, err := OpenService(path)
 	if err != nil {
 		return nil

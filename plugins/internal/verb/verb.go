@@ -179,8 +179,8 @@ func OpenRecorded(rec *journal.Record, path string) (*kernel.Kernel, error) {
 }
 
 // FindRecorded is OpenRecorded for whoever removes the attachment. A namespace
-// without a path lives on, and its VIPs answer, as long as a process is in it: it is
-// looked for by the link, which costs a look at every process.
+// without a path lives on, and its VIPs answer, as long as a thread is in it: it is
+// looked for by the link, which costs a look at every thread.
 func FindRecorded(rec *journal.Record, path string) (*kernel.Kernel, error) {
 	k, err := OpenRecorded(rec, path)
 	if err == nil && k.Service == nil {
