@@ -208,7 +208,7 @@ func attach(t *testing.T, b page.Block, config string) {
 	})
 }
 
-// TestDemoOnPage: what the README shows of the demo are the demo's commands.
+// TestDemoOnPage: what the pages show of the demo are the demo's commands.
 func TestDemoOnPage(t *testing.T) {
 	top, err := machine.Top()
 	if err != nil {
