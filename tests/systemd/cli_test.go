@@ -323,8 +323,8 @@ func TestTransactions(t *testing.T) {
 	l := newCommandLab(t)
 	// It runs in a namespace only.
 	l.Write("usr/lib/systemd/system/inside.service", "[Service]\nExecStartPre=sh -c '! ip link show eth0'\n"+sleep)
-	// It runs on the host only, and takes its time to fail.
-	l.Write("usr/lib/systemd/system/outside.service", "[Service]\nExecStart=sh -c 'ip link show eth0 && exec sleep infinity'\n")
+	// It runs on the host only, and fails after its start, but in time on a slow machine, too.
+	l.Write("usr/lib/systemd/system/outside.service", "[Service]\nExecStart=sh -c 'while read -r link _; do [ $$link = eth0: ] && exec sleep infinity; done </proc/self/net/dev; exit 1'\n")
 	l.up()
 	before := l.M.Snapshot()
 
