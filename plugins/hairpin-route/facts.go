@@ -161,7 +161,7 @@ func (a *attachment) useHostAddresses(host []plan.AddrFacts) (err error) {
 	for _, h := range addrs {
 		addr := h.Prefix.Addr()
 		switch {
-		case h.Lasting && h.Neighbourly:
+		case h.Held && h.Neighbourly:
 			a.facts.HostAddresses = append(a.facts.HostAddresses, h)
 		case h.Link == a.facts.HostLink.Index && addr.Is6() && addr.IsLinkLocalUnicast():
 			a.facts.LinkLocal = addr

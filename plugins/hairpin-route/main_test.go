@@ -510,7 +510,7 @@ func TestDeprecatedAddress(t *testing.T) {
 func TestAddressesOfOtherVRFs(t *testing.T) {
 	host, _ := byHand(t)
 	in := func(vrf, addr string) plan.AddrFacts {
-		return plan.AddrFacts{Prefix: netip.MustParsePrefix(addr), Stable: true, Lasting: true, Usable: true, Neighbourly: true, VRF: vrf}
+		return plan.AddrFacts{Prefix: netip.MustParsePrefix(addr), Stable: true, Held: true, Usable: true, Neighbourly: true, VRF: vrf}
 	}
 	const vip = "192.0.2.10/24"
 	for name, tt := range map[string]struct {

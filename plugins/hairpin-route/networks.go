@@ -40,7 +40,8 @@ func (a *attachment) masquerades(addrs []plan.AddrFacts) (all []netip.Addr, err 
 
 // nearest are the IPv6 addresses that have the longest prefix in common with a
 // VIP: what the kernel chooses from when no address is on the link itself (RFC
-// 6724, section 5, rule 8).
+// 6724, section 5, rule 8). A temporary one can come before them (rule 7), and is on a
+// link that speaks NDP, so the service has a way to it in any case.
 func nearest(vip netip.Addr, addrs []plan.AddrFacts) (best []netip.Addr) {
 	length := 0
 	for _, h := range addrs {

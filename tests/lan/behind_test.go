@@ -1,6 +1,7 @@
 package lan
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -207,6 +208,46 @@ func TestMasqueradeFromAnyLink(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMasqueradeFromTemporary: with privacy extensions masquerading chooses a temporary
+// address, though another one is nearer to the VIP, such as DHCPv6's of 128 bits.
+func TestMasqueradeFromTemporary(t *testing.T) {
+	t.Parallel()
+	b := newBehind(t, docker, reversePath("2"), nil, "router", "")
+	b.host.AddAddress("eth0", "2001:db8:0::11/128")
+	b.service.mustAdd(t)
+	temporary := b.host.temporary(t, "2001:db8:0::77/64")
+	if out, err := b.host.Shell("hairpin-route changed"); err != nil || !strings.Contains(out, "service: route "+temporary.String()+"/128 dev mv0: missing") {
+		t.Errorf("hairpin-route changed: %s%v", out, err)
+	}
+	b.service.mustAdd(t)
+	if err := b.service.check(); err != nil {
+		t.Error(err)
+	}
+	if seen, err := b.asks(); err != nil || seen[2] != temporary {
+		t.Errorf("seen: %s, not %s, %v", seen, temporary, err)
+	}
+	if _, err := b.host.AskFrom(temporary, b.service.vips[1], echoPort); err != nil {
+		t.Error(err)
+	}
+}
+
+// temporary gives a station an address, and what its kernel makes of that where it has
+// privacy extensions.
+func (s *station) temporary(t *testing.T, from string) (addr netip.Addr) {
+	t.Helper()
+	s.Sysctl("net/ipv6/conf/eth0/use_tempaddr", "2")
+	s.IP("address add " + from + " dev eth0 nodad noprefixroute mngtmpaddr")
+	eventually(t, func() error {
+		fields := strings.Fields(s.IP("-6 -o address show dev eth0 temporary -tentative"))
+		if len(fields) < 4 {
+			return errors.New("no temporary address")
+		}
+		addr = netip.MustParsePrefix(fields[3]).Addr()
+		return nil
+	})
+	return addr
 }
 
 // TestHostNetworks: what the host forwards unmasqueraded gets no answer past a

@@ -222,7 +222,8 @@ func (n *Namespace) Addresses() ([]plan.AddrFacts, error) {
 		if addr.IsLoopback() {
 			continue
 		}
-		const unfit = unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+		const unsettled = unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+		const unfit = unsettled | unix.IFA_F_DEPRECATED
 		passing := uint32(unfit)
 		// The same bit says of an IPv4 address that it is the second in its
 		// subnet (IFA_F_SECONDARY), which will last.
@@ -234,7 +235,7 @@ func (n *Namespace) Addresses() ([]plan.AddrFacts, error) {
 			Prefix:      a.prefix,
 			Link:        a.link,
 			Stable:      global && a.flags&passing == 0,
-			Lasting:     global && a.flags&passing&^unix.IFA_F_DEPRECATED == 0,
+			Held:        global && a.flags&unsettled == 0,
 			Usable:      global && a.flags&unfit == 0,
 			Loopback:    link&unix.IFF_LOOPBACK != 0,
 			Neighbourly: link&(unix.IFF_LOOPBACK|unix.IFF_NOARP|unix.IFF_POINTOPOINT) == 0,

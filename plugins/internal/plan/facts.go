@@ -56,9 +56,9 @@ type AddrFacts struct {
 	Link   int
 	// Stable addresses are global, and neither temporary nor on their way out.
 	Stable bool
-	// Lasting addresses are global, and neither temporary, tentative nor duplicate; they
-	// may be deprecated.
-	Lasting bool
+	// Held addresses are global, and neither tentative nor duplicate: the host sends from
+	// them, and answers who asks. They may be temporary or deprecated.
+	Held bool
 	// Usable addresses are global, and neither deprecated nor tentative; a
 	// temporary one is usable for as long as it lasts.
 	Usable bool

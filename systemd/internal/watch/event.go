@@ -28,8 +28,8 @@ type event struct {
 	// addr is an address, a neighbour's address or that of a route's destination, dst.
 	addr netip.Addr
 	dst  netip.Prefix
-	// usable says that an address is permanent: global, and neither
-	// tentative nor temporary. A deprecated one is still in use (RFC 4862, section 5.5.4).
+	// usable says that an address is global and not tentative. A deprecated one is
+	// still in use (RFC 4862, section 5.5.4).
 	usable bool
 	// protocol is a route's or a rule's (rtm_protocol).
 	protocol uint8
@@ -106,7 +106,7 @@ func decodeAddress(e event, m syscall.NetlinkMessage) (event, bool) {
 	if len(m.Data) < unix.SizeofIfAddrmsg {
 		return e, false
 	}
-	const passing = unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED | unix.IFA_F_TEMPORARY
+	const unsettled = unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
 	flags, scope := uint32(m.Data[2]), m.Data[3]
 	e.index = int(binary.NativeEndian.Uint32(m.Data[4:]))
 	ok := decodeAttrs(m.Data, unix.SizeofIfAddrmsg, func(kind uint16, value []byte) {
@@ -120,11 +120,7 @@ func decodeAddress(e event, m syscall.NetlinkMessage) (event, bool) {
 			flags = binary.NativeEndian.Uint32(value)
 		}
 	})
-	// Of IPv4 the first bit stands for a secondary address.
-	if e.addr.Is4() {
-		flags &^= unix.IFA_F_TEMPORARY
-	}
-	e.usable = scope == unix.RT_SCOPE_UNIVERSE && flags&passing == 0 && e.addr.IsGlobalUnicast()
+	e.usable = scope == unix.RT_SCOPE_UNIVERSE && flags&unsettled == 0 && e.addr.IsGlobalUnicast()
 	return e, ok && e.addr.IsValid()
 }
 

@@ -237,6 +237,11 @@ func TestEvents(t *testing.T) {
 		{func() { l.host.AddAddress("eth0", "192.0.2.10/24") }, "another host address", "the host has got the address 192.0.2.10", []string{"one", "two"}},
 		{func() { l.host.AddAddress("eth0", "192.0.2.11/32") }, "a virtual host address", "the host has got the address 192.0.2.11", []string{"one", "two"}},
 		{func() { l.host.IP("address del 192.0.2.11/32 dev eth0") }, "a virtual host address gone", "the host has lost the address 192.0.2.11", []string{"one", "two"}},
+		{func() { l.host.AddAddress("eth0", "2001:db8::10/64 noprefixroute") }, "an IPv6 address of the host", "the host has got the address 2001:db8::10", []string{"one", "two"}},
+		{func() {
+			l.host.Sysctl("net/ipv6/conf/eth0/use_tempaddr", "2")
+			l.host.IP("address change 2001:db8::10/64 dev eth0 noprefixroute mngtmpaddr")
+		}, "a temporary address of the host", "the host has got the address 2001:db8:", []string{"one", "two"}},
 		{func() { l.host.IP("link set mv-int down") }, "the host's link down", "mv-int was taken down", []string{"one", "two"}},
 		{func() { l.host.IP("link set mv-int up") }, "the host's link up", "", nil},
 		{func() { l.host.IP("link set mv-int mtu 1400") }, "the host's link with another MTU", "the MTU of mv-int was changed to 1400", []string{"one", "two"}},
