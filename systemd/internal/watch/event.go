@@ -52,11 +52,6 @@ func (l link) up() bool { return l.flags&unix.IFF_UP != 0 }
 // carrier is false, too, while the link below is down.
 func (l link) carrier() bool { return l.flags&unix.IFF_UP != 0 && l.flags&unix.IFF_LOWER_UP != 0 }
 
-// neighbourly links resolve addresses by ARP or NDP.
-func (l link) neighbourly() bool {
-	return l.flags&(unix.IFF_LOOPBACK|unix.IFF_NOARP|unix.IFF_POINTOPOINT) == 0
-}
-
 // decode parses a message; ok is false if it is irrelevant.
 func decode(nsid int, m syscall.NetlinkMessage) (e event, ok bool) {
 	e = event{nsid: nsid, kind: m.Header.Type, port: m.Header.Pid}

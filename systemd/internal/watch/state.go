@@ -267,12 +267,12 @@ func (s *state) linkGone(e event) []finding {
 }
 
 // hostAddress tells of an address that the host has got or lost: services have a
-// way back to each, and the host's routes to VIPs go out from one.
+// way back to it, the host's routes to VIPs go out from it, or the host masquerades to
+// it, which can be one on any link, lo included.
 func (s *state) hostAddress(e event) []finding {
 	key := address{e.index, e.addr}
-	l := s.links[e.index]
-	_, ours := s.macs[l.name]
-	usable := e.kind == unix.RTM_NEWADDR && e.usable && l.neighbourly() && !ours
+	_, ours := s.macs[s.links[e.index].name]
+	usable := e.kind == unix.RTM_NEWADDR && e.usable && !ours
 	if usable == s.addrs[key] {
 		return nil
 	}
