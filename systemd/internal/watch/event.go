@@ -25,7 +25,8 @@ type event struct {
 	link link
 	// index is the link's of an address, a route or a neighbour.
 	index int
-	// addr is an address, a neighbour's address or that of a route's destination, dst.
+	// addr is an address, a neighbour's address or that of a route's destination. dst
+	// has a prefix length, too: an address's, or the destination's.
 	addr netip.Addr
 	dst  netip.Prefix
 	// usable says that an address is global and not tentative. A deprecated one is
@@ -115,6 +116,7 @@ func decodeAddress(e event, m syscall.NetlinkMessage) (event, bool) {
 			flags = binary.NativeEndian.Uint32(value)
 		}
 	})
+	e.dst = netip.PrefixFrom(e.addr, int(m.Data[1]))
 	e.usable = scope == unix.RT_SCOPE_UNIVERSE && flags&unsettled == 0 && e.addr.IsGlobalUnicast()
 	return e, ok && e.addr.IsValid()
 }

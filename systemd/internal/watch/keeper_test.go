@@ -237,6 +237,12 @@ func TestEvents(t *testing.T) {
 		{func() { l.host.AddAddress("eth0", "192.0.2.10/24") }, "another host address", "the host has got the address 192.0.2.10", []string{"one", "two"}},
 		{func() { l.host.AddAddress("eth0", "192.0.2.11/32") }, "a virtual host address", "the host has got the address 192.0.2.11", []string{"one", "two"}},
 		{func() { l.host.IP("address del 192.0.2.11/32 dev eth0") }, "a virtual host address gone", "the host has lost the address 192.0.2.11", []string{"one", "two"}},
+		{func() { l.host.AddAddress("eth0", "192.0.2.10/25") }, "another prefix length of a host address", "the host has got the address 192.0.2.10/25", []string{"one", "two"}},
+		{func() { l.host.IP("address del 192.0.2.10/24 dev eth0") }, "the first prefix length gone", "the host has lost the address 192.0.2.10/24", []string{"one", "two"}},
+		{func() {
+			l.services["two"].IP("neigh add 192.0.2.10 lladdr 02:00:00:00:00:02 dev mv0 nud permanent")
+			l.services["two"].IP("neigh del 192.0.2.10 dev mv0")
+		}, "the neighbour of an address that is left", "the service's neighbour entry for 192.0.2.10 was removed", []string{"two"}},
 		{func() { l.host.IP("address add 198.51.100.9/32 dev lo") }, "an address on the host's lo", "the host has got the address 198.51.100.9", []string{"one", "two"}},
 		{func() { l.host.AddAddress("eth0", "2001:db8::10/64 noprefixroute") }, "an IPv6 address of the host", "the host has got the address 2001:db8::10", []string{"one", "two"}},
 		{func() {

@@ -89,9 +89,11 @@ func (f finding) String() string {
 	return f.what + " by " + f.who
 }
 
+// address is one that a link has: of IPv4 it can have the same with several prefix
+// lengths.
 type address struct {
-	index int
-	addr  netip.Addr
+	index  int
+	prefix netip.Prefix
 }
 
 // state is what is known of the host, as far as it concerns attachments.
@@ -270,20 +272,20 @@ func (s *state) linkGone(e event) []finding {
 // way back to it, the host's routes to VIPs go out from it, or the host masquerades to
 // it, which can be one on any link, lo included.
 func (s *state) hostAddress(e event) []finding {
-	key := address{e.index, e.addr}
+	key := address{e.index, e.dst}
 	_, ours := s.macs[s.links[e.index].name]
 	usable := e.kind == unix.RTM_NEWADDR && e.usable && !ours
 	if usable == s.addrs[key] {
 		return nil
 	}
-	what := "the host has got the address " + e.addr.String()
+	what := "the host has got the address " + e.dst.String()
 	if usable {
 		s.addrs[key] = true
 		delete(s.lost, e.addr)
 	} else {
 		delete(s.addrs, key)
 		s.lost[e.addr] = !s.hasAddress(e.addr)
-		what = "the host has lost the address " + e.addr.String()
+		what = "the host has lost the address " + e.dst.String()
 	}
 	// A host gets many at its boot, one after another.
 	return s.all(e, finding{kind: what, what: what}, func(a *attachment) bool {
@@ -299,7 +301,7 @@ func (s *state) hostAddress(e event) []finding {
 // hasAddress tells whether an address is one of the host's.
 func (s *state) hasAddress(addr netip.Addr) bool {
 	for key := range s.addrs {
-		if key.addr == addr {
+		if key.prefix.Addr() == addr {
 			return true
 		}
 	}
