@@ -83,7 +83,7 @@ func (n *Netns) addAs(a record.Attachment) error {
 	if err := n.tell(result); err != nil {
 		return err
 	}
-	return n.giveDNS(result.DNS)
+	return n.giveDNS(result)
 }
 
 // keep records an attachment beside others, which an undo has left.

@@ -3,12 +3,16 @@ package attach
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"macvlan-vip/systemd/internal/files"
 	"macvlan-vip/systemd/internal/sdlog"
@@ -21,14 +25,15 @@ var upstreams = []string{"/run/systemd/resolve/resolv.conf", "/run/NetworkManage
 // giveDNS makes sure that the service has DNS servers that it can reach,
 // through the resolv.conf that the drop-in binds: an administrator's for this
 // namespace or else the network's. Failing both it is the host's own, of which
-// only a server on a loopback address needs another.
-func (n *Netns) giveDNS(dns types.DNS) error {
+// a server on a loopback address needs another, and a link-local one another zone.
+func (n *Netns) giveDNS(result *current.Result) error {
 	file := n.ResolvConf()
 	admins := filepath.Join("/etc/netns", n.Name, "resolv.conf")
 	if _, err := os.Stat(admins); err == nil {
 		return files.Link(file, admins).Put()
 	}
-	text, from, err := chooseDNS(dns, os.ReadFile)
+	inside := func(text string) string { return n.inside(text, result) }
+	text, from, err := chooseDNS(result.DNS, os.ReadFile, inside)
 	if err != nil {
 		n.Say(sdlog.LevelWarning, "%v; write the service's servers to %s", err, admins)
 	}
@@ -42,21 +47,57 @@ func (n *Netns) giveDNS(dns types.DNS) error {
 	return files.Text(file, text).Put()
 }
 
+// inside is a resolv.conf of the host's with the service's link in place of its master as
+// the zone of link-local servers, which are on the LAN of both (RFC 4007, section 6).
+func (n *Netns) inside(text string, result *current.Result) string {
+	if !strings.Contains(text, "%") {
+		return text
+	}
+	f, err := n.look(result)
+	if err != nil {
+		return text
+	}
+	master, err := net.InterfaceByName(f.Master)
+	if err != nil {
+		return text
+	}
+	return rezone(text, []string{master.Name, strconv.Itoa(master.Index)}, n.IfName)
+}
+
+// rezone replaces any of some zones of name servers by another.
+func rezone(text string, zones []string, by string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
+			if addr, zone, _ := strings.Cut(f[1], "%"); slices.Contains(zones, zone) {
+				line = "nameserver " + addr + "%" + by + "\n"
+			}
+		}
+		b.WriteString(line)
+	}
+	return b.String()
+}
+
 // chooseDNS gives the resolv.conf(5) that the service needs, and where it is
-// from; none if the host's own will do.
-func chooseDNS(dns types.DNS, read func(string) ([]byte, error)) (text, from string, err error) {
+// from; none if the host's own will do. inside makes one of the host's good for the
+// namespace.
+func chooseDNS(dns types.DNS, read func(string) ([]byte, error), inside func(string) string) (text, from string, err error) {
 	if len(dns.Nameservers) > 0 {
 		return resolvConf(dns), "the network", nil
 	}
-	host, err := read("/etc/resolv.conf")
+	const own = "/etc/resolv.conf"
+	host, err := read(own)
 	if err != nil || !onLoopback(servers(string(host))) {
 		// A host without DNS has none to give.
+		if text := inside(string(host)); text != string(host) {
+			return text, own, nil
+		}
 		return "", "", nil
 	}
 	for _, file := range upstreams {
 		data, err := read(file)
 		if err == nil && !onLoopback(servers(string(data))) {
-			return string(data), file, nil
+			return inside(string(data)), file, nil
 		}
 	}
 	return "", "", errors.New("no DNS: the host's /etc/resolv.conf names only itself, which the service cannot reach")

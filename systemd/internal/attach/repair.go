@@ -91,7 +91,7 @@ func (n *Netns) mend(a record.Attachment, edit networks.Edit, broken bool) error
 		if err == nil {
 			then.tellUntouched(edit, a)
 			// The host's DNS servers may be others now.
-			return n.giveDNS(cnitool.Result(a).DNS)
+			return n.giveDNS(cnitool.Result(a))
 		}
 		n.Say(sdlog.LevelWarning, "%v", err)
 	}
