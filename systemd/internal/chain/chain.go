@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/containernetworking/cni/pkg/version"
 )
 
 // Request is a DEL of all plugins of a network.
@@ -50,8 +52,20 @@ func (p PluginError) Unwrap() error { return p.Err }
 
 // list is what is read of a configuration list (CNI specification, section 1).
 type list struct {
-	CNIVersion string                       `json:"cniVersion"`
-	Plugins    []map[string]json.RawMessage `json:"plugins"`
+	CNIVersion  string                       `json:"cniVersion"`
+	CNIVersions []string                     `json:"cniVersions"`
+	Plugins     []map[string]json.RawMessage `json:"plugins"`
+}
+
+// version is the one that ADD called the plugins in: the newest that libcni knows of
+// those that the list names (CNI specification, "Version considerations").
+func (l list) version() string {
+	for _, v := range slices.Backward(version.All.SupportedVersions()) {
+		if v == l.CNIVersion || slices.Contains(l.CNIVersions, v) {
+			return v
+		}
+	}
+	return l.CNIVersion
 }
 
 // Delete calls every plugin, the last one of the list first, and goes on after
@@ -64,7 +78,7 @@ func Delete(ctx context.Context, r Request) (logs string, errs []error) {
 	}
 	var said []string
 	for _, plugin := range slices.Backward(l.Plugins) {
-		text, err := r.delete(ctx, l.CNIVersion, plugin)
+		text, err := r.delete(ctx, l.version(), plugin)
 		if errors.Is(err, errMissing) && r.Failed {
 			// No ADD has got as far as it, or beyond.
 			continue

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/containernetworking/cni/libcni"
 )
 
 // plugin writes a program that notes that it was called, and what it was given.
@@ -73,6 +75,33 @@ func TestDelete(t *testing.T) {
 	}
 	if conf, _ := called(t, dir, "talks"); conf["runtimeConfig"] != nil {
 		t.Errorf("runtimeConfig of a plugin that can nothing: %v", conf)
+	}
+}
+
+// TestDeleteInTheVersionOfTheAdd: a plugin reads no result of a newer version than the
+// configuration's.
+func TestDeleteInTheVersionOfTheAdd(t *testing.T) {
+	dir := t.TempDir()
+	plugin(t, dir, "first", "")
+	for versions, want := range map[string]string{
+		`"cniVersion": "0.4.0"`:                                "0.4.0",
+		`"cniVersions": ["0.3.1", "1.1.0", "1.0.0"]`:           "1.1.0",
+		`"cniVersion": "0.4.0", "cniVersions": ["1.0.0"]`:      "1.0.0",
+		`"cniVersion": "1.0.0", "cniVersions": ["0.4.0"]`:      "1.0.0",
+		`"cniVersion": "99.0.0", "cniVersions": ["0.4.0"]`:     "0.4.0",
+		`"cniVersion": "1.0.0", "cniVersions": ["99.0.0", ""]`: "1.0.0",
+	} {
+		config := `{"name": "lan", ` + versions + `, "plugins": [{"type": "first"}]}`
+		list, err := libcni.NetworkConfFromBytes([]byte(config))
+		if err != nil || list.CNIVersion != want {
+			t.Fatalf("libcni takes %s for %q, %v", versions, list.CNIVersion, err)
+		}
+		if _, errs := Delete(context.Background(), Request{Network: "lan", Path: []string{dir}, Timeout: time.Minute, Config: []byte(config)}); len(errs) > 0 {
+			t.Error(errs)
+		}
+		if conf, _ := called(t, dir, "first"); conf["cniVersion"] != want {
+			t.Errorf("%s: called in %v, want %s", versions, conf["cniVersion"], want)
+		}
 	}
 }
 
