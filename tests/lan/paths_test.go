@@ -301,6 +301,38 @@ func TestPathsOfALostLink(t *testing.T) {
 	}
 }
 
+// TestPathsToOneGateway: of two attachments on a LAN one has its prefix, and the other no
+// more than its address. Either can be first, and be repaired beside the other.
+func TestPathsToOneGateway(t *testing.T) {
+	t.Parallel()
+	for _, first := range []int{0, 1} {
+		l := newLAN(t)
+		host, peer := l.station("10.0.0.1/16", "2001:db8::1/64"), l.station("10.0.0.5/16", "2001:db8::5/64")
+		netns := testnet.New(t)
+		netns.IP("link set lo up")
+		var both []*service
+		for i, vips := range [][]string{{"10.0.0.10/16", "2001:db8::10/64"}, {"10.0.0.11/32", "2001:db8::11/128"}} {
+			sv := host.service("c1", quick, vips...)
+			sv.Service, sv.IfName = netns, fmt.Sprintf("mv%d", i)
+			sv.chain = testnet.NewChain(t, fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "lan", "plugins": [
+				{"type": "macvlan-vip", "master": "eth0", %s, "ipam": {"type": "static", "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+					"addresses": [{"address": %q, "gateway": "10.0.0.5"}, {"address": %q, "gateway": "2001:db8::5"}]}},
+				{"type": "hairpin-route"}]}`, quick, vips[0], vips[1]))
+			both = append(both, sv)
+		}
+		for _, i := range []int{first, 1 - first, first, 1 - first} {
+			both[i].mustAdd(t)
+		}
+		for _, sv := range both {
+			if err := sv.check(); err != nil {
+				t.Error(err)
+			}
+			host.pings(t, sv.vips...)
+			peer.pings(t, sv.vips...)
+		}
+	}
+}
+
 // sorted leaves out which of two rules of one priority was there first.
 func sorted(snapshot string) []string { return slices.Sorted(strings.Lines(snapshot)) }
 

@@ -247,9 +247,20 @@ func (a Attachment) routes(result *current.Result, vips []netip.Prefix) ([]Route
 		if gw.IsValid() && gw.Is4() != dst.Addr().Is4() {
 			return nil, cnierr.Config("ipam route", dst.String(), "has a gateway of the other family, "+gw.String(), "use a gateway of the route's own family")
 		}
-		routes = append(routes, a.route(r, dst, gw, vips))
+		route := a.route(r, dst, gw, vips)
+		if first := a.toGateway(gw); route.OnLink && gw.Is6() && !slices.Contains(routes, first) {
+			routes = append(routes, first)
+		}
+		routes = append(routes, route)
 	}
 	return routes, nil
+}
+
+// toGateway is for an IPv6 gateway on the link: if the main table leads to it by another
+// link, such as that of a second attachment on the same LAN, the kernel takes no route
+// through it (ip6_route_check_nh_onlink in net/ipv6/route.c).
+func (a Attachment) toGateway(gw netip.Addr) Route {
+	return Route{Side: Service, Link: a.IfName, Dst: single(gw)}
 }
 
 func (a Attachment) route(r *types.Route, dst netip.Prefix, gw netip.Addr, vips []netip.Prefix) Route {

@@ -166,6 +166,27 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
+// TestAddressesBesideTheirGateway: each IPv6 gateway outside of the VIPs' networks has a
+// route of its own, before those through it.
+func TestAddressesBesideTheirGateway(t *testing.T) {
+	d, err := attachment(t, "").Addresses(ipamResult(t, `
+		"ips": [{"address": "2001:db8::10/128", "gateway": "2001:db8::1"}],
+		"routes": [{"dst": "::/0"}, {"dst": "2001:db8:1::/48"}, {"dst": "2001:db8:2::/48", "gw": "fe80::1"}]`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	prefix, gw := netip.MustParsePrefix, netip.MustParseAddr("2001:db8::1")
+	want := []Route{
+		{Side: Service, Link: "mv0", Dst: prefix("2001:db8::1/128")},
+		{Side: Service, Link: "mv0", Dst: prefix("::/0"), Gateway: gw, OnLink: true},
+		{Side: Service, Link: "mv0", Dst: prefix("2001:db8:1::/48"), Gateway: gw, OnLink: true},
+		{Side: Service, Link: "mv0", Dst: prefix("2001:db8:2::/48"), Gateway: netip.MustParseAddr("fe80::1")},
+	}
+	if diff := cmp.Diff(want, d.Routes, sameAddr); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestForwarding: only a service's macvlan on a bridge needs an entry there, and only if
 // its MAC is its own.
 func TestForwarding(t *testing.T) {
