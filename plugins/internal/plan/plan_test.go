@@ -107,6 +107,13 @@ func TestServiceSide(t *testing.T) {
 	if _, err := attachment(t, `"mtu": 1501`).ServiceSide(); err == nil || !strings.Contains(err.Error(), "1500") {
 		t.Errorf("mtu above the master's: %v", err)
 	}
+	const masters = `"mac": "52:54:00:00:00:01"`
+	if _, err := attachment(t, masters).ServiceSide(); err == nil || !strings.Contains(err.Error(), `mac: "52:54:00:00:00:01": the MAC of the master "eth0"`) {
+		t.Errorf("the master's MAC: %v", err)
+	}
+	if _, err := attachment(t, masters+`, "mode": "passthru"`).ServiceSide(); err != nil {
+		t.Errorf("the master's MAC in passthru mode: %v", err)
+	}
 	inside, _ := attachment(t, `"linkInContainer": true`).ServiceSide()
 	if inside.Links[1].MasterSide != Service {
 		t.Errorf("master of linkInContainer on the %s's side", inside.Links[1].MasterSide)
