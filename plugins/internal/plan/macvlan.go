@@ -138,8 +138,12 @@ func (a Attachment) Addresses(result *current.Result) (Desired, error) {
 	}
 	var d Desired
 	if slices.ContainsFunc(vips, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
-		if mtu := a.mtu(); mtu < 1280 {
-			return Desired{}, cnierr.Config("mtu", mtu, "too small for IPv6", "use 1280 or more, or IPv4 addresses alone")
+		switch {
+		case a.mtu() >= 1280:
+		case a.Conf.MTU != 0:
+			return Desired{}, cnierr.Config("mtu", a.Conf.MTU, "too small for IPv6", "use 1280 or more, or IPv4 addresses alone")
+		default:
+			return Desired{}, cnierr.Config("master", a.Master.Name, fmt.Sprintf("its MTU of %d is too small for IPv6", a.Master.MTU), "raise it to 1280 or more, or use IPv4 addresses alone")
 		}
 		for _, link := range []string{"lo", a.IfName} {
 			d.Sysctls = append(d.Sysctls, Sysctl{Side: Service, Key: "net/ipv6/conf/" + link + "/disable_ipv6", Value: "0"})

@@ -242,8 +242,12 @@ func TestAddressesThatNoLANHas(t *testing.T) {
 			t.Errorf("%s: accepted: %+v", name, d)
 		}
 	}
-	if _, err := attachment(t, `"mtu": 1279`).Addresses(ipamResult(t, `"ips": [{"address": "2001:db8::1/64"}]`)); err == nil {
-		t.Error("IPv6 with an MTU of 1279 was accepted")
+	small, low := attachment(t, `"mtu": 1279`), attachment(t, "")
+	low.Master.MTU = 1279
+	for want, a := range map[string]Attachment{"mtu: 1279: too small": small, `master: "eth0": its MTU of 1279 is too small`: low} {
+		if _, err := a.Addresses(ipamResult(t, `"ips": [{"address": "2001:db8::1/64"}]`)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("IPv6 with an MTU of 1279: %v, want %s", err, want)
+		}
 	}
 	for _, fine := range []string{"192.0.2.0/31", "192.0.2.0/32", "192.0.2.255/23", "2001:db8::/127", "2001:db8::/128", "fe80::10/64"} {
 		if _, err := attachment(t, "").Addresses(ipamResult(t, `"ips": [{"address": "`+fine+`"}]`)); err != nil {
