@@ -198,6 +198,8 @@ func checkVIP(vip netip.Prefix) error {
 	addr := vip.Addr()
 	const remedy = "use a host address of the LAN"
 	switch {
+	case vip.Bits() == 0:
+		return vipError(vip.String(), "has a prefix length of 0, as if every address were on the LAN", "use the LAN's prefix length")
 	case addr.Is4() && addr.As4()[0] == 0:
 		return vipError(vip.String(), "of 0.0.0.0/8, which stands for this network", remedy)
 	case addr.Is4() && addr.IsLinkLocalUnicast():

@@ -222,21 +222,23 @@ func TestForwarding(t *testing.T) {
 
 func TestAddressesThatNoLANHas(t *testing.T) {
 	for name, body := range map[string]string{
-		"none":              `"ips": []`,
-		"unspecified":       `"ips": [{"address": "0.0.0.0/24"}]`,
-		"multicast":         `"ips": [{"address": "224.0.0.1/24"}]`,
-		"multicast 6":       `"ips": [{"address": "ff02::1/64"}]`,
-		"loopback":          `"ips": [{"address": "127.0.0.1/8"}]`,
-		"loopback 6":        `"ips": [{"address": "::1/128"}]`,
-		"all ones":          `"ips": [{"address": "255.255.255.255/32"}]`,
-		"network":           `"ips": [{"address": "192.0.2.0/24"}]`,
-		"broadcast":         `"ips": [{"address": "192.0.2.255/24"}]`,
-		"of network 0":      `"ips": [{"address": "0.1.2.3/8"}]`,
-		"link-local":        `"ips": [{"address": "169.254.169.254/32"}]`,
-		"anycast 6":         `"ips": [{"address": "2001:db8::/64"}]`,
-		"its own gateway":   `"ips": [{"address": "192.0.2.1/24", "gateway": "192.0.2.1"}]`,
-		"twice":             `"ips": [{"address": "192.0.2.1/24"}, {"address": "192.0.2.1/25"}]`,
-		"gateway of family": `"ips": [{"address": "192.0.2.1/24"}], "routes": [{"dst": "0.0.0.0/0", "gw": "2001:db8::1"}]`,
+		"none":               `"ips": []`,
+		"unspecified":        `"ips": [{"address": "0.0.0.0/24"}]`,
+		"multicast":          `"ips": [{"address": "224.0.0.1/24"}]`,
+		"multicast 6":        `"ips": [{"address": "ff02::1/64"}]`,
+		"loopback":           `"ips": [{"address": "127.0.0.1/8"}]`,
+		"loopback 6":         `"ips": [{"address": "::1/128"}]`,
+		"all ones":           `"ips": [{"address": "255.255.255.255/32"}]`,
+		"network":            `"ips": [{"address": "192.0.2.0/24"}]`,
+		"broadcast":          `"ips": [{"address": "192.0.2.255/24"}]`,
+		"of network 0":       `"ips": [{"address": "0.1.2.3/8"}]`,
+		"link-local":         `"ips": [{"address": "169.254.169.254/32"}]`,
+		"anycast 6":          `"ips": [{"address": "2001:db8::/64"}]`,
+		"prefix length 0":    `"ips": [{"address": "192.0.2.1/0"}]`,
+		"prefix length 0, 6": `"ips": [{"address": "2001:db8::1/0"}]`,
+		"its own gateway":    `"ips": [{"address": "192.0.2.1/24", "gateway": "192.0.2.1"}]`,
+		"twice":              `"ips": [{"address": "192.0.2.1/24"}, {"address": "192.0.2.1/25"}]`,
+		"gateway of family":  `"ips": [{"address": "192.0.2.1/24"}], "routes": [{"dst": "0.0.0.0/0", "gw": "2001:db8::1"}]`,
 	} {
 		if d, err := attachment(t, "").Addresses(ipamResult(t, body)); err == nil {
 			t.Errorf("%s: accepted: %+v", name, d)
