@@ -99,7 +99,7 @@ func (n *Netns) mend(a record.Attachment, edit networks.Edit, broken bool) error
 		return err
 	}
 	n.tellEdit(edit)
-	return then.check()
+	return then.checkAgain()
 }
 
 // check is CHECK, but for what no ADD can put right, such as a cable that is out. That
@@ -108,6 +108,16 @@ func (n *Netns) check() error {
 	_, err := n.cni("check")
 	if err != nil && strings.Contains(err.Error(), cnitool.TryAgain) {
 		n.Say(sdlog.LevelWarning, "%v", err)
+		return nil
+	}
+	return err
+}
+
+// checkAgain is check after an ADD. Where the network's version has no CHECK, the ADD is
+// all that there is.
+func (n *Netns) checkAgain() error {
+	err := n.check()
+	if err != nil && strings.Contains(err.Error(), cnitool.NoCheck) {
 		return nil
 	}
 	return err

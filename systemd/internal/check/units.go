@@ -98,6 +98,9 @@ func checkAttachment(_ context.Context, s *subject) *Finding {
 		f = ok("%s", strings.Join(s.facts.Made(s.known.Network), "; "))
 		if err := cnitool.Check(s.namespace, *s.known); err != nil {
 			f = fail(s.reload(), "%v", err)
+			if strings.Contains(err.Error(), cnitool.NoCheck) {
+				f.Remedy = s.byOwn(s.restart(), "cniVersion")
+			}
 		}
 	}
 	return f

@@ -57,6 +57,7 @@ func TestExplain(t *testing.T) {
 		`plugin type="macvlan-vip" failed (add): no remedy`:                                                                  "macvlan-vip: no remedy; to see it by hand: CNI_PATH=/opt/cni/bin:/srv/cni NETCONFPATH=/etc/cni/net.d CNI_IFNAME=mv0 cnitool add lan /run/netns/web",
 		`plugin type="x" failed (add): failed to find plugin "x" in path [/opt/cni/bin]`:                                     `x: failed to find plugin "x" in path [/opt/cni/bin]; install that plugin, or correct its ` + "`type` or CNI_PATH",
 		`plugin type="tuning" failed (add): plugin type="y" failed (add): error dialing: dial unix /run/cni/dhcp.sock: gone`: "y: error dialing: dial unix /run/cni/dhcp.sock: gone; start the DHCP daemon, `dhcp daemon` in the folder of the IPAM plugins",
+		`configuration version "0.3.1" does not support the CHECK command`:                                                   `configuration version "0.3.1" does not support the CHECK command; set the network's cniVersion to 1.0.0`,
 	} {
 		if got := Explain(n, problem, "add").Error(); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)

@@ -14,6 +14,9 @@ import (
 // TryAgain is in the text of every error of our plugins that may pass.
 const TryAgain = "try again"
 
+// NoCheck is what libcni says of a network whose cniVersion is from before CHECK.
+const NoCheck = "does not support the CHECK command"
+
 // ours are the plugins whose errors hold their remedy, after a semicolon.
 var ours = []string{"macvlan-vip", "hairpin-route"}
 
@@ -26,6 +29,7 @@ var hints = []struct{ text, remedy string }{
 	{"invalid CNI_ARGS pair", "write KEY=VALUE, parted by semicolons, in /etc/systemd-netns/NAME.env"},
 	{"parsing configuration", "correct its JSON"},
 	{"error loading config", "correct its JSON"},
+	{NoCheck, "set the network's cniVersion to 1.0.0"},
 	{"unmarshal", "correct its JSON"},
 	{"invalid character", "correct the JSON of the network or of CAP_ARGS in /etc/systemd-netns/NAME.env"},
 }
