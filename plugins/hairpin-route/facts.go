@@ -201,11 +201,7 @@ func (a *attachment) checkVIPs(addrs []plan.AddrFacts) error {
 
 func (a *attachment) checkSource(addrs []plan.AddrFacts) error {
 	for _, src := range a.conf.Source {
-		found := src.IsLoopback()
-		for _, h := range addrs {
-			found = found || h.Prefix.Addr() == src
-		}
-		if !found {
+		if !slices.ContainsFunc(addrs, func(h plan.AddrFacts) bool { return h.Prefix.Addr() == src }) {
 			return cnierr.Config("source", src.String(), "not an address of this host, or one of another VRF", "use one that `ip address` shows on the host, or leave it out")
 		}
 	}

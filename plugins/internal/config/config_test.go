@@ -158,6 +158,8 @@ func TestErrors(t *testing.T) {
 		{`"hostNetworks": "fe80::/64"`, "", hairpin, config, []string{"hostNetworks", "fe80::/64"}},
 		{`"hostNetworks": "connected", "returnPath": false`, "", hairpin, config, []string{"hostNetworks", "returnPath"}},
 		{`"source": "0.0.0.0"`, "", hairpin, config, []string{"source", "0.0.0.0"}},
+		{`"source": "127.0.0.1"`, "", hairpin, config, []string{"source", "127.0.0.1"}},
+		{`"source": "::1"`, "", hairpin, config, []string{"source", "::1"}},
 		{`"returnPath": "yes"`, "", hairpin, decode, []string{"returnPath"}},
 	}
 	for _, tt := range tests {

@@ -160,7 +160,7 @@ func parseSource(data json.RawMessage) ([]netip.Addr, error) {
 	seen := map[bool]bool{}
 	for _, text := range texts {
 		addr, err := netip.ParseAddr(text)
-		if err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast() {
+		if err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() {
 			return nil, cnierr.Config("source", text, "not a host address", "use an address of this host, without a prefix length")
 		}
 		addr = addr.Unmap()
