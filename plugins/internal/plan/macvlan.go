@@ -50,7 +50,7 @@ func (a Attachment) ServiceSide() (Desired, error) {
 		return Desired{}, cnierr.Config("mtu", a.Conf.MTU, fmt.Sprintf("larger than the %d of the master %q", a.Master.MTU, a.Master.Name),
 			fmt.Sprintf("set mtu to %d or less, or raise the master's", a.Master.MTU))
 	}
-	if mac := a.Conf.MAC.String(); mac == a.Master.MAC && a.Conf.Mode != "passthru" {
+	if mac := a.Conf.MAC.String(); mac != "" && mac == a.Master.MAC && a.Conf.Mode != "passthru" {
 		return Desired{}, cnierr.Config("mac", mac, fmt.Sprintf("the MAC of the master %q, which the kernel gives to no macvlan on it", a.Master.Name),
 			"leave mac out, or give the service a MAC of its own")
 	}
