@@ -28,8 +28,9 @@ type Change struct {
 	want, before []files.File
 	// stop are units that are stopped before any is restarted.
 	stop []string
-	// restart are the running units that need a restart.
-	restart []string
+	// restart are the running units that need a restart, follow those that systemd stops with
+	// them and does not start again.
+	restart, follow []string
 	// start are units to start; they are stopped if the change is rolled back.
 	start []string
 	// end are units to stop; they are started again if the change is rolled back.
@@ -85,7 +86,7 @@ func (c *Change) Lines() []string {
 	for _, step := range []struct {
 		verb  string
 		names []string
-	}{{"stop", append(slices.Clone(c.end), c.stop...)}, {"restart", c.restart}, {"start", c.start}, {"reload", nonEmpty(c.reload)}, {"stop", c.leave}} {
+	}{{"stop", append(slices.Clone(c.end), c.stop...)}, {"restart", c.restart}, {"start", append(slices.Clone(c.follow), c.start...)}, {"reload", nonEmpty(c.reload)}, {"stop", c.leave}} {
 		if len(step.names) > 0 {
 			lines = append(lines, "systemctl "+step.verb+" "+strings.Join(step.names, " "))
 		}
@@ -170,10 +171,10 @@ func (c *Change) takeBack(ctx context.Context, sd *units.Systemd, touched bool) 
 	if err = errors.Join(err, restore(c.before), sd.ReadFiles(ctx)); !touched {
 		// systemd starts no socket whose service runs.
 		sockets, others := apart(c.restart)
-		return errors.Join(err, sd.Start(ctx, append(sockets, others...)...))
+		return errors.Join(err, sd.Start(ctx, slices.Concat(sockets, others, c.follow)...))
 	}
 	// Units that were never loaded have nothing to forget.
-	_ = sd.ResetFailed(ctx, append(slices.Clone(c.restart), c.start...)...)
+	_ = sd.ResetFailed(ctx, slices.Concat(c.restart, c.follow, c.start)...)
 	back := *c
 	back.start, back.end = c.end, nil
 	return errors.Join(err, back.takeEffect(ctx, sd), c.letGo(ctx, sd))
@@ -234,7 +235,36 @@ func (c *Change) restartUnits(ctx context.Context, sd *units.Systemd) error {
 	if err := sd.Restart(ctx, append(sockets, others...)...); err != nil {
 		return err
 	}
+	if err := sd.Start(ctx, c.follow...); err != nil {
+		return err
+	}
 	return stay(ctx, sd, others)
+}
+
+// followers notes what systemd stops with the units to restart, such as what requires one. A
+// restart would bring it back, but the units are stopped before: by systemd itself, when it
+// reads that they are bound to a shim which does not run.
+func (c *Change) followers(ctx context.Context, sd *units.Systemd) error {
+	for todo := slices.Clone(c.restart); len(todo) > 0; todo = todo[1:] {
+		u, err := sd.Unit(ctx, todo[0])
+		if err != nil {
+			return err
+		}
+		running, err := sd.Running(ctx, u.StopWith)
+		if err != nil {
+			return err
+		}
+		for _, name := range running {
+			if slices.Contains(c.restart, name) || slices.Contains(c.follow, name) {
+				continue
+			}
+			c.follow, todo = append(c.follow, name), append(todo, name)
+			if strings.HasSuffix(name, ".service") {
+				c.Others = append(c.Others, name)
+			}
+		}
+	}
+	return nil
 }
 
 func apart(names []string) (sockets, others []string) {

@@ -44,7 +44,7 @@ func Disable(ctx context.Context, sd *units.Systemd, name string) (*Change, erro
 	if len(c.want) == 0 {
 		return nil, notOurs(u, in)
 	}
-	if err := c.runs(ctx, sd, u); err != nil {
+	if err := errors.Join(c.runs(ctx, sd, u), c.followers(ctx, sd)); err != nil {
 		return nil, err
 	}
 	if in != "" {

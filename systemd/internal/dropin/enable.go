@@ -74,7 +74,7 @@ func Enable(ctx context.Context, sd *units.Systemd, w Wish) (*Change, error) {
 			return nil, err
 		}
 	}
-	if err := w.forwards(ctx, sd, c, n); err != nil {
+	if err := errors.Join(w.forwards(ctx, sd, c, n), c.followers(ctx, sd)); err != nil {
 		return nil, err
 	}
 	if was != "" && was != w.In {

@@ -71,7 +71,7 @@ func (c *Change) update(ctx context.Context, sd *units.Systemd, u *units.Unit, n
 	edit := edited(n)
 	switch {
 	case routes && len(c.want) > 0:
-		return errors.Join(c.runs(ctx, sd, u), c.renews(ctx, sd, n))
+		return errors.Join(c.runs(ctx, sd, u), c.renews(ctx, sd, n), c.followers(ctx, sd))
 	case edit.What != "" && !edit.Live:
 		// A reload would repair by what was attached, and succeed.
 		return fmt.Errorf("%s has changed since the VIPs were attached, and a reload does not apply that: %s; then repeat this, or take that edit back",

@@ -64,6 +64,8 @@ type Unit struct {
 	DropIns []string
 	// Triggers, TriggeredBy, BoundBy, Before are other units' names.
 	Triggers, TriggeredBy, BoundBy, Before []string
+	// StopWith are the units that systemd stops with this one.
+	StopWith []string
 	// MainPID is 0 for a unit that does not run.
 	MainPID uint32
 	// NetnsPath is NetworkNamespacePath=.
@@ -91,6 +93,9 @@ func (s *Systemd) Unit(ctx context.Context, name string) (*Unit, error) {
 		BoundBy: property[[]string](p, "BoundBy"), Before: property[[]string](p, "Before"),
 		MainPID: property[uint32](p, "MainPID"), NetnsPath: property[string](p, "NetworkNamespacePath"),
 		JoinsNamespaceOf: property[[]string](p, "JoinsNamespaceOf"), Stale: property[bool](p, "NeedDaemonReload"),
+	}
+	for _, kind := range []string{"RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"} {
+		u.StopWith = append(u.StopWith, property[[]string](p, kind)...)
 	}
 	asked := property[uint64](p, "ConditionTimestampMonotonic") != 0
 	u.Skipped = asked && !property[bool](p, "ConditionResult")

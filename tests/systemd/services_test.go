@@ -1,0 +1,62 @@
+package systemd
+
+import (
+	"testing"
+)
+
+// TestServicesOfPackages: services as packages and administrators have them, with others that
+// need them.
+func TestServicesOfPackages(t *testing.T) {
+	t.Parallel()
+	l := newCommandLab(t)
+	const vendor = "usr/lib/systemd/system/"
+	l.Write(vendor+"web.socket", "[Socket]\nListenStream=80\n")
+	l.Write(vendor+"web.service", "[Service]\nExecStart=/lib/systemd/systemd-socket-proxyd "+peerAddr+":8080\n")
+	l.Write(vendor+"needs@.service", "[Unit]\nRequires=%i.service\nAfter=%i.service\n[Service]\n"+sleep)
+	l.Write(vendor+"behind@.service", "[Unit]\nBindsTo=needs@%i.service\n[Service]\n"+sleep)
+	l.Write(vendor+"part@.service", "[Unit]\nPartOf=%i.service\n[Service]\n"+sleep)
+	l.up()
+	l.withoutDNS()
+	before, files := l.M.Snapshot(), l.etc(t)
+
+	// What requires a service stops with it, and is to run again with it.
+	for _, service := range []string{"web", "two"} {
+		t.Run("others require "+service, func(t *testing.T) {
+			all := []string{service, "needs@" + service, "behind@" + service, "part@" + service}
+			start := "systemctl start"
+			for _, name := range all {
+				start += " " + name
+			}
+			l.Run(t, start)
+			if service == "web" {
+				l.Run(t, "systemctl stop web")
+				l.Run(t, "systemctl start web.socket")
+				l.Run(t, start)
+			}
+			run := func(what string) {
+				t.Helper()
+				for _, name := range all {
+					if got := l.State(name); got != "active" {
+						t.Errorf("after %s %s is %s", what, name, got)
+					}
+				}
+				l.Run(t, start)
+			}
+			l.refused(t, program+"enable "+service+" --vip 172.16.26.4/22", "needs@"+service+".service", "--yes")
+			run("a question")
+			l.Run(t, program+"enable "+service+" --vip 172.16.26.4/22 --yes")
+			run("enable")
+			l.Run(t, program+"enable "+service+" --vip 172.16.26.5/22 --yes")
+			run("another VIP")
+			l.refused(t, program+"enable "+service+" --vip "+hostAddr+"/22 --yes", "rolled back")
+			run("a failure")
+			l.Run(t, program+"disable "+service+" --yes")
+			run("disable")
+			l.refused(t, program+"enable "+service+" --vip "+hostAddr+"/22 --yes", "rolled back")
+			run("another failure")
+			l.Run(t, "systemctl stop web.socket "+service)
+			l.gone(t, before)
+			l.untouched(t, files)
+		})
+	}
+}
