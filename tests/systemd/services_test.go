@@ -15,6 +15,9 @@ func TestServicesOfPackages(t *testing.T) {
 	l.Write(vendor+"needs@.service", "[Unit]\nRequires=%i.service\nAfter=%i.service\n[Service]\n"+sleep)
 	l.Write(vendor+"behind@.service", "[Unit]\nBindsTo=needs@%i.service\n[Service]\n"+sleep)
 	l.Write(vendor+"part@.service", "[Unit]\nPartOf=%i.service\n[Service]\n"+sleep)
+	l.Write(vendor+"nostop.service", "[Unit]\nRefuseManualStop=yes\n[Service]\n"+sleep)
+	l.Write(vendor+"nostart.service", "[Unit]\nRefuseManualStart=yes\nPartOf=two.service\n[Service]\n"+sleep)
+	l.Write(vendor+"dull.service", "[Unit]\nWants=nostart.service nostop.service\n[Service]\n"+sleep)
 	l.up()
 	l.withoutDNS()
 	before, files := l.M.Snapshot(), l.etc(t)
@@ -59,4 +62,23 @@ func TestServicesOfPackages(t *testing.T) {
 			l.untouched(t, files)
 		})
 	}
+	t.Run("what systemd would not restart", func(t *testing.T) {
+		l.Run(t, "systemctl start two dull")
+		for _, name := range []string{"nostart", "nostop", "two"} {
+			l.refused(t, program+"enable "+name+" --yes --vip 172.16.26.4/22", "only other units may start or stop it", "RefuseManualStart=no")
+			l.on(t, name, hostNetns)
+		}
+		l.untouched(t, files)
+		l.Run(t, "systemctl stop two")
+		l.Run(t, program+"enable two --vip 172.16.26.4/22")
+		l.Run(t, "systemctl start two")
+		l.Run(t, "systemctl mask two")
+		l.refused(t, program+"disable two --yes", "masked", "systemctl unmask two")
+		l.WantState(t, "two", "active")
+		l.Run(t, "systemctl stop two")
+		l.Run(t, program+"disable two --yes")
+		l.Run(t, "systemctl unmask two")
+		l.gone(t, before)
+		l.untouched(t, files)
+	})
 }

@@ -250,6 +250,9 @@ func (c *Change) followers(ctx context.Context, sd *units.Systemd) error {
 		if err != nil {
 			return err
 		}
+		if err := c.comesBack(u); err != nil {
+			return err
+		}
 		running, err := sd.Running(ctx, u.StopWith)
 		if err != nil {
 			return err
@@ -263,6 +266,17 @@ func (c *Change) followers(ctx context.Context, sd *units.Systemd) error {
 				c.Others = append(c.Others, name)
 			}
 		}
+	}
+	return nil
+}
+
+// comesBack is an error for a running unit that systemd would not restart, or start again.
+func (c *Change) comesBack(u *units.Unit) error {
+	switch {
+	case u.Masked:
+		return fmt.Errorf("%s: masked, so that it would not start again: `systemctl unmask %s`, or stop it, first", u.Name, u.Name)
+	case u.RefusesStart || u.RefusesStop && slices.Contains(c.restart, u.Name):
+		return fmt.Errorf("%s: only other units may start or stop it, so it cannot be restarted: set RefuseManualStart=no and RefuseManualStop=no (systemctl edit %s) first", u.Name, u.Name)
 	}
 	return nil
 }

@@ -72,6 +72,9 @@ type Unit struct {
 	NetnsPath string
 	// JoinsNamespaceOf are other units' names.
 	JoinsNamespaceOf []string
+	// RefusesStart and RefusesStop say that only other units may start or stop it, Masked that
+	// nobody may start it.
+	RefusesStart, RefusesStop, Masked bool
 	// Skipped says that the last start was skipped by a Condition…= of the unit.
 	Skipped bool
 	// Stale says that files were changed which systemd has not read.
@@ -93,6 +96,8 @@ func (s *Systemd) Unit(ctx context.Context, name string) (*Unit, error) {
 		BoundBy: property[[]string](p, "BoundBy"), Before: property[[]string](p, "Before"),
 		MainPID: property[uint32](p, "MainPID"), NetnsPath: property[string](p, "NetworkNamespacePath"),
 		JoinsNamespaceOf: property[[]string](p, "JoinsNamespaceOf"), Stale: property[bool](p, "NeedDaemonReload"),
+		RefusesStart: property[bool](p, "RefuseManualStart"), RefusesStop: property[bool](p, "RefuseManualStop"),
+		Masked: strings.HasPrefix(property[string](p, "UnitFileState"), "masked"),
 	}
 	for _, kind := range []string{"RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"} {
 		u.StopWith = append(u.StopWith, property[[]string](p, kind)...)
