@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"strings"
 	"testing"
 )
 
@@ -18,6 +19,12 @@ func TestServicesOfPackages(t *testing.T) {
 	l.Write(vendor+"nostop.service", "[Unit]\nRefuseManualStop=yes\n[Service]\n"+sleep)
 	l.Write(vendor+"nostart.service", "[Unit]\nRefuseManualStart=yes\nPartOf=two.service\n[Service]\n"+sleep)
 	l.Write(vendor+"dull.service", "[Unit]\nWants=nostart.service nostop.service\n[Service]\n"+sleep)
+	// As Debian's postfix, postgresql, tor and openvpn are.
+	l.Write(vendor+"post.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\nExecReload=/bin/true\n")
+	l.Write(vendor+"post@.service", "[Unit]\nPartOf=post.service\nBefore=post.service\nReloadPropagatedFrom=post.service\n[Service]\nType=forking\nGuessMainPID=no\nExecReload=/bin/true\n"+
+		"ExecStart=/bin/sh -c 'socat TCP-LISTEN:80,fork,reuseaddr TCP:"+peerAddr+":8080 & sleep 0.2'\n")
+	l.run0(t, "mkdir %s/etc/systemd/system/post.service.wants")
+	l.run0(t, "ln -s /usr/lib/systemd/system/post@.service %s/etc/systemd/system/post.service.wants/post@-.service")
 	l.up()
 	l.withoutDNS()
 	before, files := l.M.Snapshot(), l.etc(t)
@@ -78,6 +85,29 @@ func TestServicesOfPackages(t *testing.T) {
 		l.Run(t, "systemctl stop two")
 		l.Run(t, program+"disable two --yes")
 		l.Run(t, "systemctl unmask two")
+		l.gone(t, before)
+		l.untouched(t, files)
+	})
+	t.Run("one that stands for its instances", func(t *testing.T) {
+		l.refused(t, program+"enable post --vip 172.16.26.4/22", "post@-.service", "systemd-netns enable post@-")
+		l.Run(t, "systemctl start post")
+		l.Run(t, program+"enable post@- --vip 172.16.26.4/22")
+		l.Serves(t, "172.16.26.4")
+		l.Run(t, "systemctl reload post")
+		l.Run(t, "systemctl restart post")
+		l.Serves(t, "172.16.26.4")
+		// As by hand, or before it was refused.
+		l.network("post", "172.16.26.5/22")
+		l.link("post.service.d/netns.conf", unitDir+"netns.conf")
+		l.Run(t, "systemctl daemon-reload")
+		l.Run(t, "systemctl restart post")
+		if f := l.finding(t, "post", "service"); f.OK || !strings.Contains(f.Detail, "post@-.service") || !strings.Contains(f.Remedy, "enable post@-") {
+			t.Errorf("%+v", f)
+		}
+		l.Run(t, program+"disable post --yes")
+		l.Run(t, program+"disable post@- --yes")
+		l.Run(t, "rm -r /etc/cni")
+		l.Run(t, "systemctl stop post")
 		l.gone(t, before)
 		l.untouched(t, files)
 	})

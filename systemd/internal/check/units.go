@@ -32,6 +32,10 @@ func checkDropIn(_ context.Context, s *subject) *Finding {
 // checkService: it runs, or a socket of its starts it, or else why not.
 func checkService(ctx context.Context, s *subject) *Finding {
 	f := ok("%s", s.unit.Active)
+	if left := s.elsewhere(ctx); len(left) > 0 {
+		return fail(fmt.Sprintf("systemd-netns disable %s; systemd-netns enable %s --vip ADDR/LEN", s.stem(), strings.TrimSuffix(left[0], ".service")),
+			"it does nothing by itself but start and stop %s, not in this namespace", strings.Join(left, " "))
+	}
 	if s.unit.Runs() {
 		return f
 	}
@@ -50,6 +54,17 @@ func checkService(ctx context.Context, s *subject) *Finding {
 		f = fail(start, "%s; its VIPs are silent", s.unit.Active)
 	}
 	return f
+}
+
+// elsewhere are the services of a group that are not in the namespace of what stands for them.
+func (s *subject) elsewhere(ctx context.Context) (left []string) {
+	for _, name := range s.unit.Group() {
+		u, err := s.sd.Unit(ctx, name)
+		if err == nil && members.NamespaceOf(u) != s.namespace.Name {
+			left = append(left, name)
+		}
+	}
+	return left
 }
 
 // Waiting are the sockets that listen in the namespace of a service that does not run, and

@@ -48,6 +48,9 @@ func Enable(ctx context.Context, sd *units.Systemd, w Wish) (*Change, error) {
 	if target := tooEarly(u); target != "" {
 		return nil, fmt.Errorf("%s: it is ordered before %s, which its namespace comes after; take that from its Before= (systemctl edit --full %s)", u.Name, target, u.Name)
 	}
+	if group := u.Group(); len(group) > 0 {
+		return nil, fmt.Errorf("%s: it does nothing by itself but start and stop %s; name these, each by itself: systemd-netns enable %s", u.Name, strings.Join(group, " "), strings.TrimSuffix(group[0], ".service"))
+	}
 	was := members.NamespaceOf(u)
 	w.Unit, w.In = u.Name, cmp.Or(w.In, was, strings.TrimSuffix(u.Name, ".service"))
 	if err := settings.CheckName(w.In); err != nil {

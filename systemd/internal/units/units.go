@@ -64,6 +64,8 @@ type Unit struct {
 	DropIns []string
 	// Triggers, TriggeredBy, BoundBy, Before are other units' names.
 	Triggers, TriggeredBy, BoundBy, Before []string
+	// ConsistsOf are the units that are part of this one (PartOf=).
+	ConsistsOf []string
 	// StopWith are the units that systemd stops with this one.
 	StopWith []string
 	// MainPID is 0 for a unit that does not run.
@@ -94,7 +96,8 @@ func (s *Systemd) Unit(ctx context.Context, name string) (*Unit, error) {
 		File: property[string](p, "FragmentPath"), Source: property[string](p, "SourcePath"), DropIns: property[[]string](p, "DropInPaths"),
 		Triggers: property[[]string](p, "Triggers"), TriggeredBy: property[[]string](p, "TriggeredBy"),
 		BoundBy: property[[]string](p, "BoundBy"), Before: property[[]string](p, "Before"),
-		MainPID: property[uint32](p, "MainPID"), NetnsPath: property[string](p, "NetworkNamespacePath"),
+		ConsistsOf: property[[]string](p, "ConsistsOf"),
+		MainPID:    property[uint32](p, "MainPID"), NetnsPath: property[string](p, "NetworkNamespacePath"),
 		JoinsNamespaceOf: property[[]string](p, "JoinsNamespaceOf"), Stale: property[bool](p, "NeedDaemonReload"),
 		RefusesStart: property[bool](p, "RefuseManualStart"), RefusesStop: property[bool](p, "RefuseManualStop"),
 		Masked: strings.HasPrefix(property[string](p, "UnitFileState"), "masked"),
@@ -129,6 +132,16 @@ func (u *Unit) Sockets() []string {
 // Socket is the name of the socket unit that triggers a service where nothing else says so
 // (systemd.socket(5)).
 func (u *Unit) Socket() string { return strings.TrimSuffix(u.Name, ".service") + ".socket" }
+
+// Group are the instances for which a service stands that does nothing by itself, as Debian's
+// postgresql for postgresql@15-main.
+func (u *Unit) Group() []string {
+	if u.Type != "oneshot" {
+		return nil
+	}
+	of := strings.TrimSuffix(u.Name, ".service") + "@"
+	return slices.DeleteFunc(slices.Clone(u.ConsistsOf), func(part string) bool { return !strings.HasPrefix(part, of) || !strings.HasSuffix(part, ".service") })
+}
 
 // AllSockets are the socket units that trigger a service, in memory or not: systemd loads a
 // socket that is neither enabled nor started when somebody asks for it, and forgets it again.
