@@ -369,7 +369,11 @@ func TestTransactions(t *testing.T) {
 		l.daemonReload(t)
 		l.Run(t, "systemctl start two")
 		files := l.etc(t)
-		l.refused(t, program+"enable two --in two --vip 172.16.26.4/22", "/"+admins, "everything was rolled back")
+		l.refused(t, program+"enable two --vip 172.16.26.4/22", "/"+admins, "/run/netns/by-hand")
+		if f := l.finding(t, "two", "drop-in"); f.OK || strings.Contains(f.Remedy, "restart") {
+			t.Errorf("%+v", f)
+		}
+		l.refused(t, program+"disable two --yes", "/"+admins)
 		l.untouched(t, files)
 		l.on(t, "two", "/run/netns/by-hand")
 		l.Run(t, "systemctl stop two")
@@ -390,7 +394,7 @@ func TestTransactions(t *testing.T) {
 		l.Run(t, "systemctl stop two")
 		l.Run(t, "rm /"+admins)
 		l.Run(t, program+"disable two --yes")
-		l.Write(admins, "[Service]\nNetworkNamespacePath=/run/netns/elsewhere\n")
+		l.Write(admins, "[Service]\nNetworkNamespacePath=\n")
 		l.refused(t, program+"enable two --in two --vip 172.16.26.4/22", "/"+admins, "everything was rolled back")
 		l.Run(t, "rm -r /etc/systemd/system/two.service.d")
 		l.daemonReload(t)

@@ -19,6 +19,8 @@ func TestServicesOfPackages(t *testing.T) {
 	l.Write(vendor+"nostop.service", "[Unit]\nRefuseManualStop=yes\n[Service]\n"+sleep)
 	l.Write(vendor+"nostart.service", "[Unit]\nRefuseManualStart=yes\nPartOf=two.service\n[Service]\n"+sleep)
 	l.Write(vendor+"dull.service", "[Unit]\nWants=nostart.service nostop.service\n[Service]\n"+sleep)
+	l.Write(vendor+"tunnel.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=ip netns add tunnel\nExecStop=ip netns delete tunnel\n")
+	l.Write(vendor+"tunnelled.service", "[Unit]\nBindsTo=tunnel.service\nAfter=tunnel.service\n[Service]\nNetworkNamespacePath=/run/netns/tunnel\n"+sleep)
 	// As Debian's postfix, postgresql, tor and openvpn are.
 	l.Write(vendor+"post.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\nExecReload=/bin/true\n")
 	l.Write(vendor+"post@.service", "[Unit]\nPartOf=post.service\nBefore=post.service\nReloadPropagatedFrom=post.service\n[Service]\nType=forking\nGuessMainPID=no\nExecReload=/bin/true\n"+
@@ -110,5 +112,23 @@ func TestServicesOfPackages(t *testing.T) {
 		l.Run(t, "systemctl stop post")
 		l.gone(t, before)
 		l.untouched(t, files)
+	})
+	t.Run("one in a namespace of somebody else's", func(t *testing.T) {
+		l.Run(t, "systemctl start tunnelled")
+		its := l.Run(t, "stat -L -c %i /run/netns/tunnel")
+		for _, options := range []string{"", "--in front "} {
+			l.refused(t, program+"enable tunnelled --vip 172.16.26.4/22 "+options, "/run/netns/tunnel", "/lib/systemd/system/tunnelled.service")
+		}
+		l.refused(t, program+"disable tunnelled --yes", "/lib/systemd/system/tunnelled.service")
+		if f := l.finding(t, "tunnelled", "drop-in"); f.OK || f.Detail != "it is in no namespace" {
+			t.Errorf("%+v", f)
+		}
+		if now := l.Run(t, "stat -L -c %i /run/netns/tunnel"); now != its {
+			t.Errorf("/run/netns/tunnel is %s, was %s", now, its)
+		}
+		l.on(t, "tunnelled", "/run/netns/tunnel")
+		l.untouched(t, files)
+		l.Run(t, "systemctl stop tunnel tunnelled")
+		l.gone(t, before)
 	})
 }

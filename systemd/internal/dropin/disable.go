@@ -1,6 +1,7 @@
 package dropin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,7 +35,7 @@ func Disable(ctx context.Context, sd *units.Systemd, name string) (*Change, erro
 	if err := c.takeOut(ctx, sd, u); err != nil {
 		return nil, err
 	}
-	if in == "" && len(c.want) == 0 {
+	if in == "" && u.NetnsPath == "" && len(c.want) == 0 {
 		if u.Load == "not-found" {
 			return nil, fmt.Errorf("%s: %w; see `systemd-netns list`", u.Name, ErrNoUnit)
 		}
@@ -42,7 +43,7 @@ func Disable(ctx context.Context, sd *units.Systemd, name string) (*Change, erro
 		return c, nil
 	}
 	if len(c.want) == 0 {
-		return nil, notOurs(u, in)
+		return nil, notOurs(u, cmp.Or(in, u.NetnsPath))
 	}
 	if err := errors.Join(c.runs(ctx, sd, u), c.followers(ctx, sd)); err != nil {
 		return nil, err

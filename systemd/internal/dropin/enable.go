@@ -52,6 +52,9 @@ func Enable(ctx context.Context, sd *units.Systemd, w Wish) (*Change, error) {
 		return nil, fmt.Errorf("%s: it does nothing by itself but start and stop %s; name these, each by itself: systemd-netns enable %s", u.Name, strings.Join(group, " "), strings.TrimSuffix(group[0], ".service"))
 	}
 	was := members.NamespaceOf(u)
+	if was == "" && u.NetnsPath != "" {
+		return nil, fmt.Errorf("%s: it is in the network namespace %s, which this program does not make, by %s; remove that setting first", u.Name, u.NetnsPath, strings.Join(naming(u), " or "))
+	}
 	w.Unit, w.In = u.Name, cmp.Or(w.In, was, strings.TrimSuffix(u.Name, ".service"))
 	if err := settings.CheckName(w.In); err != nil {
 		return nil, err
@@ -158,7 +161,7 @@ func isIn(ctx context.Context, sd *units.Systemd, unit, namespace string) error 
 		return err
 	}
 	if in := members.NamespaceOf(u); in != namespace {
-		return fmt.Errorf("%s: systemd has it in %s, not in %s, by %s; remove that setting", unit, where(in), namespace, strings.Join(naming(u), " or "))
+		return fmt.Errorf("%s: systemd has it in %s, not in %s, by %s; remove that setting", unit, where(cmp.Or(in, u.NetnsPath)), namespace, strings.Join(naming(u), " or "))
 	}
 	return nil
 }

@@ -46,9 +46,10 @@ func In(all []Member, namespace string) []Member {
 }
 
 // NamespaceOf is the namespace that a service is, or from its next start will
-// be, in, or "".
+// be, in, or "". One that no shim makes is somebody else's.
 func NamespaceOf(u *units.Unit) string {
-	if name, found := strings.CutPrefix(u.NetnsPath, settings.NetnsDir+"/"); found {
+	name, found := strings.CutPrefix(u.NetnsPath, settings.NetnsDir+"/")
+	if found && slices.Contains(u.Needs, settings.Named(name).Shim()) {
 		return name
 	}
 	for _, other := range u.JoinsNamespaceOf {

@@ -66,6 +66,8 @@ type Unit struct {
 	Triggers, TriggeredBy, BoundBy, Before []string
 	// ConsistsOf are the units that are part of this one (PartOf=).
 	ConsistsOf []string
+	// Needs are the units that this one requires or is bound to.
+	Needs []string
 	// StopWith are the units that systemd stops with this one.
 	StopWith []string
 	// MainPID is 0 for a unit that does not run.
@@ -105,6 +107,7 @@ func (s *Systemd) Unit(ctx context.Context, name string) (*Unit, error) {
 	for _, kind := range []string{"RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"} {
 		u.StopWith = append(u.StopWith, property[[]string](p, kind)...)
 	}
+	u.Needs = append(property[[]string](p, "BindsTo"), property[[]string](p, "Requires")...)
 	asked := property[uint64](p, "ConditionTimestampMonotonic") != 0
 	u.Skipped = asked && !property[bool](p, "ConditionResult")
 	if u.Load == "not-found" || u.Name == "" {
