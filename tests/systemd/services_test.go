@@ -21,6 +21,8 @@ func TestServicesOfPackages(t *testing.T) {
 	l.Write(vendor+"dull.service", "[Unit]\nWants=nostart.service nostop.service\n[Service]\n"+sleep)
 	l.Write(vendor+"tunnel.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=ip netns add tunnel\nExecStop=ip netns delete tunnel\n")
 	l.Write(vendor+"tunnelled.service", "[Unit]\nBindsTo=tunnel.service\nAfter=tunnel.service\n[Service]\nNetworkNamespacePath=/run/netns/tunnel\n"+sleep)
+	l.Write(vendor+"joins.service", "[Unit]\nJoinsNamespaceOf=joined.service\nAfter=joined.service\n[Service]\nPrivateTmp=yes\n"+sleep)
+	l.Write(vendor+"joined.service", "[Service]\nPrivateTmp=yes\n"+sleep)
 	// As Debian's postfix, postgresql, tor and openvpn are.
 	l.Write(vendor+"post.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\nExecReload=/bin/true\n")
 	l.Write(vendor+"post@.service", "[Unit]\nPartOf=post.service\nBefore=post.service\nReloadPropagatedFrom=post.service\n[Service]\nType=forking\nGuessMainPID=no\nExecReload=/bin/true\n"+
@@ -130,5 +132,33 @@ func TestServicesOfPackages(t *testing.T) {
 		l.untouched(t, files)
 		l.Run(t, "systemctl stop tunnel tunnelled")
 		l.gone(t, before)
+	})
+	t.Run("two that share a /tmp", func(t *testing.T) {
+		l.Run(t, "systemctl start joins joined")
+		l.refused(t, program+"enable joins --vip 172.16.26.4/22", "on the host's network", "joined.service (JoinsNamespaceOf=)", "everything was rolled back")
+		l.on(t, "joins", hostNetns)
+		l.gone(t, before)
+		l.untouched(t, files)
+		l.Run(t, "systemctl stop joins joined")
+		l.Run(t, program+"enable joined --vip 172.16.26.4/22")
+		l.Run(t, program+"enable joins --vip 172.16.26.5/22")
+		l.Run(t, "systemctl start joins joined")
+		if f := l.finding(t, "joins", "drop-in"); f.OK || !strings.Contains(f.Detail, "joined.service (JoinsNamespaceOf=)") {
+			t.Errorf("%+v", f)
+		}
+		l.Run(t, "systemctl stop joins joined")
+		l.Run(t, program+"enable joins --in joined")
+		l.Run(t, "systemctl start joins joined")
+		for _, name := range []string{"joins", "joined"} {
+			l.on(t, name, "/run/netns/joined")
+			if f := l.finding(t, name, "drop-in"); !f.OK {
+				t.Errorf("%+v", f)
+			}
+		}
+		l.Run(t, "systemctl stop joins joined")
+		l.Run(t, program+"disable joins --yes")
+		l.Run(t, program+"disable joined --yes")
+		l.gone(t, before)
+		l.untouched(t, files)
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"macvlan-vip/systemd/internal/cnitool"
@@ -15,18 +14,17 @@ import (
 
 // checkDropIn: systemd has read the files, and the service runs where they say.
 func checkDropIn(_ context.Context, s *subject) *Finding {
-	var f *Finding
-	its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", s.unit.MainPID))
-	own, ownErr := os.Readlink("/proc/1/ns/net")
+	astray, joined := members.Astray(s.unit), members.Joined(s.unit)
 	switch {
 	case s.unit.Stale:
-		f = fail("systemctl daemon-reload", "files of %s were changed since systemd read them", s.unit.Name)
-	case s.unit.MainPID != 0 && err == nil && ownErr == nil && its == own:
-		f = fail("systemctl restart "+s.unit.Name, "it runs on the host's network, since it was started before its drop-in was read")
+		return fail("systemctl daemon-reload", "files of %s were changed since systemd read them", s.unit.Name)
+	case astray != "" && len(joined) > 0:
+		return fail("remove that setting, or stop all of them and put them into one namespace with --in", "it runs %s, since it has the namespaces of %s (JoinsNamespaceOf=)", astray, strings.Join(joined, " "))
+	case astray != "":
+		return fail("systemctl restart "+s.unit.Name, "it runs %s, since it was started before its drop-in was read", astray)
 	default:
-		f = ok("namespace %s", s.namespace.Name)
+		return ok("namespace %s", s.namespace.Name)
 	}
-	return f
 }
 
 // checkService: it runs, or a socket of its starts it, or else why not.

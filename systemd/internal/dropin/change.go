@@ -44,6 +44,8 @@ type Change struct {
 	leave, release []string
 	// inEffect checks what systemd has read, before any unit is touched.
 	inEffect func(context.Context, *units.Systemd) error
+	// arrived checks where the units run after they were restarted.
+	arrived func(context.Context, *units.Systemd) error
 	// words tells what units have to say about a failure.
 	words func() string
 }
@@ -114,6 +116,9 @@ func (c *Change) Apply(ctx context.Context, sd *units.Systemd) error {
 	if err == nil {
 		touched = true
 		err = c.takeEffect(ctx, sd)
+	}
+	if err == nil && c.arrived != nil {
+		err = c.arrived(ctx, sd)
 	}
 	if err == nil {
 		return c.letGo(ctx, sd)

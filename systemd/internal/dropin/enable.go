@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"macvlan-vip/systemd/internal/files"
 	"macvlan-vip/systemd/internal/members"
@@ -90,6 +91,7 @@ func Enable(ctx context.Context, sd *units.Systemd, w Wish) (*Change, error) {
 	}
 	c.release = append(c.release, n.Shim())
 	c.inEffect = func(ctx context.Context, sd *units.Systemd) error { return isIn(ctx, sd, u.Name, w.In) }
+	c.arrived = func(ctx context.Context, sd *units.Systemd) error { return arrives(ctx, sd, u.Name, w.In) }
 	c.words = func() string { return lastWords(n.Shim()) }
 	return c, nil
 }
@@ -164,6 +166,31 @@ func isIn(ctx context.Context, sd *units.Systemd, unit, namespace string) error 
 		return fmt.Errorf("%s: systemd has it in %s, not in %s, by %s; remove that setting", unit, where(cmp.Or(in, u.NetnsPath)), namespace, strings.Join(naming(u), " or "))
 	}
 	return nil
+}
+
+// joinTime is how long a process that systemd has started may take to join its namespace: one of
+// Type=idle waits for 5 s at first.
+const joinTime = 10 * time.Second
+
+// arrives makes sure that a service which was started is in its namespace.
+func arrives(ctx context.Context, sd *units.Systemd, unit, namespace string) error {
+	for deadline := time.Now().Add(joinTime); ; time.Sleep(grace / 10) {
+		u, err := sd.Unit(ctx, unit)
+		if err != nil {
+			return err
+		}
+		astray := members.Astray(u)
+		if astray == "" {
+			return nil
+		}
+		if time.Now().Before(deadline) {
+			continue
+		}
+		if joined := members.Joined(u); len(joined) > 0 {
+			return fmt.Errorf("%s: systemd runs it %s, not in %s, since it has the namespaces of %s (JoinsNamespaceOf=): remove that setting, or stop all of them and put them into one namespace with --in", unit, astray, namespace, strings.Join(joined, " "))
+		}
+		return fmt.Errorf("%s: it runs %s, not in %s; see `systemctl cat %s`", unit, astray, namespace, unit)
+	}
 }
 
 func where(namespace string) string {

@@ -3,6 +3,7 @@ package members
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,6 +59,29 @@ func NamespaceOf(u *units.Unit) string {
 		}
 	}
 	return ""
+}
+
+// Astray tells where the main process of a service in a namespace is, if not there: such as
+// one that was started before its drop-in was read, or that has another's namespaces
+// (JoinsNamespaceOf=). Otherwise, and if that cannot be told, it is "".
+func Astray(u *units.Unit) string {
+	its, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", u.MainPID))
+	if u.MainPID == 0 || err != nil {
+		return ""
+	}
+	named, err := os.Stat(settings.Named(NamespaceOf(u)).Path)
+	if err != nil || os.SameFile(its, named) {
+		return ""
+	}
+	if host, err := os.Stat("/proc/1/ns/net"); err != nil || !os.SameFile(its, host) {
+		return "in another network namespace"
+	}
+	return "on the host's network"
+}
+
+// Joined are the units, but for the shim, whose namespaces a service has.
+func Joined(u *units.Unit) []string {
+	return slices.DeleteFunc(slices.Clone(u.JoinsNamespaceOf), func(name string) bool { return strings.HasPrefix(name, "systemd-netns@") })
 }
 
 // dropInDirs are where drop-ins lie (systemd.unit(5)).
