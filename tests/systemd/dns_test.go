@@ -120,6 +120,16 @@ func TestDNS(t *testing.T) {
 		l.resolves(t, "app", vip1, peerSays)
 		l.says(t, "app: DNS servers "+peerAddr+", from /run/systemd/resolve/resolv.conf")
 	})
+	t.Run("check asks the service's servers", func(t *testing.T) {
+		start(t)
+		for _, target := range []string{"/run/systemd/resolve/stub-resolv.conf", "../run/systemd/resolve/stub-resolv.conf"} {
+			l.Run(t, "ln -sf "+target+" /etc/resolv.conf")
+			l.Run(t, "systemctl restart app")
+			if f := l.finding(t, "app", "dns"); !f.OK || f.Detail != peerAddr+" answers" {
+				t.Errorf("/etc/resolv.conf -> %s: %+v", target, f)
+			}
+		}
+	})
 	t.Run("the network's servers", func(t *testing.T) {
 		l.Write(netDir+"app.conflist", `{"cniVersion": "1.1.0", "name": "app", "plugins": [
 			{"type": "macvlan-vip", "master": "eth0", "ipam": {"type": "static", "addresses": [{"address": "`+vip1+`/22"}], "dns": {"nameservers": ["`+otherDNS+`"]}}},

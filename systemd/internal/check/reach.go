@@ -241,11 +241,11 @@ func droppingChain(ruleset string) string {
 
 // checkDNS: a server that the service asks answers.
 func checkDNS(_ context.Context, s *subject) *Finding {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/etc/resolv.conf", s.unit.MainPID))
+	text, err := enter.ReadFile(s.unit.MainPID, "etc/resolv.conf")
 	if err != nil {
 		return nil
 	}
-	all := servers(string(text))
+	all := servers(text)
 	if len(all) == 0 {
 		return ok("no server is configured")
 	}

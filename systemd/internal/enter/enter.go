@@ -3,6 +3,7 @@ package enter
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -16,6 +17,24 @@ import (
 // Sockets that it opens stay there.
 func Do(path string, f func() error) error {
 	return ns.WithNetNSPath(path, func(ns.NetNS) error { return f() })
+}
+
+// ReadFile reads a file as a process sees it, whose path has no slash before it. By a path below
+// /proc/PID/root alone, a symbolic link to an absolute path would lead to this process's own file.
+func ReadFile(pid uint32, path string) (string, error) {
+	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = unix.Close(root) }()
+	fd, err := unix.Openat2(root, path, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	if err != nil {
+		return "", err
+	}
+	file := os.NewFile(uintptr(fd), path)
+	defer file.Close()
+	text, err := io.ReadAll(file)
+	return string(text), err
 }
 
 func join(path string) error {
