@@ -161,4 +161,24 @@ func TestServicesOfPackages(t *testing.T) {
 		l.gone(t, before)
 		l.untouched(t, files)
 	})
+	// Such as that of an administrator who comes by ssh to a VIP.
+	t.Run("a shell in a service's namespaces", func(t *testing.T) {
+		l.Run(t, program+"enable one --vip 172.16.26.4/22")
+		l.Run(t, "systemctl start one two")
+		inside := "nsenter --net --mount --target " + l.Run(t, "systemctl show -p MainPID --value one") + " " + program
+		l.wantStatus(t, 0, inside+"check one")
+		if got := decode[shown](t, l, inside+"status one -o json"); len(got.Drift) != 0 || got.Master != "eth0" {
+			t.Errorf("status: %+v", got)
+		}
+		if out := l.Run(t, inside+"exec one -- ip -brief link show mv0"); !strings.HasPrefix(out, "mv0@") {
+			t.Errorf("exec: %q", out)
+		}
+		l.Run(t, inside+"enable two --vip 172.16.26.5/22")
+		l.on(t, "two", "/run/netns/two")
+		l.Run(t, inside+"disable two --yes")
+		l.Run(t, program+"disable one --yes")
+		l.Run(t, "systemctl stop one two")
+		l.gone(t, before)
+		l.untouched(t, files)
+	})
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"macvlan-vip/systemd/internal/enter"
 	"macvlan-vip/systemd/internal/units"
 )
 
@@ -35,6 +36,7 @@ type exitError struct {
 func (e exitError) Unwrap() error { return e.error }
 
 func main() {
+	enter.Host()
 	// SIGHUP comes when a connection breaks that leads through the service itself.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	status := run(ctx, os.Args[1:])

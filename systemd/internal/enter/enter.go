@@ -37,6 +37,25 @@ func ReadFile(pid uint32, path string) (string, error) {
 	return string(text), err
 }
 
+// Host makes this program go on in the host's network namespace, if it was started in another,
+// as from a shell that sshd gives in a namespace. It starts the program again, since other
+// threads would stay behind. Who may not join it, as a user, goes on here.
+func Host() {
+	const theirs = "/proc/1/ns/net"
+	host, err := os.Readlink(theirs)
+	if err != nil {
+		return
+	}
+	if own, err := os.Readlink("/proc/self/ns/net"); err != nil || own == host {
+		return
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := join(theirs); err == nil {
+		_ = syscall.Exec("/proc/self/exe", os.Args, os.Environ())
+	}
+}
+
 func join(path string) error {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
