@@ -23,6 +23,8 @@ func TestServicesOfPackages(t *testing.T) {
 	l.Write(vendor+"tunnelled.service", "[Unit]\nBindsTo=tunnel.service\nAfter=tunnel.service\n[Service]\nNetworkNamespacePath=/run/netns/tunnel\n"+sleep)
 	l.Write(vendor+"joins.service", "[Unit]\nJoinsNamespaceOf=joined.service\nAfter=joined.service\n[Service]\nPrivateTmp=yes\n"+sleep)
 	l.Write(vendor+"joined.service", "[Service]\nPrivateTmp=yes\n"+sleep)
+	l.Write("srv/hangs", "use IO::Socket;\nmy $s = IO::Socket::INET->new(LocalPort => 80, Listen => 1) or die;\nsleep 1000;\n")
+	l.Write(vendor+"hangs.service", "[Service]\nExecStart=/usr/bin/perl /srv/hangs\n")
 	// As Debian's postfix, postgresql, tor and openvpn are.
 	l.Write(vendor+"post.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\nExecReload=/bin/true\n")
 	l.Write(vendor+"post@.service", "[Unit]\nPartOf=post.service\nBefore=post.service\nReloadPropagatedFrom=post.service\n[Service]\nType=forking\nGuessMainPID=no\nExecReload=/bin/true\n"+
@@ -178,6 +180,21 @@ func TestServicesOfPackages(t *testing.T) {
 		l.Run(t, inside+"disable two --yes")
 		l.Run(t, program+"disable one --yes")
 		l.Run(t, "systemctl stop one two")
+		l.gone(t, before)
+		l.untouched(t, files)
+	})
+	t.Run("one that accepts no connection", func(t *testing.T) {
+		l.Run(t, program+"enable hangs --vip 172.16.26.4/22")
+		l.Run(t, "systemctl start hangs")
+		said := false
+		for range 3 {
+			said = strings.Contains(l.wantStatus(t, 0, program+"check hangs"), "does not answer it on port 80")
+		}
+		if !said {
+			t.Error("check does not say that the service does not answer")
+		}
+		l.Run(t, program+"disable hangs --yes")
+		l.Run(t, "systemctl stop hangs")
 		l.gone(t, before)
 		l.untouched(t, files)
 	})

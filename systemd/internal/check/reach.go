@@ -26,20 +26,30 @@ import (
 const connectTime = time.Second
 
 // unreached are the VIPs to which this host, or what of it is in the master's VRF, gets no
-// connection, not even a refusal.
-func (s *subject) unreached() []netip.Addr {
+// connection, not even a refusal. mute is a port of the service's that does not answer where
+// the kernel does: the service accepts nothing, or a filter is in between.
+func (s *subject) unreached() (lost []netip.Addr, mute uint16) {
 	port := s.listening()
-	var lost []netip.Addr
-	dialer := net.Dialer{Timeout: connectTime, Control: s.inVRF}
 	for _, vip := range s.facts.VIPs {
-		conn, err := dialer.Dial("tcp", netip.AddrPortFrom(s.zoned(vip.Addr()), port).String())
-		if err == nil {
-			conn.Close()
-		} else if !errors.Is(err, syscall.ECONNREFUSED) {
+		switch {
+		case s.answers(vip.Addr(), port):
+		case port != closedPort && s.answers(vip.Addr(), closedPort):
+			mute = port
+		default:
 			lost = append(lost, vip.Addr())
 		}
 	}
-	return lost
+	return lost, mute
+}
+
+// answers tells whether a port accepts or refuses a connection from this host.
+func (s *subject) answers(vip netip.Addr, port uint16) bool {
+	dialer := net.Dialer{Timeout: connectTime, Control: s.inVRF}
+	conn, err := dialer.Dial("tcp", netip.AddrPortFrom(s.zoned(vip), port).String())
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // inVRF puts a socket into the master's VRF.
@@ -103,8 +113,11 @@ func firstListener(table string) uint16 {
 
 // checkHost: this host reaches the VIPs.
 func checkHost(_ context.Context, s *subject) *Finding {
-	lost := s.unreached()
-	if len(lost) == 0 {
+	lost, mute := s.unreached()
+	switch {
+	case len(lost) == 0 && mute != 0:
+		return ok("this host reaches its VIPs, but the service does not answer it on port %d: it hangs, or a filter drops that (IPAddressDeny=, a firewall)", mute)
+	case len(lost) == 0:
 		return ok("this host reaches its VIPs")
 	}
 	f := fail(s.reload(), "this host gets no answer from %s", join(lost))
@@ -202,7 +215,8 @@ func checkFirewall(_ context.Context, s *subject) *Finding {
 		return nil
 	}
 	routed := s.routed()
-	lost := slices.DeleteFunc(s.unreached(), func(vip netip.Addr) bool {
+	lost, _ := s.unreached()
+	lost = slices.DeleteFunc(lost, func(vip netip.Addr) bool {
 		return !slices.Contains(routed, vip) || s.oif(vip) != s.facts.Host
 	})
 	if len(lost) == 0 {
