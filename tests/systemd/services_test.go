@@ -127,6 +127,9 @@ func TestServicesOfPackages(t *testing.T) {
 		if f := l.finding(t, "tunnelled", "drop-in"); f.OK || f.Detail != "it is in no namespace" {
 			t.Errorf("%+v", f)
 		}
+		for _, command := range []string{"enable two --in tunnel", "enable tunnel"} {
+			l.refused(t, program+command+" --vip 172.16.26.4/22", "/run/netns/tunnel", "--in")
+		}
 		if now := l.Run(t, "stat -L -c %i /run/netns/tunnel"); now != its {
 			t.Errorf("/run/netns/tunnel is %s, was %s", now, its)
 		}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"macvlan-vip/systemd/internal/cnitool"
 	"macvlan-vip/systemd/internal/files"
 	"macvlan-vip/systemd/internal/members"
 	"macvlan-vip/systemd/internal/settings"
@@ -62,6 +63,9 @@ func Enable(ctx context.Context, sd *units.Systemd, w Wish) (*Change, error) {
 	}
 	c := &Change{Done: fmt.Sprintf("%s is in namespace %s", u.Name, w.In)}
 	n := settings.Named(w.In)
+	if err := somebodys(ctx, sd, n); err != nil {
+		return nil, err
+	}
 	changed, err := w.network(c)
 	if err != nil {
 		return nil, err
@@ -94,6 +98,23 @@ func Enable(ctx context.Context, sd *units.Systemd, w Wish) (*Change, error) {
 	c.arrived = func(ctx context.Context, sd *units.Systemd) error { return arrives(ctx, sd, u.Name, w.In) }
 	c.words = func() string { return lastWords(n.Shim()) }
 	return c, nil
+}
+
+// somebodys is an error for a namespace that somebody else has made under this name. Its shim
+// would make it anew.
+func somebodys(ctx context.Context, sd *units.Systemd, n settings.Namespace) error {
+	shim, err := sd.Unit(ctx, n.Shim())
+	if err != nil || shim.Active != "inactive" {
+		return err
+	}
+	if _, err := os.Lstat(n.Path); err != nil {
+		return nil
+	}
+	if known, _ := cnitool.Known(n); len(known) > 0 {
+		// Left behind by a stop that could not undo everything.
+		return nil
+	}
+	return fmt.Errorf("%s: somebody else has made %s, and only a namespace that this program makes can be used; choose another with --in, or, if nothing uses it, `ip netns delete %s` first", n.Name, n.Path, n.Name)
 }
 
 // dropIns plans the drop-ins of the service and of the sockets that trigger it.
