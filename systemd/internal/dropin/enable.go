@@ -47,33 +47,21 @@ func Enable(ctx context.Context, sd *units.Systemd, w Wish) (*Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	if target := tooEarly(u); target != "" {
-		return nil, fmt.Errorf("%s: it is ordered before %s, which its namespace comes after; take that from its Before= (systemctl edit --full %s)", u.Name, target, u.Name)
-	}
-	if group := u.Group(); len(group) > 0 {
-		return nil, fmt.Errorf("%s: it does nothing by itself but start and stop %s; name these, each by itself: systemd-netns enable %s", u.Name, strings.Join(group, " "), strings.TrimSuffix(group[0], ".service"))
-	}
 	was := members.NamespaceOf(u)
-	if was == "" && u.NetnsPath != "" {
-		return nil, fmt.Errorf("%s: it is in the network namespace %s, which this program does not make, by %s; remove that setting first", u.Name, u.NetnsPath, strings.Join(naming(u), " or "))
+	if err := misfit(u, was); err != nil {
+		return nil, err
 	}
 	w.Unit, w.In = u.Name, cmp.Or(w.In, was, strings.TrimSuffix(u.Name, ".service"))
-	if err := settings.CheckName(w.In); err != nil {
+	n := settings.Named(w.In)
+	if err := errors.Join(settings.CheckName(w.In), somebodys(ctx, sd, n)); err != nil {
 		return nil, err
 	}
 	c := &Change{Done: fmt.Sprintf("%s is in namespace %s", u.Name, w.In)}
-	n := settings.Named(w.In)
-	if err := somebodys(ctx, sd, n); err != nil {
-		return nil, err
-	}
 	changed, err := w.network(c)
 	if err != nil {
 		return nil, err
 	}
-	if err := w.dropIns(ctx, sd, c, u); err != nil {
-		return nil, err
-	}
-	if err := c.runs(ctx, sd, u); err != nil {
+	if err := errors.Join(w.dropIns(ctx, sd, c, u), c.runs(ctx, sd, u)); err != nil {
 		return nil, err
 	}
 	if u.Active == "failed" && len(c.want) > 0 {
@@ -263,6 +251,20 @@ func findService(ctx context.Context, sd *units.Systemd, name string) (*units.Un
 		return nil, fmt.Errorf("%s: a transient unit, which is gone when it stops; write a unit file for it", u.Name)
 	}
 	return u, nil
+}
+
+// misfit is an error for a service that a namespace does not suit; was is the one that it is in.
+func misfit(u *units.Unit, was string) error {
+	if target := tooEarly(u); target != "" {
+		return fmt.Errorf("%s: it is ordered before %s, which its namespace comes after; take that from its Before= (systemctl edit --full %s)", u.Name, target, u.Name)
+	}
+	if group := u.Group(); len(group) > 0 {
+		return fmt.Errorf("%s: it does nothing by itself but start and stop %s; name these, each by itself: systemd-netns enable %s", u.Name, strings.Join(group, " "), strings.TrimSuffix(group[0], ".service"))
+	}
+	if was == "" && u.NetnsPath != "" {
+		return fmt.Errorf("%s: it is in the network namespace %s, which this program does not make, by %s; remove that setting first", u.Name, u.NetnsPath, strings.Join(naming(u), " or "))
+	}
+	return nil
 }
 
 // tooEarly is a target that a service is ordered before, and its shim after, so that systemd
