@@ -25,6 +25,8 @@ func TestServicesOfPackages(t *testing.T) {
 	l.Write(vendor+"joined.service", "[Service]\nPrivateTmp=yes\n"+sleep)
 	l.Write("srv/hangs", "use IO::Socket;\nmy $s = IO::Socket::INET->new(LocalPort => 80, Listen => 1) or die;\nsleep 1000;\n")
 	l.Write(vendor+"hangs.service", "[Service]\nExecStart=/usr/bin/perl /srv/hangs\n")
+	l.Write(vendor+"daily.timer", "[Timer]\nOnActiveSec=1h\n")
+	l.Write(vendor+"daily.service", "[Service]\nType=oneshot\nExecStart=/bin/true\n")
 	// As Debian's postfix, postgresql, tor and openvpn are.
 	l.Write(vendor+"post.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\nExecReload=/bin/true\n")
 	l.Write(vendor+"post@.service", "[Unit]\nPartOf=post.service\nBefore=post.service\nReloadPropagatedFrom=post.service\n[Service]\nType=forking\nGuessMainPID=no\nExecReload=/bin/true\n"+
@@ -198,6 +200,21 @@ func TestServicesOfPackages(t *testing.T) {
 		}
 		l.Run(t, program+"disable hangs --yes")
 		l.Run(t, "systemctl stop hangs")
+		l.gone(t, before)
+		l.untouched(t, files)
+	})
+	t.Run("one that a timer starts", func(t *testing.T) {
+		l.Run(t, program+"enable daily --vip 172.16.26.4/22")
+		if f := l.finding(t, "daily", "service"); f.OK {
+			t.Errorf("%+v", f)
+		}
+		l.Run(t, "systemctl start daily.timer")
+		if f := l.finding(t, "daily", "service"); !f.OK || f.Detail != "inactive; daily.timer starts it" {
+			t.Errorf("%+v", f)
+		}
+		l.Run(t, "systemctl start daily")
+		l.Run(t, "systemctl stop daily.timer")
+		l.Run(t, program+"disable daily --yes")
 		l.gone(t, before)
 		l.untouched(t, files)
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"macvlan-vip/systemd/internal/cnitool"
@@ -27,7 +28,7 @@ func checkDropIn(_ context.Context, s *subject) *Finding {
 	}
 }
 
-// checkService: it runs, or a socket of its starts it, or else why not.
+// checkService: it runs, or another unit starts it when it is time, or else why not.
 func checkService(ctx context.Context, s *subject) *Finding {
 	f := ok("%s", s.unit.Active)
 	if left := s.elsewhere(ctx); len(left) > 0 {
@@ -38,7 +39,7 @@ func checkService(ctx context.Context, s *subject) *Finding {
 		return f
 	}
 	shim, err := s.sd.Unit(ctx, s.namespace.Shim())
-	start := "systemctl start " + s.unit.Name
+	start, starters := "systemctl start "+s.unit.Name, s.starters(ctx)
 	switch {
 	case err == nil && shim.Active == "failed":
 		f = fail("journalctl -n 20 -u "+shim.Name+", remove the cause, and then: "+start, "%s, since %s failed", s.unit.Active, shim.Name)
@@ -46,12 +47,22 @@ func checkService(ctx context.Context, s *subject) *Finding {
 		f = fail("journalctl -n 20 -u "+s.unit.Name, "failed")
 	case s.unit.Skipped:
 		f = fail("systemctl status "+s.unit.Name+" names the condition; then: "+start, "%s: its start was skipped because of a condition; its VIPs are silent", s.unit.Active)
-	case len(s.waiting) > 0:
-		f = ok("%s; %s starts it", s.unit.Active, strings.Join(s.waiting, " or "))
+	case len(starters) > 0:
+		f = ok("%s; %s starts it", s.unit.Active, strings.Join(starters, " or "))
 	default:
 		f = fail(start, "%s; its VIPs are silent", s.unit.Active)
 	}
 	return f
+}
+
+// starters are the sockets, timers and paths that start a service which does not run.
+func (s *subject) starters(ctx context.Context) []string {
+	others := slices.DeleteFunc(slices.Clone(s.unit.TriggeredBy), func(name string) bool { return strings.HasSuffix(name, ".socket") })
+	running, err := s.sd.Running(ctx, others)
+	if err != nil {
+		return s.waiting
+	}
+	return slices.Concat(s.waiting, running)
 }
 
 // elsewhere are the services of a group that are not in the namespace of what stands for them.
