@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"macvlan-vip/systemd/internal/cnitool"
 	"macvlan-vip/systemd/internal/members"
@@ -13,9 +14,16 @@ import (
 	"macvlan-vip/systemd/internal/units"
 )
 
+// joinTime is how long a process may take to join its namespace, less than check watches loopback.
+const joinTime = 2 * time.Second
+
 // checkDropIn: systemd has read the files, and the service runs where they say.
 func checkDropIn(_ context.Context, s *subject) *Finding {
 	astray, joined := members.Astray(s.unit), members.Joined(s.unit)
+	// A process that systemd has just started is still on its way.
+	for deadline := time.Now().Add(joinTime); astray != "" && time.Now().Before(deadline); astray = members.Astray(s.unit) {
+		time.Sleep(joinTime / 20)
+	}
 	switch {
 	case s.unit.Stale:
 		return fail("systemctl daemon-reload", "files of %s were changed since systemd read them", s.unit.Name)
