@@ -10,13 +10,7 @@ import (
 	"macvlan-vip/systemd/internal/units"
 )
 
-func newEnable() *cobra.Command {
-	var w dropin.Wish
-	var t transaction
-	cmd := &cobra.Command{
-		Use:   "enable SERVICE",
-		Short: "Put a service into a network namespace with its own VIPs",
-		Long: `Puts a service, and the sockets that trigger it, into a network namespace, and
+const aboutEnable = `Puts a service, and the sockets that trigger it, into a network namespace, and
 restarts it if it runs. On a service that is in one already, it changes what the
 options name. If the service does not come up, everything is rolled back.
 
@@ -26,7 +20,15 @@ Without --network, --vip writes a network for this namespace alone, to
 chooses the VIPs in it, as with --network.
 
 If other running services are restarted, too, it asks first on a terminal; elsewhere it
-needs --yes, without which the exit status is 2.`,
+needs --yes, without which the exit status is 2.`
+
+func newEnable() *cobra.Command {
+	var w dropin.Wish
+	var t transaction
+	cmd := &cobra.Command{
+		Use:   "enable SERVICE",
+		Short: "Put a service into a network namespace with its own VIPs",
+		Long:  aboutEnable,
 		Example: `  systemd-netns enable haproxy --vip 192.0.2.10/24 --vip 2001:db8::10/64
   systemd-netns enable web --network lan --vip 192.0.2.20/24
   systemd-netns enable two --in front
