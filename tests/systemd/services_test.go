@@ -36,6 +36,11 @@ func TestServicesOfPackages(t *testing.T) {
 	l.up()
 	l.withoutDNS()
 	before, files := l.M.Snapshot(), l.etc(t)
+	asBefore := func(t *testing.T) {
+		t.Helper()
+		l.gone(t, before)
+		l.untouched(t, files)
+	}
 
 	// What requires a service stops with it, and is to run again with it.
 	for _, service := range []string{"web", "two"} {
@@ -73,8 +78,7 @@ func TestServicesOfPackages(t *testing.T) {
 			l.refused(t, program+"enable "+service+" --vip "+hostAddr+"/22 --yes", "rolled back")
 			run("another failure")
 			l.Run(t, "systemctl stop web.socket "+service)
-			l.gone(t, before)
-			l.untouched(t, files)
+			asBefore(t)
 		})
 	}
 	t.Run("what systemd would not restart", func(t *testing.T) {
@@ -93,8 +97,7 @@ func TestServicesOfPackages(t *testing.T) {
 		l.Run(t, "systemctl stop two")
 		l.Run(t, program+"disable two --yes")
 		l.Run(t, "systemctl unmask two")
-		l.gone(t, before)
-		l.untouched(t, files)
+		asBefore(t)
 	})
 	t.Run("one that stands for its instances", func(t *testing.T) {
 		l.refused(t, program+"enable post --vip 172.16.26.4/22", "post@-.service", "systemd-netns enable post@-")
@@ -116,8 +119,7 @@ func TestServicesOfPackages(t *testing.T) {
 		l.Run(t, program+"disable post@- --yes")
 		l.Run(t, "rm -r /etc/cni")
 		l.Run(t, "systemctl stop post")
-		l.gone(t, before)
-		l.untouched(t, files)
+		asBefore(t)
 	})
 	t.Run("one in a namespace of somebody else's", func(t *testing.T) {
 		l.Run(t, "systemctl start tunnelled")
@@ -144,8 +146,7 @@ func TestServicesOfPackages(t *testing.T) {
 		l.Run(t, "systemctl start joins joined")
 		l.refused(t, program+"enable joins --vip 172.16.26.4/22", "on the host's network", "joined.service (JoinsNamespaceOf=)", "everything was rolled back")
 		l.on(t, "joins", hostNetns)
-		l.gone(t, before)
-		l.untouched(t, files)
+		asBefore(t)
 		l.Run(t, "systemctl stop joins joined")
 		l.Run(t, program+"enable joined --vip 172.16.26.4/22")
 		l.Run(t, program+"enable joins --vip 172.16.26.5/22")
@@ -165,8 +166,7 @@ func TestServicesOfPackages(t *testing.T) {
 		l.Run(t, "systemctl stop joins joined")
 		l.Run(t, program+"disable joins --yes")
 		l.Run(t, program+"disable joined --yes")
-		l.gone(t, before)
-		l.untouched(t, files)
+		asBefore(t)
 	})
 	// Such as that of an administrator who comes by ssh to a VIP.
 	t.Run("a shell in a service's namespaces", func(t *testing.T) {
@@ -185,8 +185,7 @@ func TestServicesOfPackages(t *testing.T) {
 		l.Run(t, inside+"disable two --yes")
 		l.Run(t, program+"disable one --yes")
 		l.Run(t, "systemctl stop one two")
-		l.gone(t, before)
-		l.untouched(t, files)
+		asBefore(t)
 	})
 	t.Run("one that accepts no connection", func(t *testing.T) {
 		l.Run(t, program+"enable hangs --vip 172.16.26.4/22")
@@ -200,8 +199,7 @@ func TestServicesOfPackages(t *testing.T) {
 		}
 		l.Run(t, program+"disable hangs --yes")
 		l.Run(t, "systemctl stop hangs")
-		l.gone(t, before)
-		l.untouched(t, files)
+		asBefore(t)
 	})
 	t.Run("one that a timer starts", func(t *testing.T) {
 		l.Run(t, program+"enable daily --vip 172.16.26.4/22")
@@ -215,7 +213,6 @@ func TestServicesOfPackages(t *testing.T) {
 		l.Run(t, "systemctl start daily")
 		l.Run(t, "systemctl stop daily.timer")
 		l.Run(t, program+"disable daily --yes")
-		l.gone(t, before)
-		l.untouched(t, files)
+		asBefore(t)
 	})
 }

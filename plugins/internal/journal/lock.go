@@ -29,19 +29,28 @@ func (s *Store) Lock(name string) (*Lock, error) { return s.lock(name, lockTimeo
 
 func (s *Store) lock(name string, timeout time.Duration) (*Lock, error) {
 	path := filepath.Join(s.dir, name+".lock")
+	file, err := hold(func() (*os.File, error) { return s.openLock(path) }, timeout)
+	if err != nil {
+		return nil, err
+	}
+	_ = file.Truncate(0)
+	_, _ = file.WriteAt([]byte(fmt.Sprintf("%d\n", os.Getpid())), 0)
+	return &Lock{file}, nil
+}
+
+// hold opens and locks a file or a folder that has its name still: the one that held it
+// before can have removed it.
+func hold(open func() (*os.File, error), timeout time.Duration) (*os.File, error) {
 	for {
-		file, err := s.openLock(path)
+		file, err := open()
 		if err != nil {
 			return nil, err
 		}
 		if err := flock(file, timeout); err != nil {
-			return nil, holderError(file, path, timeout, err)
+			return nil, holderError(file, file.Name(), timeout, err)
 		}
-		// The file can have been removed by the one that held it before.
-		if sameFile(file, path) {
-			_ = file.Truncate(0)
-			_, _ = file.WriteAt([]byte(fmt.Sprintf("%d\n", os.Getpid())), 0)
-			return &Lock{file}, nil
+		if sameFile(file, file.Name()) {
+			return file, nil
 		}
 		file.Close()
 	}
@@ -104,32 +113,29 @@ func holderError(file *os.File, path string, timeout time.Duration, err error) e
 		file.Close()
 		return fmt.Errorf("lock %s: %w", path, err)
 	}
-	pid := holder(file)
-	return cnierr.Transient("find out what process "+pid+" waits for, and end it if it hangs",
-		"lock %s: held for more than %s by process %s", path, timeout, pid)
+	// A folder does not tell.
+	who := "another process"
+	if pid := holder(file); pid != "" {
+		who = "process " + pid
+	}
+	return cnierr.Transient("find out what "+who+" waits for, and end it if it hangs",
+		"lock %s: held for more than %s by %s", path, timeout, who)
 }
 
 // lockFolder takes a folder of the journal for a lock, which leaves nothing behind when its
 // holder is killed. It is for a few system calls.
 func (s *Store) lockFolder(sub string) (*Lock, error) {
-	for {
-		var dir *os.File
-		err := s.inFolder(sub, func(path string) (err error) {
+	dir, err := hold(func() (dir *os.File, err error) {
+		err = s.inFolder(sub, func(path string) (err error) {
 			dir, err = os.Open(path)
 			return err
 		})
-		if err == nil {
-			err = flock(dir, lockTimeout)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("lock the folder %s: %w", sub, err)
-		}
-		// It can have been pruned and made again.
-		if sameFile(dir, dir.Name()) {
-			return &Lock{dir}, nil
-		}
-		dir.Close()
+		return dir, err
+	}, lockTimeout)
+	if err != nil {
+		return nil, err
 	}
+	return &Lock{dir}, nil
 }
 
 func sameFile(file *os.File, path string) bool {

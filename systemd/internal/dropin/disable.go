@@ -210,7 +210,7 @@ func (c *Change) forget(ctx context.Context, sd *units.Systemd, namespace, leavi
 // lastWords are the latest log lines of a unit.
 func lastWords(unit string) string {
 	args := []string{"--quiet", "--no-pager", "--output=cat", "--lines=3", "--unit=" + unit}
-	if strings.HasPrefix(unit, "systemd-netns@") {
+	if _, shim := settings.OfShim(unit); shim {
 		// Not what systemd says of it.
 		args = append(args, "--identifier=systemd-netns")
 	}

@@ -50,10 +50,12 @@ func Host() {
 		return
 	}
 	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := join(theirs); err == nil {
-		_ = syscall.Exec("/proc/self/exe", os.Args, os.Environ())
+	if join(theirs) != nil {
+		runtime.UnlockOSThread()
+		return
 	}
+	// If that fails, this thread alone looks at the host.
+	_ = syscall.Exec("/proc/self/exe", os.Args, os.Environ())
 }
 
 func join(path string) error {

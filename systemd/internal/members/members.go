@@ -54,8 +54,8 @@ func NamespaceOf(u *units.Unit) string {
 		return name
 	}
 	for _, other := range u.JoinsNamespaceOf {
-		if name, found := strings.CutPrefix(other, "systemd-netns@"); found {
-			return strings.TrimSuffix(name, ".service")
+		if name, found := settings.OfShim(other); found {
+			return name
 		}
 	}
 	return ""
@@ -81,7 +81,10 @@ func Astray(u *units.Unit) string {
 
 // Joined are the units, but for the shim, whose namespaces a service has.
 func Joined(u *units.Unit) []string {
-	return slices.DeleteFunc(slices.Clone(u.JoinsNamespaceOf), func(name string) bool { return strings.HasPrefix(name, "systemd-netns@") })
+	return slices.DeleteFunc(slices.Clone(u.JoinsNamespaceOf), func(name string) bool {
+		_, shim := settings.OfShim(name)
+		return shim
+	})
 }
 
 // dropInDirs are where drop-ins lie (systemd.unit(5)).

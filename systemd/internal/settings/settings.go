@@ -123,8 +123,15 @@ func isAlnum(r rune) bool {
 	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
 }
 
+const shims = "systemd-netns@"
+
 // Shim is the unit that makes the namespace.
-func (n Namespace) Shim() string { return "systemd-netns@" + n.Name + ".service" }
+func (n Namespace) Shim() string { return shims + n.Name + ".service" }
+
+// OfShim is the name of the namespace that a unit makes; shim is false for one that is no shim.
+func OfShim(unit string) (name string, shim bool) {
+	return strings.CutPrefix(strings.TrimSuffix(unit, ".service"), shims)
+}
 
 // Applier is the unit whose reload has repaired the namespace, or applied an edit, when it
 // ends. pid is the shim's main process, which it has if systemd makes the namespace, the
