@@ -270,3 +270,33 @@ func TestPassthruMAC(t *testing.T) {
 	}
 	a.must("macvlan-vip", "DEL", passthru)
 }
+
+// TestAddressesThere: a repeated ADD asks the kernel for no address that it has: for each
+// IPv6 address that it is asked for, it reports all of the link's multicast groups again.
+func TestAddressesThere(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24", "2001:db8::1/64")
+	p := l.up(t, "c1", "1.1.0", `"master": "eth0", "ipam": {"type": "static", "addresses": [
+		{"address": "192.0.2.10/24"}, {"address": "2001:db8::10/64"}, {"address": "192.0.2.11/24"}, {"address": "2001:db8::11/64"}]}`)
+	known := p.known()
+	for _, lost := range []string{"", "192.0.2.11/24", "2001:db8::10/64"} {
+		want := 0
+		if lost != "" {
+			want = 1
+			p.service.IP("address del " + lost + " dev mv0")
+		}
+		asked := 0
+		o := p.traced("macvlan-vip", "ADD", with(t, p.link, "prevResult", nil), func(at change) (none tampering) {
+			if at.about == "RTM_NEWADDR" {
+				asked++
+			}
+			return none
+		})
+		if !o.ok() || asked != want {
+			t.Errorf("lost %q: addresses are asked for %d times, want %d: %s", lost, asked, want, o)
+		}
+		if diff := lines(known, p.known()); diff != "" {
+			t.Errorf("lost %q: other addresses: %s", lost, diff)
+		}
+	}
+	p.down()
+}

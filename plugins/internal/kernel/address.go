@@ -31,17 +31,32 @@ func (k *Kernel) AddAddresses(side plan.Side, all []plan.Address) (made []plan.A
 
 // addAddresses gives those that were there, too. What a service sends comes from the first
 // of a network's addresses, which for the kernel is the one that came first, of IPv6
-// the one that came last (ipv6_link_dev_addr in net/ipv6/addrconf.c).
+// the one that came last (ipv6_link_dev_addr in net/ipv6/addrconf.c). It is not asked for
+// what it has: for each IPv6 address that it is, it reports all of the link's multicast
+// groups again (ipv6_find_idev in net/ipv6/addrconf.c).
 func (k *Kernel) addAddresses(side plan.Side, all []plan.Address) (made, there []plan.Address, err error) {
-	is6 := func(a plan.Address) bool { return a.Prefix.Addr().Is6() }
+	n, err := k.On(side)
+	if err != nil {
+		return nil, nil, err
+	}
+	have, err := n.addressFlags()
+	if err != nil {
+		return nil, nil, err
+	}
 	exists := map[plan.Address]bool{}
-	ordered := slices.DeleteFunc(slices.Clone(all), is6)
-	for _, a := range slices.Backward(all) {
-		if is6(a) {
-			ordered = append(ordered, a)
+	var v4, v6 []plan.Address
+	for _, a := range all {
+		switch _, found := n.flagsOf(a, have); {
+		case found:
+			exists[a] = true
+		case a.Prefix.Addr().Is4():
+			v4 = append(v4, a)
+		default:
+			v6 = append(v6, a)
 		}
 	}
-	made, err = changeSide(k, side, ordered, func(link int, a plan.Address) (request, error) {
+	slices.Reverse(v6)
+	made, err = changeSide(k, side, append(v4, v6...), func(link int, a plan.Address) (request, error) {
 		return addressRequest(unix.RTM_NEWADDR, create, link, a.Prefix), nil
 	}, func(a plan.Address, err error) error {
 		if errors.Is(err, unix.EEXIST) {
@@ -249,13 +264,9 @@ func (k *Kernel) CheckAddresses(side plan.Side, all []plan.Address) (drift []str
 	if err != nil {
 		return nil, err
 	}
-	addrs, err := n.addresses()
+	have, err := n.addressFlags()
 	if err != nil {
 		return nil, err
-	}
-	have := make(map[onLink]uint32, len(addrs))
-	for _, a := range addrs {
-		have[onLink{a.link, a.prefix}] = a.flags
 	}
 	lacking, err := n.lackingRoutes(all)
 	if err != nil {
@@ -274,12 +285,31 @@ type onLink struct {
 	prefix netip.Prefix
 }
 
-func addressProblem(n *Namespace, a plan.Address, have map[onLink]uint32) string {
+// addressFlags are the flags of all addresses of the namespace (IFA_F_TENTATIVE and others).
+func (n *Namespace) addressFlags() (map[onLink]uint32, error) {
+	addrs, err := n.addresses()
+	if err != nil {
+		return nil, err
+	}
+	flags := make(map[onLink]uint32, len(addrs))
+	for _, a := range addrs {
+		flags[onLink{a.link, a.prefix}] = a.flags
+	}
+	return flags, nil
+}
+
+// flagsOf finds an address among those of addressFlags.
+func (n *Namespace) flagsOf(a plan.Address, have map[onLink]uint32) (flags uint32, found bool) {
 	link, err := n.link(a.Link)
 	if err != nil {
-		return "missing"
+		return 0, false
 	}
-	flags, found := have[onLink{link.Attrs().Index, a.Prefix}]
+	flags, found = have[onLink{link.Attrs().Index, a.Prefix}]
+	return flags, found
+}
+
+func addressProblem(n *Namespace, a plan.Address, have map[onLink]uint32) string {
+	flags, found := n.flagsOf(a, have)
 	switch {
 	case !found:
 		return "missing"
