@@ -5,8 +5,10 @@ package check
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"macvlan-vip/systemd/internal/cnitool"
 	"macvlan-vip/systemd/internal/facts"
@@ -42,6 +44,8 @@ type subject struct {
 	// known is its attachment, nil if there is none.
 	known *record.Attachment
 	facts facts.Facts
+	// unreached is what ask found, which two checks want to know.
+	unreached func() (lost []netip.Addr, mute uint16)
 }
 
 // attached tells whether the service has its link.
@@ -126,6 +130,7 @@ func Service(ctx context.Context, sd *units.Systemd, u *units.Unit, names ...str
 		}}
 	}
 	s := &subject{unit: u, sd: sd, waiting: Waiting(ctx, sd, u)}
+	s.unreached = sync.OnceValues(s.ask)
 	if err := s.look(in); err != nil {
 		return []Finding{{Service: u.Name, Check: "attachment", Detail: err.Error(), Remedy: s.reload()}}
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -25,15 +26,29 @@ import (
 // connectTime is how long a connection within the host is waited for.
 const connectTime = time.Second
 
-// unreached are the VIPs to which this host, or what of it is in the master's VRF, gets no
-// connection, not even a refusal. mute is a port of the service's that does not answer where
-// the kernel does: the service accepts nothing, or a filter is in between.
-func (s *subject) unreached() (lost []netip.Addr, mute uint16) {
+// ask asks all VIPs at once, since each that is lost takes connectTime. lost are those to
+// which this host, or what of it is in the master's VRF, gets no connection, not even a
+// refusal. mute is a port of the service's that does not answer where the kernel does: the
+// service accepts nothing, or a filter is in between.
+func (s *subject) ask() (lost []netip.Addr, mute uint16) {
 	port := s.listening()
-	for _, vip := range s.facts.VIPs {
-		switch {
-		case s.answers(vip.Addr(), port):
-		case port != closedPort && s.answers(vip.Addr(), closedPort):
+	heard := make([]uint16, len(s.facts.VIPs))
+	var asked sync.WaitGroup
+	for i, vip := range s.facts.VIPs {
+		asked.Go(func() {
+			switch {
+			case s.answers(vip.Addr(), port):
+				heard[i] = port
+			case port != closedPort && s.answers(vip.Addr(), closedPort):
+				heard[i] = closedPort
+			}
+		})
+	}
+	asked.Wait()
+	for i, vip := range s.facts.VIPs {
+		switch heard[i] {
+		case port:
+		case closedPort:
 			mute = port
 		default:
 			lost = append(lost, vip.Addr())
