@@ -176,6 +176,7 @@ func TestOthersFiles(t *testing.T) {
 // TestStale: a start takes over from a namespace that a process holds, and that no stop
 // has undone: its VIPs are in the new one alone.
 func TestStale(t *testing.T) {
+	t.Parallel()
 	l := newLab(t).withHaproxyDisabled()
 	l.Write(dropIns+"hold.service", holder)
 	l.boot()
