@@ -161,9 +161,9 @@ func (d *Desired) Add(o Desired) {
 // configuration's change of that needs a new attachment.
 func (d Desired) Minus(o Desired) Desired {
 	return Desired{
-		Addresses:  minus(d.Addresses, o.Addresses, func(a Address) string { return a.String() }),
+		Addresses:  minus(d.Addresses, o.Addresses, func(a Address) Address { return a }),
 		Routes:     minus(d.Routes, o.Routes, Route.identity),
-		Rules:      minus(d.Rules, o.Rules, Rule.String),
+		Rules:      minus(d.Rules, o.Rules, func(r Rule) Rule { return r }),
 		Neighbours: minus(d.Neighbours, o.Neighbours, Neighbour.identity),
 	}
 }
@@ -206,8 +206,8 @@ func (d Desired) Without(addrs map[netip.Addr]bool) Desired {
 	return d
 }
 
-func minus[T any](have, want []T, identity func(T) string) []T {
-	keep := make(map[string]bool, len(want))
+func minus[T comparable](have, want []T, identity func(T) T) []T {
+	keep := make(map[T]bool, len(want))
 	for _, w := range want {
 		keep[identity(w)] = true
 	}
@@ -222,15 +222,15 @@ func minus[T any](have, want []T, identity func(T) string) []T {
 
 // identity is what makes two routes the same one for the kernel; the rest can
 // be changed in place.
-func (r Route) identity() string {
-	return fmt.Sprintf("%s %s %s %d %d %s", r.Side, r.Link, r.Dst, r.Table, r.Metric, r.Gateway)
+func (r Route) identity() Route {
+	return Route{Side: r.Side, Link: r.Link, Dst: r.Dst, Table: r.Table, Metric: r.Metric, Gateway: r.Gateway}
 }
 
 // Same tells whether the kernel takes two routes for the same one.
 func (r Route) Same(o Route) bool { return r.identity() == o.identity() }
 
-func (n Neighbour) identity() string {
-	return fmt.Sprintf("%s %s %s", n.Side, n.Link, n.Addr)
+func (n Neighbour) identity() Neighbour {
+	return Neighbour{Side: n.Side, Link: n.Link, Addr: n.Addr}
 }
 
 // Item is a part of a plan.
