@@ -40,7 +40,7 @@ func TestSandbox(t *testing.T) {
 }
 
 // newAnalyze skips what Debian 11's systemd-analyze cannot tell: it knows of no
-// thresholds, nor of programs without a path or of PrivateIPC=.
+// thresholds, nor of programs without a path.
 func (l *lab) newAnalyze(t *testing.T) {
 	t.Helper()
 	if l.M.Systemd(t) == 247 {
