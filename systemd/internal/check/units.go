@@ -18,7 +18,14 @@ import (
 const joinTime = 2 * time.Second
 
 // checkDropIn: systemd has read the files, and the service runs where they say.
-func checkDropIn(_ context.Context, s *subject) *Finding {
+func checkDropIn(ctx context.Context, s *subject) *Finding {
+	shim, err := s.sd.Unit(ctx, s.namespace.Shim())
+	if err != nil {
+		return fail(s.restart(), "%v", err)
+	}
+	if members.Hidden(shim) {
+		return fail("systemctl stop "+shim.Name+", move that file away, and then: systemctl daemon-reload", "%s hides the unit that makes the namespace", shim.File)
+	}
 	astray, joined := members.Astray(s.unit), members.Joined(s.unit)
 	// A process that systemd has just started is still on its way.
 	for deadline := time.Now().Add(joinTime); astray != "" && time.Now().Before(deadline); astray = members.Astray(s.unit) {
@@ -29,6 +36,8 @@ func checkDropIn(_ context.Context, s *subject) *Finding {
 		return fail("systemctl daemon-reload", "files of %s were changed since systemd read them", s.unit.Name)
 	case astray != "" && len(joined) > 0:
 		return fail("remove that setting, or stop all of them and put them into one namespace with --in", "it runs %s, since it has the namespaces of %s (JoinsNamespaceOf=)", astray, strings.Join(joined, " "))
+	case astray != "" && members.JoinsInVain(s.unit, shim):
+		return fail("remove JoinsNamespaceOf= and PrivateNetwork=, systemctl daemon-reload, and then: systemd-netns enable "+s.stem(), "it runs %s, since it joins the namespaces of %s, which shares none", astray, shim.Name)
 	case astray != "":
 		return fail("systemctl restart "+s.unit.Name, "it runs %s, since it was started before its drop-in was read", astray)
 	default:

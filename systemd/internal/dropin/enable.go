@@ -53,7 +53,7 @@ func Enable(ctx context.Context, sd *units.Systemd, w Wish) (*Change, error) {
 	}
 	w.Unit, w.In = u.Name, cmp.Or(w.In, was, strings.TrimSuffix(u.Name, ".service"))
 	n := settings.Named(w.In)
-	if err := errors.Join(settings.CheckName(w.In), somebodys(ctx, sd, n)); err != nil {
+	if err := errors.Join(settings.CheckName(w.In), somebodys(ctx, sd, u, n)); err != nil {
 		return nil, err
 	}
 	c := &Change{Done: fmt.Sprintf("%s is in namespace %s", u.Name, w.In)}
@@ -88,12 +88,21 @@ func Enable(ctx context.Context, sd *units.Systemd, w Wish) (*Change, error) {
 	return c, nil
 }
 
-// somebodys is an error for a namespace that somebody else has made under this name. Its shim
-// would make it anew.
-func somebodys(ctx context.Context, sd *units.Systemd, n settings.Namespace) error {
+// somebodys is an error for a shim that is not this program's or that a service joins, and for
+// a namespace that somebody else has made under this name. Its shim would make it anew.
+func somebodys(ctx context.Context, sd *units.Systemd, u *units.Unit, n settings.Namespace) error {
 	shim, err := sd.Unit(ctx, n.Shim())
-	if err != nil || shim.Active != "inactive" {
+	if err != nil {
 		return err
+	}
+	if members.Hidden(shim) {
+		return fmt.Errorf("%s: it hides this program's unit of the same name; `systemctl stop %s`, move that file away, and `systemctl daemon-reload`", shim.File, shim.Name)
+	}
+	if members.JoinsInVain(u, shim) {
+		return fmt.Errorf("%s: it joins the namespaces of %s, which shares none, by %s; remove JoinsNamespaceOf= and PrivateNetwork= there, and `systemctl daemon-reload`", u.Name, shim.Name, strings.Join(naming(u), " or "))
+	}
+	if shim.Active != "inactive" {
+		return nil
 	}
 	if _, err := os.Lstat(n.Path); err != nil {
 		return nil
@@ -219,7 +228,7 @@ func naming(u *units.Unit) []string {
 		if err != nil || path == newDropIn(u.Name, "").file {
 			continue
 		}
-		if strings.Contains(string(text), "NetworkNamespacePath=") || strings.Contains(string(text), "JoinsNamespaceOf=") {
+		if strings.Contains(string(text), "NetworkNamespacePath") || strings.Contains(string(text), "JoinsNamespaceOf") {
 			found = append(found, path)
 		}
 	}

@@ -61,6 +61,19 @@ func NamespaceOf(u *units.Unit) string {
 	return ""
 }
 
+// Hidden tells whether a shim is not this program's, but another unit of its name, as the
+// article's has it: a file in /etc comes first (systemd.unit(5)).
+func Hidden(shim *units.Unit) bool {
+	text, err := os.ReadFile(shim.File)
+	return err == nil && !strings.Contains(string(text), "systemd-netns-helper")
+}
+
+// JoinsInVain tells whether a service has the namespaces of a shim (JoinsNamespaceOf=) that
+// has none to share: only the article's way keeps a process in one.
+func JoinsInVain(u, shim *units.Unit) bool {
+	return shim.Type == "oneshot" && slices.Contains(u.JoinsNamespaceOf, shim.Name)
+}
+
 // Astray tells where the main process of a service in a namespace is, if not there: such as
 // one that was started before its drop-in was read, or that has another's namespaces
 // (JoinsNamespaceOf=). Otherwise, and if that cannot be told, it is "".
@@ -116,8 +129,9 @@ func candidates(ctx context.Context, sd *units.Systemd) ([]string, error) {
 // the other.
 func Names(text string) bool {
 	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "NetworkNamespacePath="+settings.NetnsDir+"/") || strings.HasPrefix(line, "JoinsNamespaceOf=systemd-netns@") {
+		key, value, _ := strings.Cut(line, "=")
+		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
+		if key == "NetworkNamespacePath" && strings.HasPrefix(value, settings.NetnsDir+"/") || key == "JoinsNamespaceOf" && strings.HasPrefix(value, "systemd-netns@") {
 			return true
 		}
 	}
