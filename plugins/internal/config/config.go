@@ -5,9 +5,7 @@ package config
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -28,54 +26,6 @@ const DefaultHostInterface = "mv-int"
 // maxMillis bounds every time that a configuration can ask for: a minute, so
 // that a slip of the pen does not hang a service's start.
 const maxMillis = 60_000
-
-// decode reads JSON and names the key of a value of the wrong type (code 6).
-func decode(data []byte, into any) error {
-	err := json.Unmarshal(data, into)
-	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) {
-		return wrongType(cmp.Or(userKey(wrong.Field), "network configuration"), wrong)
-	}
-	if err != nil {
-		return cnierr.New(types.ErrDecodingFailure, "correct the JSON", "network configuration: %v", err)
-	}
-	return nil
-}
-
-// wrongType is the error for a value under a key: its own, or, which json does not
-// tell apart, one in its list or object.
-func wrongType(key string, wrong *json.UnmarshalTypeError) error {
-	is, wanted := typeName(wrong.Value), typeName(wrong.Type.Kind().String())
-	return cnierr.New(types.ErrDecodingFailure, fmt.Sprintf("under %q, use %s instead of %s", key, wanted, is), "%s: %s where %s belongs", key, is, wanted)
-}
-
-// userKey is a path of json's as the user wrote it. Go puts the names of embedded
-// structs before it, and these begin with a capital, as no key does.
-func userKey(path string) string {
-	for path != "" && path[0] >= 'A' && path[0] <= 'Z' {
-		_, path, _ = strings.Cut(path, ".")
-	}
-	return path
-}
-
-// decodeStrict is decode for objects that are ours alone: an unknown key in
-// them can only be a mistake.
-func decodeStrict(key string, data []byte, into any) error {
-	if len(data) == 0 {
-		return nil
-	}
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	err := d.Decode(into)
-	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) {
-		return wrongType(strings.TrimSuffix(key+"."+wrong.Field, "."), wrong)
-	}
-	if err != nil {
-		return cnierr.New(types.ErrDecodingFailure, fmt.Sprintf("correct the object under %q", key), "%s: %v", key, err)
-	}
-	return nil
-}
 
 // ParseNet reads what DEL and GC need to know, which is as little as can be: a
 // configuration that was edited after ADD must not keep them from cleaning up,
@@ -109,24 +59,6 @@ func Bare(stdin []byte) ([]byte, error) {
 		return nil, err
 	}
 	return json.Marshal(bare)
-}
-
-// typeName is what a user calls a type, by its name in Go or json's for a value's,
-// which is followed by the number where that is what is wrong.
-func typeName(name string) string {
-	switch kind, number, _ := strings.Cut(name, " "); {
-	case number != "":
-		return "the number " + number
-	case strings.HasPrefix(kind, "int"), strings.HasPrefix(kind, "uint"):
-		return "a whole number that is not negative"
-	case kind == "map", kind == "struct", kind == "object":
-		return "an object"
-	case kind == "slice", kind == "array":
-		return "a list"
-	case kind == "bool":
-		return "true or false"
-	}
-	return "a " + name
 }
 
 func checkInterfaceName(key, name string) error {
