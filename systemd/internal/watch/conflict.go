@@ -26,20 +26,64 @@ const (
 	questionInterval = 100 * time.Millisecond
 )
 
-// conflict is that another station uses a VIP, or is about to.
+// mostNamed is how many stations are named that use one VIP: a station can use as many MACs
+// as it likes.
+const mostNamed = 4
+
+// conflict is that other stations use a VIP, or one is about to.
 type conflict struct {
-	namespace, mac string
-	addr           netip.Addr
+	namespace string
+	addr      netip.Addr
+	stations  []station
 	// probing says that it asks whether it may, which the kernel answers.
-	probing        bool
-	last, defended time.Time
+	probing  bool
+	defended time.Time
+}
+
+// station is one by its MAC, with the time of its last packet.
+type station struct {
+	mac  string
+	last time.Time
 }
 
 func (c *conflict) String() string {
-	if c.probing {
-		return fmt.Sprintf("VIP %s is being claimed by %s, too", c.addr, c.mac)
+	macs := make([]string, len(c.stations))
+	for i, s := range c.stations {
+		macs[i] = s.mac
 	}
-	return fmt.Sprintf("VIP %s is used by %s, too", c.addr, c.mac)
+	return c.by(strings.Join(macs, " and "))
+}
+
+// by is the conflict with one station.
+func (c *conflict) by(mac string) string {
+	if c.probing {
+		return fmt.Sprintf("VIP %s is being claimed by %s, too", c.addr, mac)
+	}
+	return fmt.Sprintf("VIP %s is used by %s, too", c.addr, mac)
+}
+
+// take takes in that a station was heard, and tells whether that is news.
+func (c *conflict) take(u use, now time.Time) (isNews bool) {
+	if c.probing && !u.probing {
+		c.probing, c.stations = false, nil
+	}
+	i := slices.IndexFunc(c.stations, func(s station) bool { return s.mac == u.mac })
+	switch {
+	case i >= 0:
+		c.stations[i].last = now
+	case len(c.stations) == 0, !u.probing && len(c.stations) < mostNamed:
+		c.stations = append(c.stations, station{u.mac, now})
+		return true
+	}
+	return false
+}
+
+// forget drops the stations that have not been heard for long enough, and tells
+// whether there were any.
+func (c *conflict) forget(now time.Time) bool {
+	n := len(c.stations)
+	c.stations = slices.DeleteFunc(c.stations, func(s station) bool { return now.Sub(s.last) >= conflictLife })
+	return len(c.stations) < n
 }
 
 // listenAnew has the ears listen for the VIPs that there are now.
@@ -88,17 +132,18 @@ func (k *Keeper) heard(u use, now time.Time) {
 		return
 	}
 	c := k.conflicts[u.addr]
-	if c == nil || c.mac != u.mac && !u.probing || c.probing && !u.probing {
-		c = &conflict{namespace: a.namespace, addr: u.addr, mac: u.mac, probing: u.probing}
+	if c == nil {
+		c = &conflict{namespace: a.namespace, addr: u.addr, probing: u.probing}
 		k.conflicts[u.addr] = c
+	}
+	if c.take(u, now) {
 		level := sdlog.LevelErr
 		if u.probing {
 			level = sdlog.LevelWarning
 		}
-		k.Say(level, a.namespace, c.String()+": find that station by its MAC, and remove the address from it")
+		k.Say(level, a.namespace, c.by(u.mac)+": find that station by its MAC, and remove the address from it")
 		k.tellConflicts(a)
 	}
-	c.last = now
 	// Who asks first has the kernel's answer.
 	if a.conflict == conflictDefend && !u.probing && now.Sub(c.defended) >= defendInterval {
 		c.defended = now
@@ -168,15 +213,17 @@ func (k *Keeper) tellConflicts(a *attachment) {
 	k.tellStatus()
 }
 
-// forgetConflicts drops conflicts that have expired, or whose
-// namespace is gone.
+// forgetConflicts drops what has expired, or whose namespace is gone.
 func (k *Keeper) forgetConflicts(now time.Time) {
 	for addr, c := range k.conflicts {
 		a := k.state.attachments[c.namespace]
-		if a != nil && a.vips[addr] && now.Sub(c.last) < conflictLife {
+		isHeld := a != nil && a.vips[addr]
+		if !c.forget(now) && isHeld {
 			continue
 		}
-		delete(k.conflicts, addr)
+		if !isHeld || len(c.stations) == 0 {
+			delete(k.conflicts, addr)
+		}
 		if a != nil {
 			k.tellConflicts(a)
 		}

@@ -184,6 +184,51 @@ func TestDefend(t *testing.T) {
 	}
 }
 
+// TestStationsInTurns: several stations that use one VIP are named once each, as far as
+// there are few, and the VIP is not defended more often because of that.
+func TestStationsInTurns(t *testing.T) {
+	l := newLabWith(t, conflictDefend, "one")
+	lan, from := l.lan.Capture("port"), len(l.said(0))
+	all := make([]net.HardwareAddr, mostNamed+4)
+	for i := range all {
+		all[i] = net.HardwareAddr{2, 0, 0, 0, 1, byte(i)}
+	}
+	for range 5 {
+		for _, mac := range all {
+			l.sends(must(announcement(vip(0), mac)))
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	l.await("stations in turns", from, fmt.Sprintf("conflicts of one: [\"VIP %s is used by %s and %s and %s and %s, too\"]", vip(0), all[0], all[1], all[2], all[3]))
+	said := strings.Join(l.said(from), "\n")
+	if n := strings.Count(said, "find that station"); n != mostNamed {
+		t.Errorf("%d stations are named, not %d:\n%s", n, mostNamed, said)
+	}
+	if n := strings.Count(said, "is defended"); n != 1 {
+		t.Errorf("defended %d times:\n%s", n, said)
+	}
+	announced, own := 0, mac(l.services["one"], "mv0")
+	for _, f := range lan.Frames() {
+		if p, _ := f.Layer(layers.LayerTypeARP).(*layers.ARP); p != nil && net.HardwareAddr(p.SourceHwAddress).String() == own {
+			announced++
+		}
+	}
+	if announced > 1 {
+		t.Errorf("announced %d times", announced)
+	}
+}
+
+// TestStationLeaves: a station that is silent is reported no more, while another one is.
+func TestStationLeaves(t *testing.T) {
+	now := time.Now()
+	c := &conflict{addr: vip(0)}
+	c.take(use{mac: "a"}, now)
+	c.take(use{mac: "b"}, now.Add(conflictLife-1))
+	if c.forget(now.Add(conflictLife-1)) || !c.forget(now.Add(conflictLife)) || c.String() != "VIP "+vip(0).String()+" is used by b, too" {
+		t.Errorf("%s", c)
+	}
+}
+
 // TestIgnore: with addressConflict "ignore" nobody listens.
 func TestIgnore(t *testing.T) {
 	l := newLabWith(t, conflictIgnore, "one")
