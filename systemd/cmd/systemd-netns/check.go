@@ -21,7 +21,8 @@ func newCheck() *cobra.Command {
 		Short: "Find out why a VIP does not answer",
 		Long: `Checks one service, or all that are in a namespace, and changes nothing. Each line
 says ok or FAIL, and what to do. It takes about three seconds, while it watches for
-connections of the service to its own localhost.
+connections of the service to its own localhost, and longer for many services, of which
+it checks few at a time.
 
 In JSON it is an array of objects with the keys service, check, ok, detail and remedy.
 The exit status is 0 if all is ok, 1 if there is a finding, 4 if there is no such unit.`,

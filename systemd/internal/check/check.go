@@ -93,27 +93,31 @@ func (s *subject) hasOwn() bool {
 	return err == nil
 }
 
-// checks are those of a service, in the order of their causes. Each has something
-// to say where it applies.
-var checks = []struct {
+// kind is one of the checks. It has something to say where it applies.
+type kind struct {
 	name string
 	// link says that it takes the service's link.
 	link bool
 	do   func(context.Context, *subject) *Finding
-}{
-	{"drop-in", false, checkDropIn},
-	{"service", false, checkService},
-	{"sockets", false, checkSockets},
-	{"master", false, checkMaster},
-	{"attachment", false, checkAttachment},
-	{"edited", false, checkEdited},
-	{"duplicate-address", true, checkDuplicates},
-	{"gateway", true, checkGateway},
-	{"host", true, checkHost},
-	{"way-back", true, checkWayBack},
-	{"firewall", true, checkFirewall},
-	{"dns", true, checkDNS},
-	{"loopback", true, checkLoopback},
+	// listens says that it does nothing else, for as long as it takes.
+	listens bool
+}
+
+// checks are those of a service, in the order of their causes.
+var checks = []kind{
+	{"drop-in", false, checkDropIn, false},
+	{"service", false, checkService, false},
+	{"sockets", false, checkSockets, false},
+	{"master", false, checkMaster, false},
+	{"attachment", false, checkAttachment, false},
+	{"edited", false, checkEdited, false},
+	{"duplicate-address", true, checkDuplicates, false},
+	{"gateway", true, checkGateway, false},
+	{"host", true, checkHost, false},
+	{"way-back", true, checkWayBack, false},
+	{"firewall", true, checkFirewall, false},
+	{"dns", true, checkDNS, false},
+	{"loopback", true, checkLoopback, true},
 }
 
 // Works are the checks that show whether a change works.
@@ -149,6 +153,22 @@ func (s *subject) look(in string) (err error) {
 	return err
 }
 
+// atOnce is how many checks run at the same time. Those of a hundred services would compete
+// for the CPUs, with each other and with the processes that they run, and read many an answer
+// too late.
+const atOnce = 16
+
+var turns = make(chan struct{}, atOnce)
+
+// inTurn does a check when it is its turn, or at once if it only listens.
+func (k kind) inTurn(ctx context.Context, s *subject) *Finding {
+	if !k.listens {
+		turns <- struct{}{}
+		defer func() { <-turns }()
+	}
+	return k.do(ctx, s)
+}
+
 // run runs the checks concurrently, since some wait for answers.
 func (s *subject) run(ctx context.Context, names []string) (all []Finding) {
 	results := make([]chan *Finding, len(checks))
@@ -158,7 +178,7 @@ func (s *subject) run(ctx context.Context, names []string) (all []Finding) {
 			results[i] <- nil
 			continue
 		}
-		go func() { results[i] <- c.do(ctx, s) }()
+		go func() { results[i] <- c.inTurn(ctx, s) }()
 	}
 	for i, c := range checks {
 		if f := <-results[i]; f != nil {

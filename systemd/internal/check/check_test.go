@@ -1,11 +1,15 @@
 package check
 
 import (
+	"context"
 	"encoding/hex"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"macvlan-vip/systemd/internal/facts"
 	"macvlan-vip/systemd/internal/settings"
@@ -92,6 +96,43 @@ func TestServers(t *testing.T) {
 	got := servers("# x\nnameserver 192.0.2.53\nsearch a\nnameserver fe80::1%mv0\nnameserver x\n")
 	if want := []netip.Addr{netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("fe80::1%mv0")}; !slices.Equal(got, want) {
 		t.Errorf("%v", got)
+	}
+}
+
+// TestManyAtOnce: of many services few are checked at a time, so that each reads its answers in
+// time. What only listens does not wait.
+func TestManyAtOnce(t *testing.T) {
+	before := checks
+	defer func() { checks = before }()
+	const services = 10 * atOnce
+	var asking, most atomic.Int32
+	listening := make(chan bool, services)
+	checks = []kind{
+		{"asks", false, func(context.Context, *subject) *Finding {
+			defer asking.Add(-1)
+			if n := asking.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			time.Sleep(time.Millisecond)
+			return ok("")
+		}, false},
+		{"listens", false, func(context.Context, *subject) *Finding {
+			for listening <- true; len(listening) < services; time.Sleep(time.Millisecond) {
+			}
+			return ok("")
+		}, true},
+	}
+	var wait sync.WaitGroup
+	for range services {
+		wait.Go(func() {
+			if all := (&subject{unit: &units.Unit{}}).run(t.Context(), nil); len(all) != len(checks) {
+				t.Errorf("%v", all)
+			}
+		})
+	}
+	wait.Wait()
+	if most.Load() > atOnce {
+		t.Errorf("%d ask at once", most.Load())
 	}
 }
 
