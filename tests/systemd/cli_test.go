@@ -348,6 +348,28 @@ func TestTransactions(t *testing.T) {
 		l.Run(t, program+"disable inside --yes")
 		l.gone(t, before)
 	})
+	t.Run("a VIP that is in use", func(t *testing.T) {
+		l.Peer.AddAddress("port", "172.16.26.9/22")
+		defer l.Peer.IP("address del 172.16.26.9/22 dev port")
+		l.Write("etc/systemd-netns/two.env", "RETRY_SEC=0\n")
+		l.Run(t, "systemctl start two")
+		files := l.etc(t)
+		l.refused(t, program+"enable two --vip 172.16.26.9/22", "172.16.26.9 is in use", "everything was rolled back")
+		l.on(t, "two", hostNetns)
+		// Nothing is left that somebody would have to see to.
+		l.WantState(t, "systemd-netns@two", "inactive")
+		l.Run(t, "systemctl stop two")
+		l.Run(t, program+"enable two --vip 172.16.26.9/22")
+		if out, err := l.Try("systemctl start two"); err == nil {
+			t.Errorf("it started: %s", out)
+		}
+		l.WantState(t, "systemd-netns@two", "failed")
+		l.Run(t, program+"disable two --yes")
+		l.WantState(t, "systemd-netns@two", "inactive")
+		l.untouched(t, files)
+		l.Run(t, "rm -r /etc/systemd-netns")
+		l.gone(t, before)
+	})
 	t.Run("the service's package is gone", func(t *testing.T) {
 		files := l.etc(t)
 		const unit = "usr/lib/systemd/system/passing.service"

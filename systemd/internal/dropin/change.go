@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"macvlan-vip/systemd/internal/files"
+	"macvlan-vip/systemd/internal/record"
 	"macvlan-vip/systemd/internal/settings"
 	"macvlan-vip/systemd/internal/units"
 )
@@ -336,11 +338,25 @@ func (c *Change) letGo(ctx context.Context, sd *units.Systemd) error {
 		if err != nil {
 			return err
 		}
-		if len(u.BoundBy) == 0 && u.Active != "inactive" {
-			if err := sd.Stop(ctx, shim); err != nil {
-				return err
-			}
+		if len(u.BoundBy) > 0 || u.Active == "inactive" {
+			continue
+		}
+		if err := sd.Stop(ctx, shim); err != nil {
+			return err
+		}
+		if leftNothing(shim) {
+			_ = sd.ResetFailed(ctx, shim)
 		}
 	}
 	return nil
+}
+
+// leftNothing tells whether nothing is there of a shim's namespace. Then nobody needs to
+// know that it failed, as it does if a VIP is in use; what could not be undone is to stay
+// a failed unit.
+func leftNothing(shim string) bool {
+	name, _ := settings.OfShim(shim)
+	left, err := record.Load(name)
+	_, missing := os.Lstat(settings.Named(name).Path)
+	return err == nil && len(left) == 0 && errors.Is(missing, fs.ErrNotExist)
 }
