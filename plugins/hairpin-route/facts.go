@@ -234,9 +234,10 @@ func (a *attachment) sources(addrs []plan.AddrFacts) (map[netip.Addr]netip.Addr,
 
 // settled replaces a source that will not last, such as a temporary IPv6
 // address, by one of the same network that will. A link-local one is none: it
-// belongs to the master, and the kernel takes the host-side link's own.
+// belongs to the master, and the kernel takes the host-side link's own. Nor is ::1, which
+// the kernel names if the master has a route and no address.
 func settled(src netip.Addr, addrs []plan.AddrFacts) netip.Addr {
-	if src.IsLinkLocalUnicast() && src.Is6() {
+	if src.Is6() && (src.IsLinkLocalUnicast() || src.IsLoopback()) {
 		return netip.Addr{}
 	}
 	var network netip.Prefix

@@ -24,6 +24,7 @@ func TestSettledSource(t *testing.T) {
 		"temporary, alone in its network":   {"2001:db8::abcd", []plan.AddrFacts{temporary, elsewhere}, "2001:db8::abcd"},
 		"none of the host's":                {"198.51.100.1", []plan.AddrFacts{v4, v6}, "198.51.100.1"},
 		"link-local":                        {"fe80::2", []plan.AddrFacts{host("fe80::2/64", true), v6}, ""},
+		"loopback":                          {"::1", []plan.AddrFacts{v4}, ""},
 		"link-local of IPv4":                {"169.254.0.2", []plan.AddrFacts{host("169.254.0.2/16", true)}, "169.254.0.2"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -389,6 +389,33 @@ func TestHostsAddressChanges(t *testing.T) {
 	}
 }
 
+// TestNoIPv6Address: a host with no IPv6 address at all, but a route, is repaired and takes
+// services on IPv6 VIPs. The kernel says that it would send from ::1.
+func TestNoIPv6Address(t *testing.T) {
+	host, a := byHand(t)
+	host.IP("-6 address flush dev eth0")
+	host.IP("-6 address flush dev mv-int")
+	host.IP("-6 route add default dev eth0")
+	if out := host.IP("-6 route get 2001:db8::10 oif eth0"); !strings.Contains(out, "src ::1 ") {
+		t.Skipf("this kernel names another source: %s", out)
+	}
+	c := conf("1.1.0", "", prevResult("1.1.0"))
+	for range 2 {
+		if _, _, err := a.Add(c, cmdAdd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.Check(c, cmdCheck); err != nil {
+		t.Error(err)
+	}
+	if err := host.Ping(netip.MustParseAddr("192.0.2.10")); err != nil {
+		t.Error(err)
+	}
+	if err := a.Del(c, cmdDel); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestChanged: whoever watches the host is told which attachments to repair.
 func TestChanged(t *testing.T) {
 	host, a := byHand(t)
