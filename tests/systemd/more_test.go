@@ -176,6 +176,11 @@ func TestServicesOfAllKinds(t *testing.T) {
 		l.M.IP("link del mv-int")
 		l.Run(t, "systemctl start systemd-netns-repair@app@1.service")
 		l.Serves(t, vip1)
+		l.Run(t, "journalctl --sync")
+		// It runs every minute, for each service.
+		if said := l.Run(t, "journalctl -q -o cat -u systemd-netns-repair@app@1.service"); said != "" {
+			t.Errorf("the journal has of a repair:\n%s", said)
+		}
 		l.Run(t, "systemctl start systemd-netns-repair@app@1.timer")
 		l.Run(t, "systemctl stop app@1")
 		l.WantState(t, "systemd-netns-repair@app@1.timer", "inactive")
