@@ -335,8 +335,10 @@ func TestValidAttachments(t *testing.T) {
 			}
 		})
 	}
-	if _, _, err := ValidAttachments(conf(`"cni.dev/valid-attachments": 7`)); err == nil {
-		t.Error("a number was taken for a list")
+	for _, wrong := range []string{`7`, `[null]`, `[{}]`, `[{"containerID": "a"}]`, `[{"containerID": "a", "ifname": "b"}, {"ifname": "b"}]`} {
+		if got, known, err := ValidAttachments(conf(`"cni.dev/valid-attachments": ` + wrong)); err == nil {
+			t.Errorf("%s was taken for a list of attachments: %v, %v", wrong, got, known)
+		}
 	}
 }
 
