@@ -135,11 +135,27 @@ func (l *lab) life(t *testing.T, mgr manager, first, second string) {
 		}
 		return nil
 	})
+	t.Run("what a failed stop leaves", func(t *testing.T) {
+		const plugin, away = "/opt/cni/bin/hairpin-route", "/root/hairpin-route"
+		l.Run(t, "systemctl start haproxy")
+		l.Run(t, "mv "+plugin+" "+away)
+		_, _ = l.Try("systemctl stop haproxy")
+		l.WantState(t, "systemd-netns@haproxy", "failed")
+		out, err := l.M.Run("sh", "-c", mgr.remove+" 2>&1")
+		if err == nil || !strings.Contains(out, "not everything was undone") {
+			t.Errorf("removal without a plugin: %v: %s", err, out)
+		}
+		l.wantInstalled(t, mgr, newer)
+		l.Run(t, "mv "+away+" "+plugin)
+	})
 	const text = "/etc/systemd/system/other.service.d/netns.conf"
 	l.Write(text[1:], "[Unit]\nBindsTo=systemd-netns@front.service\n")
 	out, err := l.M.Run("sh", "-c", mgr.remove+" 2>&1")
 	if err != nil || !strings.Contains(out, "/etc/systemd/system/haproxy.service.d/netns.conf") || !strings.Contains(out, text) {
 		t.Errorf("removal does not tell of the drop-ins that are left: %v: %s", err, out)
+	}
+	if now := l.M.Snapshot(); now != links {
+		t.Errorf("before:\n%s\nafter the removal:\n%s", links, now)
 	}
 	if mgr.purge != mgr.remove {
 		l.Run(t, mgr.purge)
