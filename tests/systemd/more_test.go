@@ -177,8 +177,9 @@ func TestServicesOfAllKinds(t *testing.T) {
 		l.Run(t, "systemctl start systemd-netns-repair@app@1.service")
 		l.Serves(t, vip1)
 		l.Run(t, "journalctl --sync")
-		// It runs every minute, for each service.
-		if said := l.Run(t, "journalctl -q -o cat -u systemd-netns-repair@app@1.service"); said != "" {
+		// It runs every minute, for each service. systemd 247 applies LogLevelMax= to what the
+		// unit's processes say alone, not to what it says itself.
+		if said := l.Run(t, "journalctl -q -o cat -u systemd-netns-repair@app@1.service"); said != "" && l.M.Systemd(t) > 247 {
 			t.Errorf("the journal has of a repair:\n%s", said)
 		}
 		l.Run(t, "systemctl start systemd-netns-repair@app@1.timer")
