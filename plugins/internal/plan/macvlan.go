@@ -251,8 +251,11 @@ func (a Attachment) routes(result *current.Result, vips []netip.Prefix) ([]Route
 			return nil, cnierr.Config("ipam route", r.Dst.String(), "not a prefix", "use a form such as 0.0.0.0/0")
 		}
 		gw, ok := config.AddrOf(r.GW)
-		if !ok {
+		switch {
+		case !ok:
 			gw = gateways[dst.Addr().Is4()]
+		case gw.IsUnspecified(): // On the link: so dhcp has it from the server (RFC 3442).
+			gw = netip.Addr{}
 		}
 		if gw.IsValid() && gw.Is4() != dst.Addr().Is4() {
 			return nil, cnierr.Config("ipam route", dst.String(), "has a gateway of the other family, "+gw.String(), "use a gateway of the route's own family")

@@ -150,11 +150,12 @@ func TestAddresses(t *testing.T) {
 	a := attachment(t, "")
 	d, err := a.Addresses(ipamResult(t, `
 		"ips": [{"address": "192.0.2.10/32", "gateway": "192.0.2.1"}, {"address": "2001:db8::10/64", "gateway": "2001:db8::1"}],
-		"routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}, {"dst": "198.51.100.7/24", "gw": "192.0.2.9", "mtu": 1300, "advmss": 1200, "priority": 5, "table": 9}, {"dst": "2001:db8:1::/48", "gw": "fe80::1"}]`))
+		"routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}, {"dst": "198.51.100.7/24", "gw": "192.0.2.9", "mtu": 1300, "advmss": 1200, "priority": 5, "table": 9}, {"dst": "2001:db8:1::/48", "gw": "fe80::1"},
+			{"dst": "203.0.113.0/24", "gw": "0.0.0.0", "scope": 253}]`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	prefix, addr := netip.MustParsePrefix, netip.MustParseAddr
+	prefix, addr, onLink := netip.MustParsePrefix, netip.MustParseAddr, 253
 	want := Desired{
 		Sysctls: []Sysctl{
 			{Side: Service, Key: "net/ipv6/conf/lo/disable_ipv6", Value: "0"},
@@ -166,6 +167,7 @@ func TestAddresses(t *testing.T) {
 			{Side: Service, Link: "mv0", Dst: prefix("::/0"), Gateway: addr("2001:db8::1")},
 			{Side: Service, Link: "mv0", Dst: prefix("198.51.100.0/24"), Gateway: addr("192.0.2.9"), OnLink: true, MTU: 1300, AdvMSS: 1200, Metric: 5, Table: 9},
 			{Side: Service, Link: "mv0", Dst: prefix("2001:db8:1::/48"), Gateway: addr("fe80::1")},
+			{Side: Service, Link: "mv0", Dst: prefix("203.0.113.0/24"), Scope: &onLink},
 		},
 	}
 	if diff := cmp.Diff(want, d, sameAddr); diff != "" {
