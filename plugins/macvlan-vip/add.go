@@ -94,9 +94,10 @@ func (a *attachment) stands(rec *journal.Record) (bool, error) {
 	if first.IPAMType != "dhcp" {
 		return true, nil
 	}
-	// Without a link, dhcp cannot renew its lease.
+	// Without a link, dhcp cannot renew its lease. It takes the link down when the lease has
+	// expired, and renews it no more.
 	f, found, err := a.K.Service.Link(a.Args.IfName)
-	return found && f.Alias == a.service.Links[1].Alias, err
+	return found && f.Up && f.Alias == a.service.Links[1].Alias, err
 }
 
 // isHere reports whether a record is of an attachment in this netns, which nobody has

@@ -31,13 +31,13 @@ func released(c *testnet.Capture) bool {
 }
 
 // startDHCP starts upstream's daemon on a host.
-func startDHCP(t *testing.T, host *testnet.Namespace, socket string) (kill func()) {
+func startDHCP(t *testing.T, host *testnet.Namespace, socket string, args ...string) (kill func()) {
 	t.Helper()
 	dhcp, err := exec.LookPath("dhcp")
 	if err != nil {
 		t.Fatal(err)
 	}
-	daemon := exec.Command(dhcp, "daemon", "-socketpath", socket)
+	daemon := exec.Command(dhcp, append([]string{"daemon", "-socketpath", socket}, args...)...)
 	if err := host.NetNS.Do(func(ns.NetNS) error { return daemon.Start() }); err != nil {
 		t.Fatal(err)
 	}
@@ -109,6 +109,33 @@ func TestDHCP(t *testing.T) {
 	wire = lan.Capture("port")
 	del(t, a, conf)
 	within(t, "the lease is given back", func() bool { return released(wire) })
+}
+
+// TestExpiredLease: the daemon takes the link down when a lease has expired, and renews it no
+// more. A repair gets another lease then, and does not go on without one.
+func TestExpiredLease(t *testing.T) {
+	host, lan := testnet.NewHost(t, "192.0.2.1/24")
+	server := netip.MustParseAddr("192.0.2.5")
+	lan.AddAddress("port", "192.0.2.5/24")
+	stop := lan.ServeDHCP("port", server, netip.MustParsePrefix("192.0.2.10/24"), dhcpv4.WithLeaseTime(2))
+	socket := filepath.Join(t.TempDir(), "dhcp.sock")
+	startDHCP(t, host, socket, "-timeout", "200ms", "-resendtimeout", "500ms")
+
+	a := attach(t, host, "c1")
+	conf := fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "lan", "type": "macvlan-vip", "master": "eth0", "ipam": {"type": "dhcp", "daemonSocketPath": %q}}`, socket)
+	add(t, a, conf)
+	stop()
+	within(t, "the link is down", func() bool { return !strings.Contains(a.Service.IP("link show mv0"), ",UP") })
+
+	t.Cleanup(lan.ServeDHCP("port", server, netip.MustParsePrefix("192.0.2.11/24")))
+	r := add(t, a, conf)
+	if out := a.Service.IP("address show mv0"); strings.Contains(out, "192.0.2.10/") || !strings.Contains(out, "192.0.2.11/24") {
+		t.Errorf("after the repair:\n%s", out)
+	}
+	if err := a.Check(testnet.With(t, conf, "prevResult", r), cmdCheck); err != nil {
+		t.Errorf("CHECK: %v", err)
+	}
+	del(t, a, conf)
 }
 
 func within(t *testing.T, what string, done func() bool) {
