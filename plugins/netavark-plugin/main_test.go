@@ -85,6 +85,8 @@ func TestCreate(t *testing.T) {
 		{`"mtu": "1400"`, `"addressConflict": "no"`, `addressConflict: "no": `},
 		{`"mtu": "1400"`, `"probe.count": "99"`, `probe.count: 99: out of range`},
 		{`"mtu": "1400"`, `"table": "fast"`, `table: "fast": not a routing table`},
+		{`"mtu": "1400"`, `"metric": "fast"`, `option metric: "fast": not a whole number`},
+		{`"options"`, `"routes": [{"destination": "198.51.100.0/24", "route_type": "blackhole"}], "options"`, `route 198.51.100.0/24: "blackhole": not supported`},
 	} {
 		_, failed := d.run(strings.Replace(newNetwork, c.from, c.to, 1), "create")
 		if !strings.Contains(failed, c.want) {

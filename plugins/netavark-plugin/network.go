@@ -56,6 +56,9 @@ func create(ctx context.Context, data []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := n.routes(); err != nil {
+		return nil, err
+	}
 	if err := l.status(ctx); err != nil {
 		return nil, err
 	}
