@@ -13,10 +13,14 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
 
 	"macvlan-vip/systemd/internal/files"
 	"macvlan-vip/systemd/internal/sdlog"
 )
+
+// hostsFile is the resolv.conf(5) of the host.
+const hostsFile = "/etc/resolv.conf"
 
 // upstreams are where managers of the host's DNS write the servers that their
 // own one on a loopback address asks: systemd-resolved, NetworkManager.
@@ -44,7 +48,26 @@ func (n *Netns) giveDNS(result *current.Result) error {
 		return nil
 	}
 	n.Say(sdlog.LevelInfo, "DNS servers %s, from %s", strings.Join(servers(text), " "), from)
-	return files.Text(file, text).Put()
+	if err := files.Text(file, text).Put(); err != nil {
+		return err
+	}
+	if err := copyLabel(hostsFile, file); err != nil {
+		n.Say(sdlog.LevelWarning, "a service that SELinux confines may not be able to read %s: %v", file, err)
+	}
+	return nil
+}
+
+// copyLabel gives a file the SELinux label of another, if that has one. Services that the policy
+// of Fedora and RHEL confines may read a resolv.conf by the host's label, and no file of ours in
+// /run.
+func copyLabel(from, to string) error {
+	const key = "security.selinux"
+	label := make([]byte, 4096)
+	size, err := unix.Getxattr(from, key, label)
+	if err != nil {
+		return nil // Neither a file nor a label, as on most hosts.
+	}
+	return unix.Setxattr(to, key, label[:size], 0)
 }
 
 // inside is a resolv.conf of the host's with the service's link in place of its master as
@@ -85,12 +108,11 @@ func chooseDNS(dns types.DNS, read func(string) ([]byte, error), inside func(str
 	if len(dns.Nameservers) > 0 {
 		return resolvConf(dns), "the network", nil
 	}
-	const own = "/etc/resolv.conf"
-	host, err := read(own)
+	host, err := read(hostsFile)
 	if err != nil || !onLoopback(servers(string(host))) {
 		// A host without DNS has none to give.
 		if text := inside(string(host)); text != string(host) {
-			return text, own, nil
+			return text, hostsFile, nil
 		}
 		return "", "", nil
 	}

@@ -1,10 +1,14 @@
 package attach
 
 import (
+	"errors"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
 )
 
 func TestChooseDNS(t *testing.T) {
@@ -38,5 +42,35 @@ func TestChooseDNS(t *testing.T) {
 		if got, _, err := chooseDNS(c.dns, read, ours); got != c.want || (err != nil) != c.fails {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
+	}
+}
+
+// TestCopyLabel: a confined service reads the shim's resolv.conf by the label of the host's,
+// which may be a link. A kernel without SELinux keeps labels all the same.
+func TestCopyLabel(t *testing.T) {
+	const key, label = "security.selinux", "system_u:object_r:net_conf_t:s0\x00"
+	dir := t.TempDir()
+	stub, link, ours := filepath.Join(dir, "stub"), filepath.Join(dir, "link"), filepath.Join(dir, "ours")
+	if err := errors.Join(os.WriteFile(stub, nil, 0o644), os.Symlink(stub, link), os.WriteFile(ours, nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 100)
+	if err := copyLabel(link, ours); err != nil {
+		t.Errorf("no label: %v", err)
+	}
+	if _, err := unix.Getxattr(ours, key, got); !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Errorf("a label from a file that has none: %v", err)
+	}
+	if err := unix.Setxattr(stub, key, []byte(label), 0); err != nil {
+		t.Skipf("no labels here: %v", err)
+	}
+	if err := copyLabel(link, ours); err != nil {
+		t.Error(err)
+	}
+	if size, err := unix.Getxattr(ours, key, got); err != nil || string(got[:size]) != label {
+		t.Errorf("%q, %v", got[:max(size, 0)], err)
+	}
+	if err := copyLabel(filepath.Join(dir, "none"), ours); err != nil {
+		t.Errorf("a host without the file: %v", err)
 	}
 }
