@@ -169,6 +169,8 @@ func (k *Kernel) createRenamed(n *Namespace, l plan.Link) error {
 func createError(l plan.Link, err error) error {
 	e := &cnierr.Error{Code: types.ErrInternal, Text: "create " + l.String(), Cause: err}
 	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		e.Remedy = "load the kernel's module macvlan (`modprobe macvlan` says why it cannot be); some distributions have it in a package of its own"
 	case errors.Is(err, unix.EBUSY):
 		e.Code = types.ErrInvalidNetworkConfig
 		e.Remedy = fmt.Sprintf("%s is a port of a bridge or a bond, or carries an ipvlan: set master to another link", l.Master)

@@ -4,6 +4,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
+	"macvlan-vip/plugins/internal/cnierr"
 	"macvlan-vip/plugins/internal/plan"
 	"macvlan-vip/tests/testnet"
 )
@@ -51,5 +54,19 @@ func TestCreateRenamed(t *testing.T) {
 	}
 	if after := host.Snapshot(); after != before {
 		t.Errorf("host before:\n%safter:\n%s", before, after)
+	}
+}
+
+// TestNoModule: what a kernel says to a type of link that it has no module for, as one without
+// macvlan does, is told with its remedy.
+func TestNoModule(t *testing.T) {
+	host, _ := testnet.NewHost(t)
+	var err error
+	host.Do(func() error {
+		err = netlink.LinkAdd(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: "mv0"}, LinkType: "nosuch"})
+		return nil
+	})
+	if told := cnierr.ToCNI(createError(plan.Link{Name: "mv0"}, err)); !strings.Contains(told.Details, "modprobe macvlan") {
+		t.Errorf("%v: %+v", err, told)
 	}
 }
