@@ -107,17 +107,31 @@ func (k *Kernel) CheckRules(side plan.Side, all []plan.Rule) (drift []string, er
 // rules are those of ours.
 func (n *Namespace) rules() (ours []plan.Rule, err error) {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		all, err := n.handle.RuleListFiltered(family, &netlink.Rule{}, 0)
+		some, err := n.rulesOf(family)
 		if err != nil {
-			return nil, fmt.Errorf("%s: list rules: %w", n.side, err)
+			return nil, err
 		}
-		for _, r := range all {
-			if r.Protocol != plan.Protocol || r.Src == nil {
-				continue
-			}
-			if from, ok := config.PrefixOf(*r.Src); ok {
-				ours = append(ours, plan.Rule{Side: n.side, From: from, Table: r.Table, Priority: r.Priority})
-			}
+		ours = append(ours, some...)
+	}
+	return ours, nil
+}
+
+// rulesOf are those of an address family. A kernel that has the family not at all, such as one
+// that was booted with ipv6.disable=1, has no rules of it.
+func (n *Namespace) rulesOf(family int) (ours []plan.Rule, err error) {
+	all, err := n.handle.RuleListFiltered(family, &netlink.Rule{}, 0)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: list rules: %w", n.side, err)
+	}
+	for _, r := range all {
+		if r.Protocol != plan.Protocol || r.Src == nil {
+			continue
+		}
+		if from, ok := config.PrefixOf(*r.Src); ok {
+			ours = append(ours, plan.Rule{Side: n.side, From: from, Table: r.Table, Priority: r.Priority})
 		}
 	}
 	return ours, nil
