@@ -92,6 +92,19 @@ func TestDroppingChain(t *testing.T) {
 	}
 }
 
+// TestAcceptFrom: each firewall has its own command.
+func TestAcceptFrom(t *testing.T) {
+	for chain, want := range map[string]string{
+		"":                            "iptables -I INPUT -i mv-int -j ACCEPT",
+		"inet filter input":           "nft insert rule inet filter input iifname mv-int accept",
+		"inet firewalld filter_INPUT": "firewall-cmd --zone=trusted --change-interface=mv-int, and the same with --permanent",
+	} {
+		if got := acceptFrom("mv-int", chain); got != want {
+			t.Errorf("%q: %q", chain, got)
+		}
+	}
+}
+
 func TestServers(t *testing.T) {
 	got := servers("# x\nnameserver 192.0.2.53\nsearch a\nnameserver fe80::1%mv0\nnameserver x\n")
 	if want := []netip.Addr{netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("fe80::1%mv0")}; !slices.Equal(got, want) {

@@ -238,13 +238,25 @@ func checkFirewall(_ context.Context, s *subject) *Finding {
 		return ok("no packet from %s is dropped", s.facts.Host)
 	}
 	out, _ := exec.Command("nft", "list", "ruleset").Output()
-	remedy := fmt.Sprintf("iptables -I INPUT -i %s -j ACCEPT", s.facts.Host)
+	chain := droppingChain(string(out))
 	detail := ""
-	if chain := droppingChain(string(out)); chain != "" {
-		remedy = fmt.Sprintf("nft insert rule %s iifname %s accept", chain, s.facts.Host)
+	if chain != "" {
 		detail = "; chain " + chain + " drops packets"
 	}
-	return fail(remedy, "answers from %s through %s are lost%s", join(lost), s.facts.Host, detail)
+	return fail(acceptFrom(s.facts.Host, chain), "answers from %s through %s are lost%s", join(lost), s.facts.Host, detail)
+}
+
+// acceptFrom is a command that accepts what arrives on a link in a chain of nftables; "" is
+// none that is known. firewalld lets nobody else change its own.
+func acceptFrom(link, chain string) string {
+	switch {
+	case chain == "":
+		return fmt.Sprintf("iptables -I INPUT -i %s -j ACCEPT", link)
+	case strings.HasPrefix(chain, "inet firewalld "):
+		return fmt.Sprintf("firewall-cmd --zone=trusted --change-interface=%s, and the same with --permanent", link)
+	default:
+		return fmt.Sprintf("nft insert rule %s iifname %s accept", chain, link)
+	}
 }
 
 // droppingChain is the first chain on packets to this host that drops some, as
