@@ -370,10 +370,27 @@ ExecStopPost=+/usr/local/libexec/macvlan-vip/systemd-netns-helper remove %i
 				t.Errorf("the stop: %v", err)
 			}
 			l.gone(t, before)
-			if out := l.Run(t, "journalctl --no-pager -o cat -t systemd-netns -p warning"); out != "" {
-				t.Errorf("complaints:\n%s", out)
-			}
+			l.noComplaints(t)
 		})
+	}
+	// Nor does the keeper complain of a stop that takes the place of its reload.
+	l.Write(dropIns+"systemd-netns@haproxy.service.d/slow.conf", "[Service]\nExecReload=\nExecReload=+/bin/sh -c 'touch /run/reloading; sleep 5'\n")
+	l.daemonReload(t)
+	for range 3 {
+		l.Run(t, "systemctl start haproxy")
+		l.Run(t, "rm -f /run/reloading")
+		l.M.IP("route flush table local proto 118")
+		l.until(t, "the keeper's reload is under way", "test -e /run/reloading")
+		l.Run(t, "systemctl stop haproxy systemd-netns@haproxy")
+		l.gone(t, before)
+		l.noComplaints(t)
+	}
+}
+
+func (l *lab) noComplaints(t *testing.T) {
+	t.Helper()
+	if out := l.Run(t, "journalctl --no-pager -o cat -t systemd-netns -p warning"); out != "" {
+		t.Errorf("complaints:\n%s", out)
 	}
 }
 

@@ -84,14 +84,23 @@ func reload(ctx context.Context, namespace, unit string, broken bool) error {
 	if err == nil {
 		return nil
 	}
+	if gaveWay(string(out)) {
+		return nil
+	}
 	if _, err := systemctl(ctx, "is-active", "--quiet", "--", unit); err != nil {
-		return nil // It is being stopped, and nothing is left to repair.
+		return nil // It has been stopped, and nothing is left to repair.
 	}
 	first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
 	if first == "" {
 		first = err.Error()
 	}
 	return errors.New(first)
+}
+
+// gaveWay tells by what systemctl(1) says whether a stop has taken a reload's place, or was
+// queued before it. The unit is still active then.
+func gaveWay(said string) bool {
+	return strings.HasSuffix(strings.TrimSpace(said), " canceled.") || strings.Contains(said, " is destructive ")
 }
 
 func systemctl(ctx context.Context, args ...string) ([]byte, error) {
