@@ -1,8 +1,11 @@
 package systemd
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+
+	"macvlan-vip/tests/testnet"
 )
 
 // TestServicesOfPackages: services as packages and administrators have them, with others that
@@ -190,6 +193,13 @@ func TestServicesOfPackages(t *testing.T) {
 	t.Run("one that accepts no connection", func(t *testing.T) {
 		l.Run(t, program+"enable hangs --vip 172.16.26.4/22")
 		l.Run(t, "systemctl start hangs")
+		testnet.Eventually(t, "it listens", func() error {
+			if out, err := l.Try("ip netns exec hangs ss -ntlH sport = :80"); err != nil || out == "" {
+				return fmt.Errorf("%s, %v", out, err)
+			}
+			return nil
+		})
+		// Its queue takes two connections.
 		said := false
 		for range 3 {
 			said = strings.Contains(l.wantStatus(t, 0, program+"check hangs"), "does not answer it on port 80")
