@@ -22,11 +22,10 @@ type platform struct {
 
 // platforms are known by Debian's and Go's common name; "" is this machine's.
 // Its CPU is an old one, without AVX: with all that QEMU 7.2 emulates a machine needs an
-// eighth more time. Nor has it CMPXCHG16B, which the kernel's slab allocator uses where it can:
-// once in many hundred boots the flags were wrong after it, and the kernel gave up (double fault).
+// eighth more time.
 var platforms = map[string]platform{
 	"": {
-		"qemu-system-x86_64", "q35,sata=off", "Westmere,-cx16",
+		"qemu-system-x86_64", "q35,sata=off", "Westmere",
 		[]string{"-serial", "chardev:console", "-global", "virtio-net-pci.romfile="}, "ttyS0", "linux-image-amd64",
 	},
 	"arm64": {
