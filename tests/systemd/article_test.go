@@ -1,12 +1,12 @@
 package systemd
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"macvlan-vip/tests/machine"
+	"macvlan-vip/tests/page"
 )
 
 // articlesDropIn joins the shim's namespaces as the article's does.
@@ -114,7 +114,15 @@ done
 	if f := l.finding(t, "haproxy", "drop-in"); f.OK || !strings.Contains(f.Detail, hidden) {
 		t.Errorf("check: %+v", f)
 	}
-	for command := range strings.Lines(l.fromTheArticle(t)) {
+	top, err := machine.Top()
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks, err := page.Blocks(filepath.Join(top, "systemd", "README.md"), "From the article's own files", "sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for command := range strings.Lines(blocks[0]) {
 		l.Run(t, command)
 	}
 	l.Serves(t, vip1, vip2)
@@ -134,23 +142,4 @@ done
 	l.Run(t, "systemctl stop haproxy")
 	l.Run(t, program+"disable haproxy --yes")
 	l.gone(t, before)
-}
-
-// fromTheArticle are the commands of the units' page.
-func (l *lab) fromTheArticle(t *testing.T) string {
-	t.Helper()
-	top, err := machine.Top()
-	if err != nil {
-		t.Fatal(err)
-	}
-	page, err := os.ReadFile(filepath.Join(top, "systemd", "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, text, _ := strings.Cut(string(page), "<!-- not run: tests/systemd/article_test.go does -->\n```sh\n")
-	commands, _, found := strings.Cut(text, "```")
-	if !found {
-		t.Fatal("no commands in the page")
-	}
-	return commands
 }

@@ -131,7 +131,8 @@ func Names(text string) bool {
 	for line := range strings.Lines(text) {
 		key, value, _ := strings.Cut(line, "=")
 		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
-		if key == "NetworkNamespacePath" && strings.HasPrefix(value, settings.NetnsDir+"/") || key == "JoinsNamespaceOf" && strings.HasPrefix(value, "systemd-netns@") {
+		_, shim := settings.OfShim(value)
+		if key == "NetworkNamespacePath" && strings.HasPrefix(value, settings.NetnsDir+"/") || key == "JoinsNamespaceOf" && shim {
 			return true
 		}
 	}
