@@ -1,7 +1,7 @@
 package systemd
 
 import (
-	"fmt"
+	"errors"
 	"strings"
 	"testing"
 
@@ -194,10 +194,11 @@ func TestServicesOfPackages(t *testing.T) {
 		l.Run(t, program+"enable hangs --vip 172.16.26.4/22")
 		l.Run(t, "systemctl start hangs")
 		testnet.Eventually(t, "it listens", func() error {
-			if out, err := l.Try("ip netns exec hangs ss -ntlH sport = :80"); err != nil || out == "" {
-				return fmt.Errorf("%s, %v", out, err)
+			out, err := l.Try("ip netns exec hangs ss -ntlH sport = :80")
+			if err == nil && out == "" {
+				err = errors.New("nothing listens")
 			}
-			return nil
+			return err
 		})
 		// Its queue takes two connections.
 		said := false
