@@ -247,8 +247,13 @@ func (n *Namespace) lackingRoute(a plan.Address, local map[netip.Addr]bool, dire
 }
 
 // RemoveAddresses removes addresses of one side; one that is not there is no
-// error.
+// error. The others of their subnets are reached all the time.
 func (k *Kernel) RemoveAddresses(side plan.Side, all []plan.Address) error {
+	relieve, err := k.standIn(side, all)
+	if err != nil {
+		return err
+	}
+	defer relieve()
 	return removeSide(k, side, all, func(link int, a plan.Address) (request, error) {
 		return addressRequest(unix.RTM_DELADDR, 0, link, a.Prefix), nil
 	})
@@ -284,6 +289,8 @@ type onLink struct {
 	link   int
 	prefix netip.Prefix
 }
+
+func (o onLink) subnet() onLink { return onLink{o.link, o.prefix.Masked()} }
 
 // addressFlags are the flags of all addresses of the namespace (IFA_F_TENTATIVE and others).
 func (n *Namespace) addressFlags() (map[onLink]uint32, error) {
