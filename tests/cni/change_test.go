@@ -86,7 +86,10 @@ func pings(t *testing.T, who string, from *testnet.Namespace, to netip.Addr) (st
 		}
 		// The last ones may have been on their way: on a slow machine for 0.1 s.
 		lost := slices.DeleteFunc(span(1, max(sent-10, slices.Max(append(answered, 0)))+1), func(seq int) bool { return slices.Contains(answered, seq) })
-		if len(lost) > 0 || len(answered) < 10 {
+		if len(answered) < 10 {
+			t.Errorf("ping %s: %s", to, out.String())
+		}
+		if len(lost) > 0 {
 			t.Errorf("the %s's pings of %s: no answer to %v of %d", who, to, lost, sent)
 		}
 	}

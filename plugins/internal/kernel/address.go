@@ -90,7 +90,7 @@ func (k *Kernel) giveRoutes(side plan.Side, there []plan.Address) error {
 			v6, renew = append(v6, a), renew || problems[i] != ""
 		case problems[i] != "":
 			first := there[slices.IndexFunc(there, func(o plan.Address) bool { return o.Link == a.Link && o.Prefix.Masked() == a.Prefix.Masked() })]
-			requests = append(requests, n.kernelRoutes(a, first.Prefix.Addr())...)
+			requests = append(requests, n.remake(a, first.Prefix.Addr())...)
 		}
 	}
 	for _, a := range n.ask(requests) {
@@ -110,30 +110,45 @@ func (k *Kernel) giveRoutes(side plan.Side, there []plan.Address) error {
 	return k.AwaitAddresses(side, v6)
 }
 
-// kernelRoutes are those that the kernel makes with an IPv4 address, with the subnet's first
-// address as their source (fib_add_ifaddr in net/ipv4/fib_frontend.c), and takes for
-// its own when the address goes.
-func (n *Namespace) kernelRoutes(a plan.Address, first netip.Addr) []request {
+// remake asks for the kernel's routes of an address, with the subnet's first as their source.
+func (n *Namespace) remake(a plan.Address, first netip.Addr) (requests []request) {
 	link, err := n.link(a.Link)
 	if err != nil {
 		return nil
 	}
-	route := func(table, kind, scope int, dst netip.Prefix) request {
-		msg := nl.NewRtMsg()
-		msg.Family, msg.Dst_len = unix.AF_INET, uint8(dst.Bits())
-		msg.Protocol, msg.Type, msg.Scope = unix.RTPROT_KERNEL, uint8(kind), uint8(scope)
-		req := routeRequest(unix.RTM_NEWROUTE, create, msg, link.Attrs().Index, plan.Route{Dst: dst, Table: table})
+	for _, r := range kernelRoutes(a.Prefix) {
+		req := r.request(unix.RTM_NEWROUTE, create, link.Attrs().Index, unix.RTPROT_KERNEL, 0)
 		req.add(unix.RTA_PREFSRC, first.AsSlice())
-		return req
+		requests = append(requests, req)
 	}
-	all := []request{route(unix.RT_TABLE_LOCAL, unix.RTN_LOCAL, unix.RT_SCOPE_HOST, netip.PrefixFrom(a.Prefix.Addr(), 32))}
-	if !a.Prefix.IsSingleIP() {
-		all = append(all, route(unix.RT_TABLE_MAIN, unix.RTN_UNICAST, unix.RT_SCOPE_LINK, a.Prefix.Masked()))
+	return requests
+}
+
+// kernelRoute is a route that the kernel makes with an IPv4 address.
+type kernelRoute struct {
+	dst                netip.Prefix
+	table, kind, scope int
+}
+
+// kernelRoutes are those that the kernel makes with an IPv4 address (fib_add_ifaddr in
+// net/ipv4/fib_frontend.c), and takes for its own when the address goes.
+func kernelRoutes(addr netip.Prefix) []kernelRoute {
+	all := []kernelRoute{{netip.PrefixFrom(addr.Addr(), 32), unix.RT_TABLE_LOCAL, unix.RTN_LOCAL, unix.RT_SCOPE_HOST}}
+	if !addr.IsSingleIP() {
+		all = append(all, kernelRoute{addr.Masked(), unix.RT_TABLE_MAIN, unix.RTN_UNICAST, unix.RT_SCOPE_LINK})
 	}
-	if a.Prefix.Bits() < 31 {
-		all = append(all, route(unix.RT_TABLE_LOCAL, unix.RTN_BROADCAST, unix.RT_SCOPE_LINK, netip.PrefixFrom(plan.Broadcast(a.Prefix), 32)))
+	if addr.Bits() < 31 {
+		all = append(all, kernelRoute{netip.PrefixFrom(plan.Broadcast(addr), 32), unix.RT_TABLE_LOCAL, unix.RTN_BROADCAST, unix.RT_SCOPE_LINK})
 	}
 	return all
+}
+
+// request asks for such a route out of a link to be made or removed.
+func (r kernelRoute) request(verb, flags, link, protocol, metric int) request {
+	msg := nl.NewRtDelMsg()
+	msg.Family, msg.Dst_len = unix.AF_INET, uint8(r.dst.Bits())
+	msg.Protocol, msg.Type, msg.Scope = uint8(protocol), uint8(r.kind), uint8(r.scope)
+	return routeRequest(verb, flags, msg, link, plan.Route{Dst: r.dst, Table: r.table, Metric: metric})
 }
 
 // The kernel has a few milliseconds' work to do for an IPv6 address, more on a

@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"errors"
-	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -36,8 +35,8 @@ func (k *Kernel) standIn(side plan.Side, gone []plan.Address) (relieve func(), e
 	return func() { n.ask(standInRequests(unix.RTM_DELROUTE, 0, append(staying, leaving...))) }, nil
 }
 
-// siblings tells of the addresses that leave which those of their subnets are that stay, and
-// whether a subnet's first is one of them.
+// siblings gives the addresses that leave, the others of their subnets, and whether a subnet's
+// first is one that leaves.
 func (n *Namespace) siblings(gone []plan.Address, have map[onLink]uint32) (leaving, staying []onLink, first bool) {
 	subnets := map[onLink]bool{}
 	for _, a := range gone {
@@ -61,21 +60,19 @@ func (n *Namespace) siblings(gone []plan.Address, have map[onLink]uint32) (leavi
 // standInMetric puts a route behind the kernel's, of metric 0.
 const standInMetric = 1
 
-// standInRequests are about the routes to addresses, in table local, and to their subnets.
-func standInRequests(kind, flags int, addrs []onLink) []request {
-	var requests []request
-	ask := func(to onLink, table, how, scope int) {
-		r := plan.Route{Dst: to.prefix, Table: table, Metric: standInMetric, Scope: &scope}
-		msg := routeMessage(r)
-		msg.Type = uint8(how)
-		requests = append(requests, routeRequest(kind, flags, msg, to.link, r))
+// standInRequests are about routes like the kernel's of addresses.
+func standInRequests(verb, flags int, addrs []onLink) (requests []request) {
+	type asked struct {
+		link int
+		kernelRoute
 	}
-	subnets := map[onLink]bool{}
+	before := map[asked]bool{}
 	for _, a := range addrs {
-		ask(onLink{a.link, netip.PrefixFrom(a.prefix.Addr(), 32)}, unix.RT_TABLE_LOCAL, unix.RTN_LOCAL, unix.RT_SCOPE_HOST)
-		if !a.prefix.IsSingleIP() && !subnets[a.subnet()] {
-			ask(a.subnet(), unix.RT_TABLE_MAIN, unix.RTN_UNICAST, unix.RT_SCOPE_LINK)
-			subnets[a.subnet()] = true
+		for _, r := range kernelRoutes(a.prefix) {
+			if !before[asked{a.link, r}] {
+				before[asked{a.link, r}] = true
+				requests = append(requests, r.request(verb, flags, a.link, plan.Protocol, standInMetric))
+			}
 		}
 	}
 	return requests

@@ -1,10 +1,7 @@
 package kernel
 
 import (
-	"errors"
-	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"testing"
 	"time"
@@ -35,7 +32,7 @@ func TestFirstAddressGoes(t *testing.T) {
 	}
 	stays := all[len(all)-1].Prefix.Addr()
 	service.Echo(7, stays)
-	lost := exchange(t, peer, netip.AddrPortFrom(stays, 7))
+	lost := exchange(t, peer, stays, 7)
 	for i := range 20 {
 		if err := k.RemoveAddresses(plan.Service, all[i:i+1]); err != nil {
 			t.Error(err)
@@ -56,32 +53,21 @@ func TestFirstAddressGoes(t *testing.T) {
 
 // exchange sends a packet whenever the last one was answered, until lost ends it, which gives
 // the number of those without an answer.
-func exchange(t *testing.T, from *testnet.Namespace, to netip.AddrPort) (lost func() int) {
+func exchange(t *testing.T, from *testnet.Namespace, to netip.Addr, port int) (lost func() int) {
 	t.Helper()
-	var conn net.Conn
-	from.Do(func() (err error) {
-		conn, err = net.Dial("udp", to.String())
-		return err
-	})
 	var missing, answered int
 	var ending sync.WaitGroup
 	end := make(chan struct{})
 	ending.Go(func() {
-		defer conn.Close()
-		buf := make([]byte, 64)
 		for {
 			select {
 			case <-end:
 				return
 			default:
 			}
-			_ = conn.SetDeadline(time.Now().Add(3 * time.Second))
-			_, _ = conn.Write([]byte("?"))
-			_, err := conn.Read(buf)
-			switch {
-			case errors.Is(err, os.ErrDeadlineExceeded):
+			if _, err := from.Ask("udp", to, port); err != nil {
 				missing++
-			case err == nil:
+			} else {
 				answered++
 			}
 		}

@@ -81,10 +81,7 @@ func reload(ctx context.Context, namespace, unit string, broken bool) error {
 	}
 	// A reload of another mode would take the place of a stop that is under way.
 	out, err := systemctl(ctx, "reload", "--job-mode=fail", "--", unit)
-	if err == nil {
-		return nil
-	}
-	if gaveWay(string(out)) {
+	if err == nil || gaveWay(string(out)) {
 		return nil
 	}
 	if _, err := systemctl(ctx, "is-active", "--quiet", "--", unit); err != nil {
