@@ -22,10 +22,7 @@ import (
 // add creates the attachment. One that an earlier ADD of the same configuration
 // created is repaired; if only addresses differ, they are updated.
 func (a *attachment) add() (*current.Result, error) {
-	if err := a.recall(); err != nil {
-		return nil, err
-	}
-	for _, step := range []func() error{a.record, a.askEarly, a.joinHost, a.makeLink} {
+	for _, step := range []func() error{a.askFirst, a.findMaster, a.recall, a.record, a.askEarly, a.joinHost, a.makeLink} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -44,9 +41,9 @@ func (a *attachment) add() (*current.Result, error) {
 // ADD that did not finish, or of one in a netns that no longer exists, are removed
 // first. A complete attachment is kept, for this ADD to repair or to update.
 func (a *attachment) recall() error {
-	rec, bad, err := a.Store.Recall(a.Key)
-	if err != nil || rec == nil && bad == nil {
-		return err
+	rec := a.found
+	if rec == nil && a.bad == nil {
+		return nil
 	}
 	stands, err := a.stands(rec)
 	if err != nil {
@@ -54,8 +51,8 @@ func (a *attachment) recall() error {
 	}
 	if !stands {
 		logf("removing the remains of an earlier ADD of %s", a.Key)
-		if bad != nil {
-			logf("%v", bad)
+		if a.bad != nil {
+			logf("%v", a.bad)
 		}
 		a.K.Service.Refresh()
 		return a.remover().remove(a.Key, rec, a.Args.Netns)
@@ -351,13 +348,19 @@ func (a *attachment) addresses() (*current.Result, error) {
 	return result, nil
 }
 
-// linkless are the IPAM plugins that read only their configuration and their own
-// files. They can run while the links are being created.
-var linkless = []string{stateless, "host-local"}
+// askFirst asks the IPAM plugin that keeps nothing, of which no record is needed, before
+// all else: its answer is what ADD waits for.
+func (a *attachment) askFirst() error {
+	if a.conf.IPAM.Type == stateless && a.found == nil && a.bad == nil {
+		a.start()
+		a.Undo.Push(func() error { <-a.ipam.done; return nil })
+	}
+	return nil
+}
 
-// askEarly asks such a plugin for the VIPs, and does not wait for the answer.
+// askEarly asks a plugin that needs no link, while the links are being created.
 func (a *attachment) askEarly() error {
-	if slices.Contains(linkless, a.conf.IPAM.Type) && a.rec.IPAM == nil && a.before == nil {
+	if slices.Contains(linkless, a.conf.IPAM.Type) && a.ipam == nil && a.rec.IPAM == nil && a.before == nil {
 		a.ask()
 	}
 	return nil
@@ -373,13 +376,18 @@ type answer struct {
 // ask has the IPAM plugin give addresses. After an ADD that failed, too, the
 // specification wants a DEL, which has to come after it.
 func (a *attachment) ask() {
-	l := &answer{done: make(chan struct{})}
-	a.ipam = l
+	a.start()
 	a.Undo.Push(func() error {
-		<-l.done
+		<-a.ipam.done
 		a.Store.End(a.rec)
 		return a.asks().del()
 	})
+}
+
+// start starts the IPAM plugin, and does not wait for its answer.
+func (a *attachment) start() {
+	l := &answer{done: make(chan struct{})}
+	a.ipam = l
 	go func() {
 		defer close(l.done)
 		l.result, l.err = a.firstAddresses()

@@ -26,6 +26,9 @@ func (a *attachment) check() error {
 }
 
 func (a *attachment) verify() error {
+	if err := a.findMaster(); err != nil {
+		return err
+	}
 	want, err := a.expected()
 	if err != nil {
 		return err
@@ -83,10 +86,11 @@ func (a *attachment) lostClaims(want plan.Desired) (drift []string, err error) {
 }
 
 func (a *attachment) expected() (want plan.Desired, err error) {
-	prev := a.Prev
-	if a.rec, err = a.Store.Load(a.Key); err != nil {
-		return plan.Desired{}, err
+	if a.bad != nil {
+		return plan.Desired{}, a.bad
 	}
+	prev := a.Prev
+	a.rec = a.found
 	if err := a.planHost(); err != nil {
 		return plan.Desired{}, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -58,10 +59,23 @@ func limitsOf(kind string) limits {
 type asked struct{ delegate.Call }
 
 func ask(kind string, stdin []byte, key journal.Key, netns, args, path string) asked {
-	return asked{delegate.Call{Type: kind, Stdin: stdin, Path: path, Env: []string{
-		"CNI_CONTAINERID=" + key.ContainerID, "CNI_NETNS=" + netns, "CNI_IFNAME=" + key.IfName,
-		"CNI_ARGS=" + args, "CNI_PATH=" + path,
-	}}}
+	return asked{delegate.Call{Type: kind, Stdin: stdin, Path: path, Env: append(cpus(kind),
+		"CNI_CONTAINERID="+key.ContainerID, "CNI_NETNS="+netns, "CNI_IFNAME="+key.IfName,
+		"CNI_ARGS="+args, "CNI_PATH="+path,
+	)}}
+}
+
+// linkless are the IPAM plugins that read only their configuration and their own
+// files. They can run while the links are being created.
+var linkless = []string{stateless, "host-local"}
+
+// cpus is the environment that has Go take one CPU for such a plugin. It ends within
+// milliseconds, of which getting ready for more takes a part, on CPUs that ADD needs.
+func cpus(kind string) []string {
+	if slices.Contains(linkless, kind) {
+		return []string{"GOMAXPROCS=1"}
+	}
+	return nil
 }
 
 // asks is the IPAM plugin of this ADD's configuration.
@@ -145,7 +159,7 @@ func bounded(limit time.Duration, kind, doing string, ask func(context.Context) 
 // ipamVerb is a verb that this process was called with, handed on.
 func ipamVerb(kind, verb, doing string, stdin []byte) error {
 	return bounded(limitsOf(kind).add, kind, doing, func(ctx context.Context) error {
-		_, err := delegate.Call{Type: kind, Stdin: stdin, Path: os.Getenv("CNI_PATH")}.Do(ctx, verb)
+		_, err := delegate.Call{Type: kind, Stdin: stdin, Path: os.Getenv("CNI_PATH"), Env: cpus(kind)}.Do(ctx, verb)
 		return err
 	})
 }

@@ -39,6 +39,10 @@ type attachment struct {
 	*verb.Attachment
 	conf *config.Macvlan
 	plan plan.Attachment
+	// found is the journal's record as the verb found it, if there is one; bad is why
+	// one that is there cannot be read.
+	found *journal.Record
+	bad   *journal.BadRecordError
 	// rec is the journal's record: an earlier ADD's, if this one repairs what
 	// that one made, or else this one's.
 	rec *journal.Record
@@ -60,8 +64,8 @@ type attachment struct {
 	forwarding []plan.Forwarding
 }
 
-// open is the first step of ADD and CHECK: it reads the configuration and
-// finds the namespaces, the record and the master.
+// open is the first step of ADD and CHECK: it reads the configuration and the
+// record, and opens the namespaces.
 func open(args *skel.CmdArgs) (*attachment, error) {
 	conf, err := config.ParseMacvlan(args.StdinData, args.Args, args.IfName)
 	if err != nil {
@@ -72,13 +76,14 @@ func open(args *skel.CmdArgs) (*attachment, error) {
 		return nil, err
 	}
 	a := &attachment{Attachment: opened, conf: conf}
-	if err := a.findMaster(); err != nil {
+	if a.found, a.bad, err = a.Store.Recall(a.Key); err != nil {
 		a.Close()
 		return nil, err
 	}
 	return a, nil
 }
 
+// findMaster finds the link that the service's is to lie on, and plans it.
 func (a *attachment) findMaster() error {
 	at := a.K.Host
 	if a.conf.LinkInContainer {
@@ -104,10 +109,10 @@ func (a *attachment) findMaster() error {
 // route or the master's name by now. One that is gone is waited for by its name. It is
 // empty for a new attachment.
 func (a *attachment) masterSoFar(at *kernel.Namespace) (string, error) {
-	rec, _, err := a.Store.Recall(a.Key)
-	if err != nil || !a.isHere(rec) {
-		return "", err
+	if !a.isHere(a.found) {
+		return "", nil
 	}
+	rec := a.found
 	i := slices.IndexFunc(rec.Desired.Links, func(l plan.Link) bool { return l.Master != "" })
 	if i < 0 {
 		return "", nil

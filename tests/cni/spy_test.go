@@ -17,12 +17,13 @@ type spy struct {
 
 // script logs verb and environment, keeps the standard input, prints the file
 // VERB.answer, and fails if there is a file VERB.fails; with one VERB.hangs it
-// never ends.
+// never ends. One VERB.slow makes it take a second, after which the file is empty.
 const script = `#!/bin/sh
 dir=${0%/*}
 echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_NETNS $CNI_IFNAME $CNI_ARGS" >>"$dir/calls"
 while IFS= read -r line || [ -n "$line" ]; do printf '%s' "$line"; done >"$dir/$CNI_COMMAND.stdin"
 [ ! -e "$dir/$CNI_COMMAND.hangs" ] || sleep 60
+[ ! -e "$dir/$CNI_COMMAND.slow" ] || { sleep 1; >"$dir/$CNI_COMMAND.slow"; }
 echo "the spy's log of $CNI_COMMAND" >&2
 [ ! -e "$dir/$CNI_COMMAND.answer" ] || while IFS= read -r line; do echo "$line"; done <"$dir/$CNI_COMMAND.answer"
 [ ! -e "$dir/$CNI_COMMAND.fails" ]

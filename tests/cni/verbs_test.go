@@ -3,6 +3,7 @@ package cni
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -447,6 +448,37 @@ func TestDelegation(t *testing.T) {
 	s.calls()
 	passes("DEL", c)
 	passes("DEL", c)
+}
+
+// TestStaticIsAskedFirst: static keeps nothing, so that ADD asks it before it has looked
+// whether it can succeed. One that fails leaves no process of it; one that finds its
+// addresses in the record does not ask.
+func TestStaticIsAskedFirst(t *testing.T) {
+	l := newLab(t, "192.0.2.1/24")
+	l.lan.AddAddress("port", "192.0.2.5/24")
+	s := newSpy(l, "192.0.2.10/24")
+	s.rename("spy", "static")
+	s.write("ADD.slow", "not yet")
+	gone := l.attachment("c1")
+	o := gone.run("macvlan-vip", "ADD", conf("1.1.0", "macvlan-vip", "lan", `"master": "gone0", "ipam": {"type": "static"}`))
+	refused(t, o, 7)
+	if !strings.Contains(o.stdout, "gone0") {
+		t.Errorf("the error is not about the master: %s", o)
+	}
+	if left, err := os.ReadFile(s.dir + "/ADD.slow"); err != nil || len(left) > 0 {
+		t.Errorf("static still runs when ADD has failed: %q, %v", left, err)
+	}
+	if verbs := s.verbs(); verbs != "ADD" {
+		t.Errorf("static was asked: %q", verbs)
+	}
+	s.remove("ADD.slow")
+	p := l.up(t, "c2", "1.1.0", `"master": "eth0", "ipam": {"type": "static"}`)
+	s.calls()
+	p.again(netip.MustParseAddr("192.0.2.10"))
+	if verbs := s.verbs(); strings.Contains(verbs, "ADD") {
+		t.Errorf("static was asked again: %s", verbs)
+	}
+	p.down()
 }
 
 // TestDelegatedGC: GC goes to the IPAM plugin with the list, after a DEL for
