@@ -46,6 +46,9 @@ type Goal struct {
 	// Most is the largest ratio that is good, or Least the smallest.
 	Most  float64 `json:"most,omitempty"`
 	Least float64 `json:"least,omitempty"`
+	// Kernel is the ratio that the kernel's operations alone have, where they were
+	// measured: nobody gets below.
+	Kernel float64 `json:"kernel,omitempty"`
 }
 
 // Met tells whether the median is within the bound.

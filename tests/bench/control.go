@@ -45,7 +45,9 @@ func oneService(t *testing.T, rounds int, shared bool) []Comparison {
 		c := of.comparison(what+"-"+suffix, title+", "+text, "ms", nameArticle)
 		for _, ours := range []struct{ key, name string }{{"noprobe", nameNoProbe}, {"once", nameOneRound}, {"quiet", nameQuiet}} {
 			id := fmt.Sprintf("%s-%s-%s-upstream", what, suffix, ours.key)
-			c.Goals = append(c.Goals, of.goal(id, fmt.Sprintf("%s: %s / %s", c.Title, ours.name, nameUpstream), ours.name, nameUpstream, most))
+			g := of.goal(id, fmt.Sprintf("%s: %s / %s", c.Title, ours.name, nameUpstream), ours.name, nameUpstream, most)
+			g.Kernel = spread(ratios(of.values[nameFloor], of.values[nameUpstream])).Median
+			c.Goals = append(c.Goals, g)
 		}
 		return c
 	}
