@@ -12,7 +12,7 @@ build/bench/macvlan: go.mod go.sum
 build/bench/tuning: go.mod go.sum
 	$(GOBUILD) -ldflags '-s -w -X $(BUILDVERSION)=$(UPSTREAM)' -o $@ github.com/containernetworking/plugins/plugins/meta/tuning
 
-.PHONY: bench bench-trace bench-deps
+.PHONY: bench bench-kernel bench-trace bench-deps
 bench-deps: DEBS += $(BENCH_DEBS)
 bench-deps: test-deps
 
@@ -20,6 +20,11 @@ BENCHMARK = BENCH_PATH=$(CURDIR)/bin:$(CURDIR)/build/bench $(ALONE) $(GO) test -
 
 bench: bench-deps build $(BENCHED) ## Measure against other ways; BENCH='-rounds 5 -only service' for less
 	@$(BENCHMARK) -run 'TestBench$$' -args -full $(BENCH)
+
+# The parts that need no machine of their own; BENCH may say otherwise.
+bench-kernel: test-deps ## Measure in a virtual machine, on the kernel of Debian SUITE [bookworm]; writes nothing
+	DEBIAN_SUITE=$(SUITE) $(ALONE) $(GO) run ./tests/kernel -run 'TestBench$$' -with '$(BENCH_DEBS)' \
+		-args '-full -rounds 9 -only service,vips,memory,data,keeper,crowd $(BENCH)' ./tests/bench
 
 bench-trace: bench-deps build $(BENCHED) ## Show where the time of one ADD goes
 	@$(BENCHMARK) -run 'TestTrace$$' -args -trace

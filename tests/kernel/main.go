@@ -24,18 +24,20 @@ const home = "/root/macvlan-vip"
 
 func main() {
 	only := flag.String("run", "", "run the tests that match this pattern alone")
+	args := flag.String("args", "", "more arguments of the tests, parted by spaces")
+	with := flag.String("with", "", "Debian packages that the machine has, parted by spaces")
 	flag.Parse()
-	if err := run(flag.Args(), *only); err != nil {
+	if err := run(flag.Args(), *only, strings.Fields(*args), strings.Fields(*with)); err != nil {
 		fmt.Fprintln(os.Stderr, "kernel:", err)
 		os.Exit(1)
 	}
 }
 
-func run(patterns []string, only string) (err error) {
+func run(patterns []string, only string, args, with []string) (err error) {
 	if len(patterns) == 0 {
 		patterns = []string{"./plugins/...", "./systemd/internal/watch", "./tests/cni", "./tests/lan"}
 	}
-	m, err := machine.New(machine.Of(machine.QEMU), machine.Bare(), machine.Memory(2048))
+	m, err := machine.New(machine.Of(machine.QEMU), machine.Bare(), machine.With(with...), machine.Memory(2048))
 	if err != nil {
 		return err
 	}
@@ -56,7 +58,7 @@ func run(patterns []string, only string) (err error) {
 		return err
 	}
 	fmt.Printf("%s, kernel %s", m.Suite, version)
-	return runAll(m, packages, only)
+	return runAll(m, packages, only, args)
 }
 
 // compile copies the project's files, and puts test binaries and the programs
@@ -105,15 +107,15 @@ func goTool(top string, args ...string) (string, error) {
 }
 
 // runAll runs the test binaries, and fails if one does.
-func runAll(m *machine.Machine, packages []string, only string) error {
+func runAll(m *machine.Machine, packages []string, only string, args []string) error {
 	var failed []string
 	for _, folder := range packages {
 		start := time.Now()
 		err := m.Exec(context.Background(), machine.Command{
-			Args: []string{
-				"sh", "-c", `cd "$1" && exec ./built.test -test.v -test.timeout 60m -test.run "$2"`, "sh", filepath.Join(home, folder), cmp.Or(only, "."),
-			},
-			Env:    []string{"TEST_PLUGINS=" + home + "/built", "MACHINE=qemu"},
+			Args: append([]string{
+				"sh", "-c", `cd "$1" && shift && exec ./built.test -test.v -test.timeout 100m -test.run "$@"`, "sh", filepath.Join(home, folder), cmp.Or(only, "."),
+			}, args...),
+			Env:    []string{"TEST_PLUGINS=" + home + "/built", "BENCH_PATH=" + home + "/built", "MACHINE=qemu"},
 			Stdout: os.Stdout, Stderr: os.Stdout,
 		})
 		result := "ok"
