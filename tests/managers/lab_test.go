@@ -175,11 +175,14 @@ func (l *lab) hostAddress6(t *testing.T) string {
 	return found
 }
 
-// ours is what the host has of the project's, which no manager may touch.
+// ours is what the host has of the project's, which no manager may touch. The address that
+// the host asks from may be another afterwards: dhcpcd, which ifupdown calls since Debian 13,
+// makes one in place of the kernel's.
 func (l *lab) ours(t *testing.T) string {
 	t.Helper()
-	return testnet.Steady(l.sh(t, `ip -o link show mv-int; ip -o address show dev mv-int
+	out := testnet.Steady(l.sh(t, `ip -o link show mv-int; ip -o address show dev mv-int
 ip route show table local proto 118; ip -6 route show table local proto 118; ip neighbour show dev mv-int nud permanent | sort`))
+	return strings.ReplaceAll(out, " src "+l.hostAddress6(t)+" ", " src (the host's) ")
 }
 
 // stay: what is ours is, once more, what it was, down to the link's index.
