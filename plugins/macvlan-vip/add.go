@@ -353,7 +353,6 @@ func (a *attachment) addresses() (*current.Result, error) {
 func (a *attachment) askFirst() error {
 	if a.conf.IPAM.Type == stateless && a.found == nil && a.bad == nil {
 		a.start()
-		a.Undo.Push(func() error { <-a.ipam.done; return nil })
 	}
 	return nil
 }
@@ -376,18 +375,18 @@ type answer struct {
 // ask has the IPAM plugin give addresses. After an ADD that failed, too, the
 // specification wants a DEL, which has to come after it.
 func (a *attachment) ask() {
-	a.start()
 	a.Undo.Push(func() error {
-		<-a.ipam.done
 		a.Store.End(a.rec)
 		return a.asks().del()
 	})
+	a.start()
 }
 
-// start starts the IPAM plugin, and does not wait for its answer.
+// start starts the IPAM plugin, and does not wait for its answer. A rollback does.
 func (a *attachment) start() {
 	l := &answer{done: make(chan struct{})}
 	a.ipam = l
+	a.Undo.Push(func() error { <-l.done; return nil })
 	go func() {
 		defer close(l.done)
 		l.result, l.err = a.firstAddresses()

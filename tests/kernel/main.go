@@ -114,7 +114,7 @@ func runAll(m *machine.Machine, packages []string, only string, args []string) e
 		start := time.Now()
 		err := m.Exec(context.Background(), machine.Command{
 			Args: append([]string{
-				"sh", "-c", `cd "$1" && shift && exec ./built.test -test.v -test.timeout 100m -test.run "$@"`, "sh", filepath.Join(home, folder), cmp.Or(only, "."),
+				"sh", "-c", `cd "$1" && shift && exec ./built.test -test.v -test.timeout 60m -test.run "$@"`, "sh", filepath.Join(home, folder), cmp.Or(only, "."),
 			}, args...),
 			Env:    []string{"TEST_PLUGINS=" + home + "/built", "BENCH_PATH=" + home + "/built", "MACHINE=qemu"},
 			Stdout: os.Stdout, Stderr: os.Stdout,
