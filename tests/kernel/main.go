@@ -73,7 +73,6 @@ func compile(top, to string, patterns []string) ([]string, error) {
 	}
 	const upstream = "github.com/containernetworking/plugins/plugins/"
 	if _, err := goTool(top, "build", "-o", to+"/built/", "./plugins/macvlan-vip", "./plugins/hairpin-route",
-		"./systemd/cmd/systemd-netns-helper", "./systemd/cmd/systemd-netns-watch",
 		upstream+"ipam/static", upstream+"ipam/host-local", upstream+"ipam/dhcp", upstream+"main/macvlan", upstream+"meta/tuning",
 		"github.com/containernetworking/cni/cnitool"); err != nil {
 		return nil, err
