@@ -17,11 +17,12 @@ import (
 )
 
 var (
-	full   = flag.Bool("full", false, "measure, and write the results; without it only a look is taken that all contenders do what they should")
-	rounds = flag.Int("rounds", 30, "how often each contender is measured")
-	only   = flag.String("only", "", "measure some parts alone, and leave the results as they are: service, vips, memory, data, failover, start, keeper, crowd, full")
-	traces = flag.Bool("trace", false, "show where the time of one ADD goes")
-	draw   = flag.Bool("draw", false, "draw the last run's results again")
+	full     = flag.Bool("full", false, "measure, and write the results; without it only a look is taken that all contenders do what they should")
+	rounds   = flag.Int("rounds", 30, "how often each contender is measured")
+	only     = flag.String("only", "", "measure some parts alone, and leave the results as they are: service, vips, memory, data, failover, start, keeper, crowd, full, units")
+	services = flag.Int("services", 500, "how many services a full host has")
+	traces   = flag.Bool("trace", false, "show where the time of one ADD goes")
+	draw     = flag.Bool("draw", false, "draw the last run's results again")
 )
 
 func TestMain(m *testing.M) {
@@ -153,7 +154,8 @@ var parts = []struct {
 	{"start", starts},
 	{"keeper", keeper},
 	{"crowd", manyServices},
-	{"full", fullHost},
+	{"full", func(t *testing.T, rounds int) []Comparison { return fullHost(t, *services, rounds) }},
+	{"units", manyUnits},
 }
 
 // TestBench is `make bench`.

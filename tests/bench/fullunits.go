@@ -24,6 +24,11 @@ type town struct {
 	t testing.TB
 }
 
+// manyUnits is what many services at once cost a booted machine.
+func manyUnits(t *testing.T, rounds int) []Comparison {
+	return crowdedUnits(t, bootedServices, max(rounds/15, 1))
+}
+
 // crowdedUnits is how long systemd takes for n services at once, and for one among them.
 func crowdedUnits(t *testing.T, n, rounds int) []Comparison {
 	m := newTown(t, n+1)
