@@ -223,13 +223,13 @@ func TestRefusals(t *testing.T) {
 		code       uint
 		text       []string
 	}{
-		{"master missing", network("1.1.0", `"master": "eth9"`, "192.0.2.10/24"), invalid, []string{"master", `"eth9"`, "try again"}},
-		{"master down", network("1.1.0", `"master": "down0"`, "192.0.2.10/24"), again, []string{"master", `"down0"`, "try again", "ip link set down0 up"}},
+		{"master missing", network("1.1.0", `"master": "eth9"`, "192.0.2.10/24"), invalid, []string{"master", `"eth9"`, "still to come, try again"}},
+		{"master down", network("1.1.0", `"master": "down0"`, "192.0.2.10/24"), again, []string{"master", `"down0"`, "still to come, try again", "ip link set down0 up"}},
 		{"master is loopback", network("1.1.0", `"master": "lo"`, "192.0.2.10/24"), invalid, []string{"master", `"lo"`}},
 		{"master is a bridge port", network("1.1.0", `"master": "port0"`, "192.0.2.10/24"), invalid, []string{"master", `"port0"`, "br0"}},
 		{"master has one in passthru mode", network("1.1.0", `"master": "pass0"`, "192.0.2.10/24"), invalid, []string{"pass0", "passthru", "master"}},
 		{"passthru beside another", network("1.1.0", `"mode": "passthru"`, "192.0.2.10/24"), invalid, []string{"eth0", "passthru", "another macvlan"}},
-		{"no default route", strings.Replace(network("1.1.0", "", "192.0.2.10/24"), `"master": "eth0"`, `"master": ""`, 1), invalid, []string{"master", "default route"}},
+		{"no default route", strings.Replace(network("1.1.0", "", "192.0.2.10/24"), `"master": "eth0"`, `"master": ""`, 1), invalid, []string{"master", "default route", "still to come, try again"}},
 		{"no VIP", network("1.1.0", ""), invalid, []string{"ipam", "static"}},
 		{"VIP without prefix", network("1.1.0", "", "192.0.2.10"), invalid, []string{"ipam", "192.0.2.10"}},
 		{"VIP is the host's", network("1.1.0", "", "192.0.2.1/24"), cnierr.AddressConflict, []string{"192.0.2.1", "eth0"}},

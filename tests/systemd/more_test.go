@@ -3,10 +3,12 @@ package systemd
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
 
+	"macvlan-vip/tests/machine"
 	"macvlan-vip/tests/testnet"
 )
 
@@ -39,6 +41,22 @@ func TestReboot(t *testing.T) {
 	l.Serves(t, vip1, vip2)
 
 	l.M.Cut()
+	l.boot()
+	l.WantState(t, "haproxy", "active")
+	l.Serves(t, vip1, vip2)
+}
+
+// TestNetworkComesLate: at boot a start waits for the host's network, which no unit may have
+// waited for.
+func TestNetworkComesLate(t *testing.T) {
+	if os.Getenv("MACHINE") != string(machine.QEMU) {
+		t.Skip("only with MACHINE=qemu: a container has been up for as long as its host")
+	}
+	t.Parallel()
+	l := newLab(t).withHaproxy()
+	// As ifupdown's allow-hotplug: eth0 comes up 15 s after the start has begun to wait.
+	l.Write(dropIns+"test-lan.service.d/late.conf", "[Service]\nType=simple\nExecStart=\nExecStart=sh -c '"+
+		`until journalctl -t systemd-netns | grep "eth0.*the link is down"; do sleep 1; done; sleep 15; ip link set eth0 up; ip address add `+hostAddr+"/22 dev eth0'\n")
 	l.boot()
 	l.WantState(t, "haproxy", "active")
 	l.Serves(t, vip1, vip2)

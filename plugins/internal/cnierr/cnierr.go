@@ -23,6 +23,10 @@ const Drift uint = 101
 // that a caller that sees only text, as cnitool's does, can tell.
 const TryAgain = "try again"
 
+// StillToCome is, beside TryAgain, part of the text of every error of a host whose own network
+// may not be up yet.
+const StillToCome = "still to come"
+
 // Error is an error with a CNI code. Its text is one line that names the key
 // or object, the value and what is wrong with it; Remedy says what to do.
 type Error struct {
@@ -55,6 +59,11 @@ func Config(key string, value any, problem, remedy string) *Error {
 // Transient is an error that may pass by itself (code 11).
 func Transient(remedy, format string, args ...any) *Error {
 	return New(types.ErrTryAgainLater, remedy+"; "+TryAgain+" later", format, args...)
+}
+
+// OrLater is a remedy for what may also come by itself, such as the master.
+func OrLater(remedy, what string) string {
+	return fmt.Sprintf("%s; or, if %s is %s, %s later", remedy, what, StillToCome, TryAgain)
 }
 
 func quote(value any) string {

@@ -114,7 +114,7 @@ func (n *Namespace) noMaster(name string) error {
 	if names := n.candidates(); len(names) > 0 {
 		remedy = "set master to one of " + strings.Join(names, ", ")
 	}
-	return cnierr.Config("master", name, "no such link", remedy+"; or, if it is still to come, "+cnierr.TryAgain+" later")
+	return cnierr.Config("master", name, "no such link", cnierr.OrLater(remedy, "it"))
 }
 
 // candidates are the links that a user could have meant.
@@ -145,7 +145,7 @@ func (n *Namespace) checkMaster(f plan.LinkFacts) error {
 		return cnierr.Config("master", f.Name, "enslaved to "+upper.Attrs().Name, "set master to "+upper.Attrs().Name)
 	}
 	if !f.Up {
-		return cnierr.Transient("bring it up with `ip link set "+f.Name+" up`", "master: %q: the link is down", f.Name)
+		return cnierr.New(types.ErrTryAgainLater, cnierr.OrLater("bring it up with `ip link set "+f.Name+" up`", "that"), "master: %q: the link is down", f.Name)
 	}
 	return nil
 }
@@ -198,7 +198,7 @@ func (n *Namespace) defaultRouteLink() (string, error) {
 			}
 		}
 	}
-	return "", cnierr.Config("master", "", "not set, and the host has no default route to take it from", "set master to the uplink's name; or, if the route is still to come, "+cnierr.TryAgain+" later")
+	return "", cnierr.Config("master", "", "not set, and the host has no default route to take it from", cnierr.OrLater("set master to the uplink's name", "the route"))
 }
 
 // Addresses lists the namespace's addresses, those of the loopback network

@@ -61,7 +61,7 @@ func (a Attachment) notAllowed(key string, vip netip.Addr, networks []netip.Pref
 	remedy := fmt.Sprintf("choose an address of the master's networks, or add its prefix to allowedVIPs in the network's file (%s)", a.Conf.Name)
 	if len(own) == 0 {
 		return cnierr.Config(key, vip.String(), fmt.Sprintf("the master %q has no network of this family to choose from", a.Master.Name),
-			remedy+"; or, if the master's address is still to come, "+cnierr.TryAgain+" later")
+			cnierr.OrLater(remedy, "the master's address"))
 	}
 	return cnierr.Config(key, vip.String(), fmt.Sprintf("not in a network of the master %q (%s)", a.Master.Name, strings.Join(own, ", ")), remedy)
 }

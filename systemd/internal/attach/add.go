@@ -114,25 +114,33 @@ func (n *Netns) complete(a *record.Attachment) {
 // addPatiently retries temporary errors. It logs an error when it first occurs, not each
 // time.
 func (n *Netns) addPatiently() (*current.Result, error) {
-	deadline := time.Now().Add(n.Retry)
-	said := ""
+	began, said := time.Now(), ""
 	for {
 		n.Extend(2 * cnitool.Patience)
 		result, err := n.cni("add")
 		if err == nil || !strings.Contains(err.Error(), cnitool.TryAgain) {
 			return result, err
 		}
-		if text := err.Error(); text != said {
+		text := err.Error()
+		if text != said {
 			n.Say(sdlog.LevelErr, "%s", text)
 			n.Status("waiting: %s", text)
 			said = text
 		}
-		if time.Now().After(deadline) {
-			n.Say(sdlog.LevelErr, "gave up after %s; RETRY_SEC in %s sets how long a start waits", n.Retry, settings.EnvFile(n.Name))
+		if waited := time.Since(began); waited > n.patience(text) {
+			n.Say(sdlog.LevelErr, "gave up after %s; RETRY_SEC in %s sets how long a start waits", waited.Round(time.Second), settings.EnvFile(n.Name))
 			return nil, ErrSaid
 		}
 		time.Sleep(retryInterval)
 	}
+}
+
+// patience is how long an ADD with this temporary error is repeated.
+func (n *Netns) patience(text string) time.Duration {
+	if strings.Contains(text, cnitool.StillToCome) {
+		return max(n.Retry, n.RetryNetwork)
+	}
+	return n.Retry
 }
 
 // tell logs the state after an ADD, by the result and the kernel.

@@ -14,6 +14,9 @@ import (
 // TryAgain is in the text of every error of our plugins that may pass.
 const TryAgain = "try again"
 
+// StillToCome is in the text of those that pass when the host's own network is up.
+const StillToCome = "still to come"
+
 // NoCheck is what libcni says of a network whose cniVersion is from before CHECK.
 const NoCheck = "does not support the CHECK command"
 

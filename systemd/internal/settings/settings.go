@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -38,8 +40,9 @@ type Namespace struct {
 	CNIPath, CNIArgs, CapArgs string
 	// Env are the other variables of the environment file, for plugins.
 	Env map[string]string
-	// Retry is how long an ADD is repeated while its error may pass.
-	Retry time.Duration
+	// Retry is how long an ADD is repeated while its error may pass, and RetryNetwork while
+	// the host's own network may be still to come, if that is longer.
+	Retry, RetryNetwork time.Duration
 	// shared is the folder of networks that many namespaces can share.
 	shared string
 }
@@ -70,7 +73,7 @@ func Load(name string) (Namespace, error) {
 	n.IfName = take("CNI_IFNAME", DefaultIfName)
 	n.CNIPath = take("CNI_PATH", CNIPath())
 	n.CNIArgs, n.CapArgs = take("CNI_ARGS", ""), take("CAP_ARGS", "")
-	n.Retry, err = parseRetry(take("RETRY_SEC", "10"))
+	n.Retry, n.RetryNetwork, err = retries(take("RETRY_SEC", ""), uptime())
 	if err != nil {
 		return n, fmt.Errorf("%w; correct it in %s", err, EnvFile(name))
 	}
@@ -86,15 +89,34 @@ func (n Namespace) NetworkDir(network string) string {
 	return n.shared
 }
 
-// maxRetry, in seconds, is a day.
-const maxRetry = 86400
+const (
+	defaultRetry = 10 * time.Second
+	// bootTime is how long after a machine's boot its network may be still to come: a switch's
+	// port may take half a minute until it forwards, and a DHCP client begins again then.
+	bootTime = 2 * time.Minute
+	// maxRetry, in seconds, is a day.
+	maxRetry = 86400
+)
 
-func parseRetry(text string) (time.Duration, error) {
+// retries reads RETRY_SEC on a machine that has been up for so long.
+func retries(text string, up time.Duration) (retry, network time.Duration, err error) {
+	if text == "" {
+		return defaultRetry, bootTime - up, nil
+	}
 	seconds, err := strconv.Atoi(text)
 	if err != nil || seconds < 0 || seconds > maxRetry {
-		return 0, fmt.Errorf("RETRY_SEC: %q: not a number of seconds from 0 to %d", text, maxRetry)
+		return 0, 0, fmt.Errorf("RETRY_SEC: %q: not a number of seconds from 0 to %d", text, maxRetry)
 	}
-	return time.Duration(seconds) * time.Second, nil
+	return time.Duration(seconds) * time.Second, 0, nil
+}
+
+// uptime is the time since the machine's boot (clock_gettime(2), CLOCK_BOOTTIME).
+func uptime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return bootTime
+	}
+	return time.Duration(t.Nano())
 }
 
 // CheckName takes what systemd takes for a unit's name (systemd.unit(5)), in

@@ -3,6 +3,7 @@ package settings
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -24,6 +25,33 @@ func TestNetworkName(t *testing.T) {
 		if got := NetworkName(name); got != want {
 			t.Errorf("%q: %q", name, got)
 		}
+	}
+}
+
+// TestRetries: a machine that boots waits longer for its network, unless it is told.
+func TestRetries(t *testing.T) {
+	for _, c := range []struct {
+		text           string
+		up             time.Duration
+		retry, network time.Duration
+	}{
+		{"", 15 * time.Second, 10 * time.Second, 105 * time.Second},
+		{"", time.Hour, 10 * time.Second, 2*time.Minute - time.Hour},
+		{"0", 15 * time.Second, 0, 0},
+		{"300", 15 * time.Second, 5 * time.Minute, 0},
+	} {
+		retry, network, err := retries(c.text, c.up)
+		if err != nil || retry != c.retry || network != c.network {
+			t.Errorf("%q after %s: %s, %s, %v", c.text, c.up, retry, network, err)
+		}
+	}
+	for _, text := range []string{"soon", "-1", "1.5", "86401"} {
+		if _, _, err := retries(text, 0); err == nil || !strings.Contains(err.Error(), "RETRY_SEC: \""+text+"\"") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	if up := uptime(); up < time.Second {
+		t.Errorf("up for %s", up)
 	}
 }
 
