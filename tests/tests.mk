@@ -35,7 +35,7 @@ test-systemd: test-deps build ## Run the tests on booted machines alone, of Debi
 	$(GOTEST) $(MACHINES)
 
 SUITE ?= bookworm
-MAIN_JOB = MACHINE=qemu DEBIAN_SUITE=$(SUITE) $(GOTEST) -run '^TestBothFamilies$$' ./tests/systemd
+MAIN_JOB = MACHINE=qemu DEBIAN_SUITE=$(SUITE) $(GOTEST) -run '^(TestBothFamilies|TestNetworkComesLate)$$' ./tests/systemd
 test-main-job: test-deps build ## Run the main job on a virtual machine of Debian SUITE [bookworm], with its own kernel
 	$(MAIN_JOB)
 
@@ -52,9 +52,9 @@ race: test-deps ## Run the plugins' own tests under the race detector, which nee
 	CGO_ENABLED=1 $(GOTEST) -race ./plugins/...
 
 # Tests that repeat themselves, far more often than `make test` has time for.
-SOAKS := TestManyServices|TestThousandVIPs|TestManyAtOnce|TestAddAndDeleteAtOnce|TestFastRestarts|TestMoreVIPsThanNeighbours|TestKilled|TestFailedChange|TestSplitBrain
-soak: test-deps build ## Run the longer soaks: 500 services, 1,000 VIPs, many at once, restarts, every change killed and failing, split brain
-	SOAK=1 $(GOTEST) -timeout 90m -v -run '^($(SOAKS))$$' ./tests/cni ./tests/lan ./tests/cluster
+SOAKS := TestManyServices|TestManyStarts|TestThousandVIPs|TestManyAtOnce|TestAddAndDeleteAtOnce|TestFastRestarts|TestMoreVIPsThanNeighbours|TestKilled|TestFailedChange|TestSplitBrain
+soak: test-deps build ## Run the longer soaks: 500 services, also started at once, 1,000 VIPs, many at once, restarts, every change killed and failing, split brain
+	SOAK=1 $(GOTEST) -timeout 90m -v -run '^($(SOAKS))$$' ./tests/cni ./tests/lan ./tests/systemd ./tests/cluster
 
 # What the tests run of the plugins: as binaries that they call, and in their
 # own processes. A process that is killed says nothing, so TestKilled is left out.

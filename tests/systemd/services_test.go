@@ -2,8 +2,12 @@ package systemd
 
 import (
 	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"macvlan-vip/tests/testnet"
 )
@@ -226,4 +230,51 @@ func TestServicesOfPackages(t *testing.T) {
 		l.Run(t, program+"disable daily --yes")
 		asBefore(t)
 	})
+}
+
+// TestManyStarts: a crowd of services starts, 8 for each CPU at a time, and stops without a
+// trace. All at once systemd would fail to set up some of the sandboxes.
+func TestManyStarts(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.run0(t, "systemctl --root=%s mask haproxy.service")
+	l.Write(dropIns+"app@.service", "[Service]\n"+sleep)
+	l.link("app@.service.d/netns.conf", unitDir+"netns.conf")
+	n := testnet.Soak(40, 500)
+	var units, vips []string
+	for i := range n {
+		vip := fmt.Sprintf("172.16.%d.%d", 24+i/240, 10+i%240)
+		units, vips = append(units, fmt.Sprintf("app@%d", i)), append(vips, vip)
+		// The wait for answers is what would be done by all at once.
+		l.Write(fmt.Sprintf("%sapp-%d.conflist", netDir, i), fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "app-%d", "plugins": [
+			{"type": "macvlan-vip", "master": "eth0", "probe": {"count": 2, "intervalMs": 1000, "waitMs": 500}, "ipam": {"type": "static", "addresses": [{"address": "%s/22"}]}},
+			{"type": "hairpin-route"}]}`, i, vip))
+	}
+	l.boot()
+	before := l.M.Snapshot()
+	l.Write("srv/count", "while sleep 0.02; do set -- $(pgrep -fx '/usr/local/libexec/macvlan-vip/systemd-netns-helper start .*'); echo $#; done >/srv/counted\n")
+	l.Run(t, "systemd-run --unit=count sh /srv/count")
+	l.Run(t, "systemctl start "+strings.Join(units, " "))
+	l.Run(t, "systemctl stop count")
+	cpus, err := strconv.Atoi(strings.TrimSpace(l.Run(t, "nproc")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Run(t, "sort -n -o /srv/counted /srv/counted")
+	if most, err := strconv.Atoi(strings.TrimSpace(l.Run(t, "tail -n1 /srv/counted"))); err != nil || most == 0 || most > 8*cpus {
+		t.Errorf("%d at a time on %d CPUs: %v", most, cpus, err)
+	}
+	for name, from := range l.Stations() {
+		for _, vip := range []string{vips[0], vips[n/2], vips[n-1]} {
+			testnet.Eventually(t, name+" pings "+vip, func() error { return from.Ping(netip.MustParseAddr(vip)) })
+		}
+	}
+	l.Run(t, "systemctl stop "+strings.Join(units, " "))
+	testnet.Within(t, 10*time.Minute, "systemd has no jobs", func() error {
+		if jobs := l.Run(t, "systemctl list-jobs --no-legend"); strings.TrimSpace(jobs) != "" {
+			return errors.New(jobs)
+		}
+		return nil
+	})
+	l.gone(t, before)
 }

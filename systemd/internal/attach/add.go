@@ -26,6 +26,8 @@ const retryInterval = 500 * time.Millisecond
 // or a hand has left of the one before. Nearly always there is nothing, so this has no
 // process of its own: starting one in a sandbox takes systemd longer than an ADD takes.
 func (n *Netns) start() error {
+	n.turn = &turn{sdlog.Stored(turnName)}
+	defer n.endTurn()
 	old := *n
 	old.fresh = true
 	if err := old.undo(); err != nil && !errors.Is(err, ErrSaid) {
@@ -118,6 +120,7 @@ func (n *Netns) addPatiently() (*current.Result, error) {
 	for {
 		n.Extend(2 * cnitool.Patience)
 		result, err := n.cni("add")
+		n.endTurn()
 		if err == nil || !strings.Contains(err.Error(), cnitool.TryAgain) {
 			return result, err
 		}

@@ -41,6 +41,8 @@ type Netns struct {
 	settings.Namespace
 	// fresh says that the namespace was just made: a record is about one before it.
 	fresh bool
+	// turn is what make has waited for, until start has tried the first ADD.
+	turn *turn
 }
 
 // Open opens a namespace, and reads no settings.
@@ -51,7 +53,7 @@ func Open(name string) (*Netns, error) {
 // configured is the namespace with what is configured for it now.
 func (n *Netns) configured() (*Netns, error) {
 	now, err := settings.Load(n.Name)
-	return &Netns{Voice: n.Voice, Namespace: now}, err
+	return &Netns{Voice: n.Voice, Namespace: now, turn: n.turn}, err
 }
 
 // cni runs cnitool, and logs the plugins' output.

@@ -23,6 +23,7 @@ import (
 
 // make creates the namespace, in place of a stale one.
 func (n *Netns) make() error {
+	n.waitForTurn()
 	return onHost(func() error {
 		n.takeOut()
 		if err := n.clearTheWay(); err != nil {

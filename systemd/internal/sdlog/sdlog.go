@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 )
@@ -57,7 +58,7 @@ func (v Voice) Say(level int, format string, args ...any) {
 func (v Voice) Status(format string, args ...any) {
 	sent, err := daemon.SdNotify(false, "STATUS="+fmt.Sprintf(format, args...))
 	if sent && err == nil {
-		err = barrier(os.Getenv("NOTIFY_SOCKET"))
+		err = barrier()
 	}
 	if err != nil {
 		v.Say(LevelWarning, "set the status of the unit: %v", err)
@@ -77,24 +78,48 @@ func (v Voice) Extend(d time.Duration) {
 	}
 }
 
-// notifyTimeout bounds the wait for systemd, which may be busy.
-const notifyTimeout = time.Second
+// Supervised tells whether systemd takes messages from this process.
+func Supervised() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
 
-// barrier waits until systemd has processed what was sent before
-// (sd_notify_barrier(3), which go-systemd v22.6 does not have).
-func barrier(socket string) error {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
+// Store has systemd keep a file open for the unit's next processes, until it is dropped or the
+// unit is dead (FDSTORE= in sd_notify(3)).
+func (v Voice) Store(name string, f *os.File) error {
+	if err := send("FDSTORE=1\nFDNAME="+name, f); err != nil {
 		return err
 	}
-	defer func() { _ = unix.Close(fd) }()
+	return barrier()
+}
+
+// Drop has systemd close what was stored.
+func (v Voice) Drop(name string) error {
+	_, err := daemon.SdNotify(false, "FDSTOREREMOVE=1\nFDNAME="+name)
+	return err
+}
+
+// Stored is a file that systemd has kept, or nil.
+func Stored(name string) (found *os.File) {
+	for _, f := range activation.Files(true) {
+		if f.Name() == name && found == nil {
+			found = f
+		} else {
+			f.Close()
+		}
+	}
+	return found
+}
+
+// notifyTimeout bounds the wait for systemd, which may be busy.
+const notifyTimeout = 10 * time.Second
+
+// barrier waits until systemd has processed what was sent before
+// (sd_notify_barrier(3)).
+func barrier() error {
 	read, write, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer read.Close()
-	// A name that begins with @ is an abstract one, as it is for systemd.
-	err = unix.Sendmsg(fd, []byte("BARRIER=1"), unix.UnixRights(int(write.Fd())), &unix.SockaddrUnix{Name: socket}, 0)
+	err = send("BARRIER=1", write)
 	write.Close()
 	if err != nil {
 		return err
@@ -103,4 +128,15 @@ func barrier(socket string) error {
 	_ = read.SetReadDeadline(time.Now().Add(notifyTimeout))
 	_, _ = read.Read(make([]byte, 1))
 	return nil
+}
+
+// send sends systemd a message with an open file, which go-systemd v22.6 cannot.
+func send(message string, f *os.File) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	// A name that begins with @ is an abstract one, as it is for systemd.
+	return unix.Sendmsg(fd, []byte(message), unix.UnixRights(int(f.Fd())), &unix.SockaddrUnix{Name: os.Getenv("NOTIFY_SOCKET")}, 0)
 }
