@@ -269,12 +269,14 @@ func TestManyStarts(t *testing.T) {
 			testnet.Eventually(t, name+" pings "+vip, func() error { return from.Ping(netip.MustParseAddr(vip)) })
 		}
 	}
-	l.Run(t, "systemctl stop "+strings.Join(units, " "))
+	// systemd may be too busy for an answer within 25 s, by when systemctl gives up.
+	l.Run(t, "systemctl stop --no-block app@*")
 	testnet.Within(t, 10*time.Minute, "systemd has no jobs", func() error {
-		if jobs := l.Run(t, "systemctl list-jobs --no-legend"); strings.TrimSpace(jobs) != "" {
-			return errors.New(jobs)
+		jobs, err := l.Try("systemctl list-jobs --no-legend")
+		if err == nil && strings.TrimSpace(jobs) != "" {
+			err = errors.New(jobs)
 		}
-		return nil
+		return err
 	})
 	l.gone(t, before)
 }

@@ -230,3 +230,44 @@ func TestArticlesTraps(t *testing.T) {
 		l.stop(t, before)
 	})
 }
+
+// TestFolderOfNames: a name is one mount, which a process that has had a mount namespace of its
+// own before sees, too, and ip-netns(8) goes on in the same folder. Names that are there before
+// stay, in a folder that is no mount yet.
+func TestFolderOfNames(t *testing.T) {
+	t.Parallel()
+	l := newCommandLab(t)
+	l.Write("usr/lib/systemd/system/early.service", "[Service]\nPrivateMounts=yes\n"+sleep)
+	l.up()
+	l.Run(t, "systemctl start early")
+	l.Run(t, program+"enable one --vip 172.16.26.4/22")
+	l.Run(t, "systemctl start one")
+	mounts := func(name string) int {
+		return strings.Count(l.Run(t, "cat /proc/self/mountinfo"), " /run/netns/"+name+" ")
+	}
+	if n := mounts("one"); n != 1 {
+		t.Errorf("the name is %d mounts", n)
+	}
+	early := strings.TrimSpace(l.Run(t, "systemctl show early -p MainPID --value"))
+	l.Run(t, "ip netns add other")
+	for _, name := range []string{"one", "other"} {
+		if kind := l.Run(t, "nsenter --mount -t "+early+" stat -f -c %T /run/netns/"+name); strings.TrimSpace(kind) != "nsfs" {
+			t.Errorf("%s is a %s for a process with mounts of its own", name, kind)
+		}
+	}
+	l.Run(t, "ip netns exec one true")
+	if perm := strings.TrimSpace(l.Run(t, "stat -c %a:%u /run/netns")); perm != "755:0" {
+		t.Errorf("the folder is %s", perm)
+	}
+
+	l.Run(t, "systemctl stop one")
+	l.until(t, "the name is gone", "test ! -e /run/netns/one")
+	l.Run(t, "ip netns delete other")
+	l.Run(t, "umount /run/netns")
+	l.Run(t, "touch /run/netns/mine")
+	l.Run(t, "mount --bind /proc/self/ns/net /run/netns/mine")
+	l.Run(t, "systemctl start one")
+	for _, name := range []string{"one", "mine"} {
+		l.Run(t, "ip netns exec "+name+" true")
+	}
+}

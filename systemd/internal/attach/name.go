@@ -141,10 +141,32 @@ func (n *Netns) shareDir() error {
 	if err := setShared(); !errors.Is(err, unix.EINVAL) {
 		return err
 	}
-	if err := unix.Mount(settings.NetnsDir, settings.NetnsDir, "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+	if err := mountDir(); err != nil {
 		return fmt.Errorf("mount %s: %w", settings.NetnsDir, err)
 	}
 	return setShared()
+}
+
+// mountDir makes the folder of names a file system of its own. ip(8) mounts the folder on
+// itself, after which each name is two mounts, there and in what is below, and systemd goes
+// through all mounts for each service with a sandbox. Names that are there already stay.
+func mountDir() error {
+	names, err := os.ReadDir(settings.NetnsDir)
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 {
+		options := "mode=755"
+		label := make([]byte, 256)
+		// Of SELinux, which gives the root of a new file system another one.
+		if n, err := unix.Lgetxattr(settings.NetnsDir, "security.selinux", label); err == nil {
+			options += fmt.Sprintf(",rootcontext=%q", strings.TrimRight(string(label[:n]), "\x00"))
+		}
+		if unix.Mount("netns", settings.NetnsDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options) == nil {
+			return nil
+		}
+	}
+	return unix.Mount(settings.NetnsDir, settings.NetnsDir, "none", unix.MS_BIND|unix.MS_REC, "")
 }
 
 func setShared() error {
