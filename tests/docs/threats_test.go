@@ -111,11 +111,11 @@ func (l *lab) lock(t *testing.T) {
 		t.Errorf("`ip netns list` of an ordinary user: %q", out)
 	}
 	const locked = "! flock --nonblock /run/netns true"
-	l.must(t, "systemd-run --quiet --unit=locker --uid=65534 flock /run/netns sleep infinity; for i in $(seq 50); do "+locked+" && break; sleep 0.1; done")
-	defer l.must(t, "systemctl stop locker")
-	for _, before := range []string{"true", "umount --lazy /run/netns"} {
-		l.must(t, "systemctl stop haproxy systemd-netns@haproxy; "+before+"; "+locked)
+	for _, before := range []string{"true", "umount --lazy /run/netns; chmod 755 /run/netns"} {
+		l.must(t, "systemctl stop haproxy systemd-netns@haproxy; "+before)
+		l.must(t, "systemd-run --quiet --unit=locker --uid=65534 flock /run/netns sleep infinity; for i in $(seq 50); do "+locked+" && break; sleep 0.1; done; "+locked)
 		l.must(t, "timeout 20 systemctl start haproxy")
+		l.must(t, "systemctl stop locker")
 		l.Serves(t, vip)
 		l.must(t, "test \"$(findmnt -no PROPAGATION /run/netns)\" = shared")
 	}

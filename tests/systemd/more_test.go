@@ -56,7 +56,7 @@ func TestNetworkComesLate(t *testing.T) {
 	l := newLab(t).withHaproxy()
 	// As ifupdown's allow-hotplug: eth0 comes up 15 s after the start has begun to wait.
 	l.Write(dropIns+"test-lan.service.d/late.conf", "[Service]\nType=simple\nExecStart=\nExecStart=sh -c '"+
-		`until journalctl -t systemd-netns | grep "eth0.*the link is down"; do sleep 1; done; sleep 15; ip link set eth0 up; ip address add `+hostAddr+"/22 dev eth0'\n")
+		`until journalctl -t systemd-netns | grep "eth0.*the link is down"; do sleep 1; done; sleep 12; ip link set eth0 up; ip address add `+hostAddr+"/22 dev eth0'\n")
 	l.boot()
 	l.WantState(t, "haproxy", "active")
 	l.Serves(t, vip1, vip2)

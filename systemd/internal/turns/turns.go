@@ -1,7 +1,7 @@
 // Package turns bounds how many namespaces of a host are made and added at a time.
 //
 // systemd sets up a sandbox by going through all mounts, again and again until it finds no
-// new one, and gives up after 32 rounds with EBUSY. Each namespace's name is two mounts. With
+// new one, and gives up after 32 rounds with EBUSY. Each namespace's name is a mount. With
 // hundreds of starts at once, some would fail, and all would need memory and time.
 //
 // A turn is a lock on one byte of a file, held by an open file description (F_OFD_SETLK in
