@@ -1,9 +1,12 @@
 package machine
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -44,7 +47,30 @@ func (m *Machine) lastWords(journal []string) string {
 	if err != nil {
 		return fmt.Sprintf("no journal: %v; console:\n%s", err, m.Console())
 	}
-	return "journal:\n" + out
+	lines := strings.SplitAfter(out, "\n")
+	if len(lines) <= shownLines {
+		return "journal:\n" + out
+	}
+	path, err := m.keep(out)
+	if err != nil {
+		return fmt.Sprintf("keep the journal: %v\n%s", err, out)
+	}
+	return fmt.Sprintf("the journal's end, all of it is in %s:\n%s", path, strings.Join(lines[len(lines)-shownLines:], ""))
+}
+
+// shownLines is how much of a journal a failed test shows, so that where many fail, what
+// each of them has found can still be read.
+const shownLines = 40
+
+// keep writes a failed test's journal to a file.
+func (m *Machine) keep(journal string) (path string, err error) {
+	top, err := Top()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(top, "build", "journals")
+	path = filepath.Join(dir, strings.ReplaceAll(m.t.Name(), "/", "-")+".log")
+	return path, errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(path, []byte(journal), 0o644))
 }
 
 // MustWrite is Write for a test.
