@@ -4,13 +4,16 @@ BENCH_DEBS := ethtool gnuplot-nox haproxy iperf3 strace time wrk
 # What a run is told, such as BENCH='-rounds 5 -only service'.
 BENCH ?=
 
-BENCHED := build/bench/macvlan build/bench/tuning
+BENCHED := build/bench/macvlan build/bench/tuning build/bench/idle
 
 build/bench/macvlan: go.mod go.sum
 	$(GOBUILD) -ldflags '-s -w -X $(BUILDVERSION)=$(UPSTREAM)' -o $@ github.com/containernetworking/plugins/plugins/main/macvlan
 
 build/bench/tuning: go.mod go.sum
 	$(GOBUILD) -ldflags '-s -w -X $(BUILDVERSION)=$(UPSTREAM)' -o $@ github.com/containernetworking/plugins/plugins/meta/tuning
+
+build/bench/idle: tests/bench/idle/main.go go.mod go.sum
+	$(GOBUILD) -ldflags '-s -w' -o $@ ./tests/bench/idle
 
 .PHONY: bench bench-kernel bench-trace bench-deps
 bench-deps: DEBS += $(BENCH_DEBS)

@@ -46,9 +46,10 @@ type Goal struct {
 	// Most is the largest ratio that is good, or Least the smallest.
 	Most  float64 `json:"most,omitempty"`
 	Least float64 `json:"least,omitempty"`
-	// Kernel is the ratio that the kernel's operations alone have, where they were
-	// measured: nobody gets below.
+	// Kernel is the ratio that the kernel's operations alone have, and Idle that of plugins
+	// that do nothing, where they were measured: nobody gets below either.
 	Kernel float64 `json:"kernel,omitempty"`
+	Idle   float64 `json:"idle,omitempty"`
 }
 
 // Met tells whether the median is within the bound.
@@ -90,9 +91,12 @@ func (s *samples) comparison(id, title, unit, base string) Comparison {
 	return c
 }
 
+// ratio is that between two contenders, round by round.
+func (s *samples) ratio(of, to string) Spread { return spread(ratios(s.values[of], s.values[to])) }
+
 // goal bounds the ratio between two contenders from above.
 func (s *samples) goal(id, text, of, to string, most float64) Goal {
-	return Goal{ID: id, Text: text, Ratio: spread(ratios(s.values[of], s.values[to])), Most: most}
+	return Goal{ID: id, Text: text, Ratio: s.ratio(of, to), Most: most}
 }
 
 // inTurn runs every contender in each round, forwards and backwards by turns,

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	os.Exit(testnet.Plugins(m,
 		"macvlan-vip/plugins/macvlan-vip", "macvlan-vip/plugins/hairpin-route",
 		upstream+"ipam/static", upstream+"main/macvlan", upstream+"meta/tuning",
-		"github.com/containernetworking/cni/cnitool",
+		"github.com/containernetworking/cni/cnitool", "macvlan-vip/tests/bench/idle",
 		"macvlan-vip/systemd/cmd/systemd-netns-helper", "macvlan-vip/systemd/cmd/systemd-netns-watch"))
 }
 
@@ -59,6 +59,7 @@ func TestContenders(t *testing.T) {
 			if diff := cmp.Diff(states[nameQuiet], states[nameFloor]); diff != "" {
 				t.Errorf("the floor (+) makes another state than the plugins (-):\n%s", diff)
 			}
+			s.verifyIdle()
 		})
 	}
 }

@@ -2,6 +2,9 @@ package bench
 
 import (
 	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -20,7 +23,7 @@ func (s *site) measure(w way) (add, del cost) {
 // oneService is a service with two VIPs, the host's first or its next.
 func oneService(t *testing.T, rounds int, shared bool) []Comparison {
 	s := newSite(t, vips(2), shared)
-	ways := ways()
+	ways := append(ways(), wayIdle())
 	for _, w := range ways {
 		w.prepare(s)
 	}
@@ -46,7 +49,7 @@ func oneService(t *testing.T, rounds int, shared bool) []Comparison {
 		for _, ours := range []struct{ key, name string }{{"noprobe", nameNoProbe}, {"once", nameOneRound}, {"quiet", nameQuiet}} {
 			id := fmt.Sprintf("%s-%s-%s-upstream", what, suffix, ours.key)
 			g := of.goal(id, fmt.Sprintf("%s: %s / %s", c.Title, ours.name, nameUpstream), ours.name, nameUpstream, most)
-			g.Kernel = spread(ratios(of.values[nameFloor], of.values[nameUpstream])).Median
+			g.Kernel, g.Idle = of.ratio(nameFloor, nameUpstream).Median, of.ratio(nameIdle, nameUpstream).Median
 			c.Goals = append(c.Goals, g)
 		}
 		return c
@@ -83,6 +86,26 @@ func (s *site) verify(w way) (state []string) {
 	return state
 }
 
+// verifyIdle proves that plugins that do nothing pass on what static gives, which is no use
+// to anybody else, and change nothing.
+func (s *site) verifyIdle() {
+	s.t.Helper()
+	w, before := wayIdle(), s.snapshot()
+	w.prepare(s)
+	add := w.add(s)
+	cmd := exec.Command(add.argv[0], add.argv[1:]...)
+	cmd.Env = add.env
+	result, err := cmd.Output()
+	if last := s.vips[len(s.vips)-1]; err != nil || !strings.Contains(string(result), strconv.Quote(last)) {
+		s.t.Errorf("no %s in the result, %v:\n%s", last, err, result)
+	}
+	s.run(w.check(s))
+	s.run(w.del(s))
+	if diff := cmp.Diff(before, s.snapshot()); diff != "" {
+		s.t.Errorf("%s: another state (+) than before (-):\n%s", w.name, diff)
+	}
+}
+
 // sizes are the numbers of VIPs that are tried.
 var sizes = []int{1, 10, 100, 1000}
 
@@ -102,10 +125,10 @@ func manyVIPs(t *testing.T, rounds int) []Comparison {
 	}
 	all = append(all, slopes("vips-add", "ADD", adds, 1.4), slopes("vips-del", "DEL", dels, 1.6))
 	c := slopes("vips-check", "CHECK", checks, 0)
-	add, check := adds[nameQuiet], checks[nameQuiet]
+	add, check, idle := adds[nameQuiet], checks[nameQuiet], checks[nameIdle]
 	last := len(sizes) - 1
 	c.Goals = []Goal{
-		{ID: "check-1000", Text: "CHECK / ADD of 1,000 VIPs", Ratio: exactly(check[last] / add[last]), Most: 0.35},
+		{ID: "check-1000", Text: "CHECK / ADD of 1,000 VIPs", Ratio: exactly(check[last] / add[last]), Most: 0.35, Idle: idle[last] / add[last]},
 		{ID: "check-linear", Text: "CHECK of 1,000 VIPs / of 100, which is 10 at most if it is linear", Ratio: exactly(check[last] / check[last-1]), Most: 10},
 	}
 	return append(all, c)
@@ -115,7 +138,7 @@ func exactly(value float64) Spread { return Spread{value, value, value, 1} }
 
 func vipsOf(t *testing.T, n, rounds int) []Comparison {
 	s := newSite(t, vips(n), true)
-	ways := []way{wayQuiet(), wayFloor()}
+	ways := []way{wayQuiet(), wayFloor(), wayIdle()}
 	if n <= 100 {
 		ways = append(ways, wayArticle())
 	}
@@ -127,10 +150,12 @@ func vipsOf(t *testing.T, n, rounds int) []Comparison {
 		if w.name == nameArticle && n >= 100 && (round < 0 || round > 1) {
 			return // it takes a thousand times as long as a process does
 		}
-		add, check := s.run(w.add(s)), cost{}
+		add := s.run(w.add(s))
 		settled()
-		if w.name == nameQuiet {
-			check = s.run(s.cnitool("check", "quiet", s.service))
+		if w.check != nil {
+			if check := s.run(w.check(s)); round >= 0 {
+				checks.add(w.name, ms(check.wall))
+			}
 			settled()
 		}
 		del := s.run(w.del(s))
@@ -140,9 +165,6 @@ func vipsOf(t *testing.T, n, rounds int) []Comparison {
 		}
 		adds.add(w.name, ms(add.wall))
 		dels.add(w.name, ms(del.wall))
-		if w.name == nameQuiet {
-			checks.add(w.name, ms(check.wall))
-		}
 	})
 	id, title := fmt.Sprintf("-%d", n), fmt.Sprintf(" of %d VIPs", n)
 	return []Comparison{
@@ -166,7 +188,7 @@ func slopes(id, verb string, medians map[string][]float64, most float64) Compari
 	if _, ok := slope[nameFloor]; !ok {
 		c.Base = nameQuiet
 	}
-	for _, name := range []string{nameQuiet, nameFloor, nameArticle} {
+	for _, name := range []string{nameQuiet, nameIdle, nameFloor, nameArticle} {
 		if _, ok := slope[name]; ok {
 			c.Series = append(c.Series, Series{Name: name, Spread: exactly(1000 * slope[name]), Ratio: exactly(slope[name] / slope[c.Base])})
 		}
@@ -175,7 +197,7 @@ func slopes(id, verb string, medians map[string][]float64, most float64) Compari
 		return c
 	}
 	c.Goals = []Goal{{ID: id + "-slope", Text: fmt.Sprintf("%s: each further VIP, %s / %s", verb, nameQuiet, nameFloor),
-		Ratio: exactly(slope[nameQuiet] / slope[nameFloor]), Most: most}}
+		Ratio: exactly(slope[nameQuiet] / slope[nameFloor]), Most: most, Kernel: 1, Idle: slope[nameIdle] / slope[nameFloor]}}
 	return c
 }
 

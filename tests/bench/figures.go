@@ -64,7 +64,7 @@ const (
 func (r *Results) service() chart {
 	names := []label{
 		{nameDefault, "macvlan-vip, as it comes"}, {nameQuiet, "macvlan-vip, no probe, no announcement"},
-		{nameUpstream, "upstream macvlan + static + tuning"}, {nameArticle, "the article's commands"}, {nameFloor, "ip -batch: kernel operations alone"},
+		{nameUpstream, "upstream macvlan + static + tuning"}, {nameArticle, "the article's commands"}, {nameFloor, "ip -batch: kernel operations alone"}, {nameIdle, "cnitool, static, two idle plugins"},
 	}
 	add := r.panel("add-next", "cnitool add: ms, "+less, names)
 	c := r.find("add-next")

@@ -57,8 +57,8 @@ func crowdedUnits(t *testing.T, n, rounds int) []Comparison {
 		starts.comparison("full-start", "systemctl start of "+title, "ms", nameBare),
 		stops.comparison("full-stop", "systemctl stop of "+title, "ms", nameBare),
 		one.comparison("full-one", fmt.Sprintf("systemctl start of one service more than %d", n), "ms", nameBare),
-		user.comparison("full-user", fmt.Sprintf("memory of user space for each of %d services, but for their own processes", n), "KiB", nameBare),
-		peaks.comparison("full-peak", "memory at the peak of a start of "+title, "MiB", nameBare),
+		user.comparison("full-user", fmt.Sprintf("memory of user space for each of %d services, but for their own processes", n), "KiB", nameDefault),
+		peaks.comparison("full-peak", "memory at the peak of a start of "+title, "MiB", nameDefault),
 	}
 }
 

@@ -114,7 +114,7 @@ func (f *takeover) newcomer(s successor) map[string]float64 {
 	f.run("systemctl start haproxy")
 	f.wait(answer)
 	events := watch()
-	f.run("systemctl stop haproxy")
+	f.stop()
 	init, err := f.b.Init()
 	if err != nil {
 		f.t.Fatal(err)

@@ -18,12 +18,14 @@ const (
 	nameArticle  = "article's commands"
 	nameUpstream = "upstream macvlan + static + tuning"
 	nameFloor    = "ip -batch"
+	nameIdle     = "plugins that do nothing"
 )
 
 // way is one of the ways to attach a service and to detach it again.
 type way struct {
-	name     string
-	add, del func(*site) call
+	name string
+	// check is nil where there is no such thing.
+	add, check, del func(*site) call
 	// reachable tells that the host reaches the VIPs.
 	reachable bool
 	// prepare writes what add and del need, once for a site.
@@ -68,7 +70,7 @@ func chain(name, network string, plugins []map[string]any, reachable bool) way {
 		return func(s *site) call { return s.cnitool(verb, network, s.service) }
 	}
 	return way{
-		name: name, add: verb("add"), del: verb("del"), reachable: reachable,
+		name: name, add: verb("add"), check: verb("check"), del: verb("del"), reachable: reachable,
 		prepare: func(s *site) { s.writeNetwork(network, plugins, s.vips...) },
 	}
 }
@@ -82,6 +84,11 @@ func wayOneRound() way {
 }
 func wayQuiet() way    { return chain(nameQuiet, "quiet", ours(quiet), true) }
 func wayUpstream() way { return chain(nameUpstream, "upstream", upstream(), false) }
+
+// wayIdle attaches nothing. It is what cnitool, static and two more processes take.
+func wayIdle() way {
+	return chain(nameIdle, "idle", []map[string]any{{"type": "idle"}, {"type": "idle"}}, false)
+}
 
 //go:embed article.sh
 var articleScript string

@@ -73,7 +73,7 @@ func compile(top, to string, patterns []string) ([]string, error) {
 	}
 	const upstream = "github.com/containernetworking/plugins/plugins/"
 	if _, err := goTool(top, "build", "-o", to+"/built/", "./plugins/macvlan-vip", "./plugins/hairpin-route",
-		upstream+"ipam/static", upstream+"ipam/host-local", upstream+"ipam/dhcp", upstream+"main/macvlan", upstream+"meta/tuning",
+		upstream+"ipam/static", upstream+"ipam/host-local", upstream+"ipam/dhcp", upstream+"main/macvlan", upstream+"meta/tuning", "./tests/bench/idle",
 		"github.com/containernetworking/cni/cnitool"); err != nil {
 		return nil, err
 	}
