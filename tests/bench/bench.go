@@ -46,8 +46,8 @@ type Goal struct {
 	// Most is the largest ratio that is good, or Least the smallest.
 	Most  float64 `json:"most,omitempty"`
 	Least float64 `json:"least,omitempty"`
-	// Kernel is the ratio that the kernel's operations alone have, and Idle that of plugins
-	// that do nothing, where they were measured: nobody gets below either.
+	// Kernel is the ratio of ip -batch, which does the kernel's operations, and Idle that of
+	// plugins that do nothing, where they were measured: what of Ratio is not ours.
 	Kernel float64 `json:"kernel,omitempty"`
 	Idle   float64 `json:"idle,omitempty"`
 }
@@ -85,7 +85,7 @@ func (s *samples) comparison(id, title, unit, base string) Comparison {
 	for _, name := range s.names() {
 		c.Series = append(c.Series, Series{
 			Name: name, Spread: spread(s.values[name]),
-			Ratio: spread(ratios(s.values[name], s.values[base])), Values: s.values[name],
+			Ratio: s.ratio(name, base), Values: s.values[name],
 		})
 	}
 	return c

@@ -197,7 +197,7 @@ func slopes(id, verb string, medians map[string][]float64, most float64) Compari
 		return c
 	}
 	c.Goals = []Goal{{ID: id + "-slope", Text: fmt.Sprintf("%s: each further VIP, %s / %s", verb, nameQuiet, nameFloor),
-		Ratio: exactly(slope[nameQuiet] / slope[nameFloor]), Most: most, Kernel: 1, Idle: slope[nameIdle] / slope[nameFloor]}}
+		Ratio: exactly(slope[nameQuiet] / slope[nameFloor]), Most: most, Idle: slope[nameIdle] / slope[nameFloor]}}
 	return c
 }
 

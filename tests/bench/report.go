@@ -115,8 +115,8 @@ func (g Goal) verdict() string {
 	return "MISSED"
 }
 
-// floor is a ratio that nobody gets below, if it was measured.
-func floor(ratio float64) string {
+// beside is another's ratio beside ours, if it was measured.
+func beside(ratio float64) string {
 	if ratio == 0 {
 		return ""
 	}
@@ -220,10 +220,10 @@ func (c Comparison) median(name string) float64 {
 // markdown holds ratios only: a time means nothing on another machine.
 func (r *Results) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s. Up to %d rounds. Each figure is the median of the rounds' ratios, with their\nquartiles.\n\n### Goals\n\nNo chain of two plugins gets below either of two ratios: \"kernel\" is that of `ip -batch`,\nwhich does the kernel's operations alone, \"idle\" that of `cnitool` with `static` and two plugins that do\nnothing.\n\n| | ratio | quartiles | kernel | idle | goal | |\n|---|---:|---:|---:|---:|---:|---|\n", r.Machine, r.Rounds)
+	fmt.Fprintf(&b, "\n%s. Up to %d rounds. Each figure is the median of the rounds' ratios, with their\nquartiles.\n\n### Goals\n\nTwo ratios beside ours show what of it is not ours: \"kernel\" is that of `ip -batch`, which does\nthe kernel's operations, its own starts among them, \"idle\" that of `cnitool` with `static` and two plugins\nthat do nothing.\n\n| | ratio | quartiles | kernel | idle | goal | |\n|---|---:|---:|---:|---:|---:|---|\n", r.Machine, r.Rounds)
 	for _, c := range r.Comparisons {
 		for _, g := range c.Goals {
-			fmt.Fprintf(&b, "| %s | %.2f | %.2f - %.2f | %s | %s | %s | %s |\n", g.Text, g.Ratio.Median, g.Ratio.Q1, g.Ratio.Q3, floor(g.Kernel), floor(g.Idle), g.bound(), strings.ToLower(g.verdict()))
+			fmt.Fprintf(&b, "| %s | %.2f | %.2f - %.2f | %s | %s | %s | %s |\n", g.Text, g.Ratio.Median, g.Ratio.Q1, g.Ratio.Q3, beside(g.Kernel), beside(g.Idle), g.bound(), strings.ToLower(g.verdict()))
 		}
 	}
 	b.WriteString("\n### Figures\n\n")

@@ -111,6 +111,7 @@ func (l *lab) lock(t *testing.T) {
 		t.Errorf("`ip netns list` of an ordinary user: %q", out)
 	}
 	const locked = "! flock --nonblock /run/netns true"
+	// Below the shim's own file system is a folder that nobody else can open, unless ip made it.
 	for _, before := range []string{"true", "umount --lazy /run/netns; chmod 755 /run/netns"} {
 		l.must(t, "systemctl stop haproxy systemd-netns@haproxy; "+before)
 		l.must(t, "systemd-run --quiet --unit=locker --uid=65534 flock /run/netns sleep infinity; for i in $(seq 50); do "+locked+" && break; sleep 0.1; done; "+locked)

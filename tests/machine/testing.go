@@ -62,15 +62,23 @@ func (m *Machine) lastWords(journal []string) string {
 // each of them has found can still be read.
 const shownLines = 40
 
-// keep writes a failed test's journal to a file.
+// keep writes a failed test's journal to a file of its own.
 func (m *Machine) keep(journal string) (path string, err error) {
 	top, err := Top()
 	if err != nil {
 		return "", err
 	}
 	dir := filepath.Join(top, "build", "journals")
-	path = filepath.Join(dir, strings.ReplaceAll(m.t.Name(), "/", "-")+".log")
-	return path, errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(path, []byte(journal), 0o644))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	// A test can have several machines.
+	f, err := os.CreateTemp(dir, strings.ReplaceAll(m.t.Name(), "/", "-")+"-*.log")
+	if err != nil {
+		return "", err
+	}
+	_, err = f.WriteString(journal)
+	return f.Name(), errors.Join(err, f.Close())
 }
 
 // MustWrite is Write for a test.

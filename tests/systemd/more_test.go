@@ -54,7 +54,8 @@ func TestNetworkComesLate(t *testing.T) {
 	}
 	t.Parallel()
 	l := newLab(t).withHaproxy()
-	// As ifupdown's allow-hotplug: eth0 comes up 15 s after the start has begun to wait.
+	// As ifupdown's allow-hotplug: eth0 comes up 12 s after the start has begun to wait, which is
+	// more than it waits for anything later on.
 	l.Write(dropIns+"test-lan.service.d/late.conf", "[Service]\nType=simple\nExecStart=\nExecStart=sh -c '"+
 		`until journalctl -t systemd-netns | grep "eth0.*the link is down"; do sleep 1; done; sleep 12; ip link set eth0 up; ip address add `+hostAddr+"/22 dev eth0'\n")
 	l.boot()

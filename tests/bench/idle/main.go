@@ -1,6 +1,6 @@
 // idle is a CNI plugin that does nothing: the first of a chain has its IPAM plugin asked, and
-// passes on what that prints, the others pass on what they get. What a chain of these takes, any
-// chain of as many plugins takes.
+// passes on what that prints, the others pass on what they get. What a chain of these takes
+// is none of another's work.
 package main
 
 import (
